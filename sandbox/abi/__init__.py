@@ -1,0 +1,1 @@
+"""Kernel facts as data: numbers, structs, syscall tables. No side effects, no imports of ours."""

@@ -1,0 +1,1 @@
+"""Pure: Profile × Filter × HostFeatures → Plan → Table. Nothing here touches the kernel."""
