@@ -1,0 +1,16 @@
+"""Which descriptor is what in the janitor, init and the payload until its execve. Pure constants.
+
+The spawner puts them there; `close_range` in the janitor's first row closes everything above.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+TABLE: Final = 3  # sealed memfd; closed by the executor once mapped
+STATUS: Final = 4  # SOCK_SEQPACKET, records to the supervisor
+GO: Final = 5  # pipe: one byte per permission to go on (id maps written; execve)
+CONTROL: Final = 6  # pipe to init: signal numbers; end of file kills everything
+SUPERVISOR: Final = 7  # pidfd of the process that runs the supervisor; only the janitor keeps it
+RELEASE: Final = 8  # pipe to the janitor: end of file means the counters were read, remove the cgroups
+FIRST_EXTRA: Final = 9  # cgroup.procs files, then directories to remove cgroups from
