@@ -1,0 +1,289 @@
+"""The listener of denied system calls: it records, counts and refuses, and never lets one through.
+
+The supervisor's event loop owns one `NotifyListener` per run. `decide` (the policy, evaluated again) only chooses which errno the
+caller sees and which rule is named: that the call is denied has been settled by the filter in the kernel. Who closes the listener,
+or dies with it, leaves the kernel to answer ENOSYS.
+
+The payload chooses how often and with what this code runs. So no step blocks, every count and cache is bounded, records are
+rationed (`sandbox.audit.tally`), and beyond a burst calls are answered at a fixed rate: callers just wait, which costs them and not us.
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+import os
+import select
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from sandbox.abi.arch import Arch, audit_arch
+from sandbox.audit.decode import decode_arguments, name_arch, name_syscall
+from sandbox.audit.events import Denial, Suppressed
+from sandbox.audit.sinks import Sink
+from sandbox.audit.summary import DenialSummary
+from sandbox.audit.tally import Tally, TokenBucket
+from sandbox.errors import InternalError, describe_errno
+from sandbox.kernel.seccomp_notify import (
+    Notification,
+    notification_buffer,
+    notification_is_valid,
+    receive_notification,
+    refuse_call,
+    set_sync_wake_up,
+)
+
+_SECOND_NS = 1_000_000_000
+_PAUSE_NS = 10_000_000  # when the rate is used up, wait for this much of it, not for one call: fewer wake-ups
+_CACHE_ENTRIES = 1024
+_COMM_BYTES = 64  # the kernel's TASK_COMM_LEN is 16, kernel threads show more
+_FOREIGN = -1 << 32  # counter key of calls from another architecture; no syscall number
+
+
+class RuleLike(Protocol):
+    """The rule that decided, as far as a record needs it."""
+
+    @property
+    def file(self) -> str: ...
+    @property
+    def line(self) -> int: ...
+    @property
+    def reason(self) -> str: ...
+
+
+class DecisionLike(Protocol):
+    """What the policy says about one call: its action (``allow`` must not happen), the errno to give and the rule."""
+
+    @property
+    def action(self) -> str: ...
+    @property
+    def errno(self) -> int | None: ...
+    @property
+    def rule(self) -> RuleLike | None: ...
+
+
+class _Answer:
+    """A decision made ready: what to send and what to record."""
+
+    __slots__ = ("errno", "errno_name", "file", "line", "mismatch", "reason")
+
+    def __init__(self, errno: int, reason: str, *, file: str = "", line: int = 0, mismatch: bool = False) -> None:
+        self.errno = errno
+        self.errno_name = _errno.errorcode.get(errno, str(errno))
+        self.file = file
+        self.line = line
+        self.reason = reason
+        self.mismatch = mismatch
+
+
+class NotifyListener:
+    """Answers the denied calls of one run.
+
+    Put `fileno()` into epoll for EPOLLIN; when it is ready call `handle_ready`. While `resume_at_ns()` is not None, leave it out until then;
+    once `hung_up` is true, every process under the filter is gone and it can be left out for good. (Linux before 6.11 says so only after they
+    were reaped: the run's end is what the pidfd says, not this.) At the end call `handle_ready` until it returns 0, then `close`.
+
+    Args:
+        fd: the listener; taken. It is made close-on-exec.
+        decide: maps a number and six arguments to a decision; must depend on nothing else, since answers are kept.
+        run_id: the run's id, for records.
+        arch: the architecture that the filter was made for.
+        sink: where records go; borrowed, closed by whoever made it.
+        clock: CLOCK_REALTIME in ns, for records.
+        monotonic: a clock in ns that does not jump, for rates.
+        tally: counters and ration of records, if not the usual ones.
+        burst: how many calls are answered at once.
+        rate_per_s: how many calls a second are answered in the long run.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        *,
+        decide: Callable[[int, tuple[int, ...]], DecisionLike],
+        run_id: str,
+        arch: Arch,
+        sink: Sink,
+        clock: Callable[[], int] = time.time_ns,
+        monotonic: Callable[[], int] = time.monotonic_ns,
+        tally: Tally | None = None,
+        burst: int = 2000,
+        rate_per_s: int = 5000,
+    ) -> None:
+        now_ns = monotonic()
+        os.set_inheritable(fd, False)
+        self._fd = fd
+        self._decide = decide
+        self._run_id = run_id
+        self._arch = arch
+        self._audit_arch = audit_arch(arch)
+        self._sink = sink
+        self._clock = clock
+        self._monotonic = monotonic
+        self._tally = Tally(now_ns) if tally is None else tally
+        self._calls = TokenBucket(burst, rate_per_s, now_ns)
+        self._pause_calls = max(1, min(burst, rate_per_s * _PAUSE_NS // _SECOND_NS))
+        self._pause_ns = -(-self._pause_calls * _SECOND_NS // rate_per_s)
+        self._resume_at_ns: int | None = None
+        self._answers: dict[tuple[int, tuple[int, ...]], _Answer] = {}
+        self._buffer = notification_buffer()
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLIN)
+        self._suppressed_at_ns = now_ns
+        self._mismatches = 0
+        self._interrupted = 0
+        self.hung_up = False
+        self.sync_wake_up = set_sync_wake_up(fd)
+
+    def fileno(self) -> int:
+        """Return the listener for epoll; -1 when closed."""
+        return self._fd
+
+    def resume_at_ns(self) -> int | None:
+        """Return the time on `monotonic` before which `handle_ready` does nothing, or None when there is no pause."""
+        return self._resume_at_ns
+
+    def summary(self) -> DenialSummary:
+        """Return what was denied so far."""
+        return self._tally.summarize(mismatches=self._mismatches, interrupted=self._interrupted)
+
+    def handle_ready(self, budget: int) -> int:
+        """Answer the calls that wait, without blocking, and return how many were looked at.
+
+        Args:
+            budget: how many at most, so that the loop's other work (limits, output) has its turn.
+
+        Raises:
+            InternalError: the listener itself does not work; the caller must end the run, and closing the fd fails closed.
+        """
+        if self._fd < 0:
+            return 0
+        now_ns = self._monotonic()
+        if self._resume_at_ns is not None:
+            if now_ns < self._resume_at_ns:
+                return 0
+            self._resume_at_ns = None
+        self._calls.refill(now_ns)
+        handled = 0
+        try:
+            while handled < budget and self._is_ready():
+                if not self._calls.take(now_ns):
+                    self._resume_at_ns = now_ns + self._pause_ns
+                    break
+                handled += 1
+                notification = receive_notification(self._fd, self._buffer)
+                if notification is None:
+                    self._interrupted += 1
+                else:
+                    self._refuse(notification, now_ns)
+        except OSError as failure:
+            raise InternalError(f"answer a denied system call: {describe_errno(failure.errno or 0)}") from failure
+        if now_ns - self._suppressed_at_ns >= _SECOND_NS:
+            self._record_suppressed(now_ns)
+        return handled
+
+    def close(self) -> None:
+        """Close the listener: calls that wait and calls to come get ENOSYS from the kernel. A second close does nothing."""
+        fd, self._fd = self._fd, -1
+        if fd < 0:
+            return
+        os.close(fd)
+        self._resume_at_ns = None
+        self._record_suppressed(self._monotonic())
+
+    def _is_ready(self) -> bool:
+        for _, mask in self._poll.poll(0):
+            if mask & select.POLLIN:
+                return True
+            self.hung_up = True
+        return False
+
+    def _refuse(self, notification: Notification, now_ns: int) -> None:
+        number, args = notification.number, notification.args
+        foreign = notification.arch != self._audit_arch
+        answer = self._answers.get((number, args)) if not foreign else _foreign_answer()
+        if answer is None:
+            answer = self._answer(number, args)
+        if answer.mismatch:
+            self._mismatches += 1
+        key = _FOREIGN if foreign else number
+        counter = self._tally.find(key)
+        if counter is None:
+            name = "foreign architecture" if foreign else name_syscall(self._arch, number)
+            counter = self._tally.open(
+                key, now_ns, name=name, errno=answer.errno_name, rule_file=answer.file, rule_line=answer.line, reason=answer.reason
+            )
+        if self._tally.count(counter, now_ns):
+            self._record(notification, answer, foreign)
+        if not refuse_call(self._fd, notification.identity, answer.errno):
+            self._interrupted += 1
+
+    def _answer(self, number: int, args: tuple[int, ...]) -> _Answer:
+        try:
+            decision = self._decide(number, args)
+        except Exception as failure:
+            # Whatever is wrong with the policy's evaluation, a caller that waits for ever or a dead listener is worse.
+            answer = _Answer(_errno.ENOSYS, f"bug: the policy could not be evaluated: {type(failure).__name__}", mismatch=True)
+        else:
+            rule = decision.rule
+            file, line, reason = (rule.file, rule.line, rule.reason) if rule is not None else ("", 0, "")
+            if decision.action == "allow":
+                answer = _Answer(_errno.EPERM, "bug: the policy allows this call", file=file, line=line, mismatch=True)
+            elif decision.errno is None or not 0 < decision.errno < 4096:
+                answer = _Answer(_errno.ENOSYS, reason, file=file, line=line)
+            else:
+                answer = _Answer(decision.errno, reason, file=file, line=line)
+        if len(self._answers) >= _CACHE_ENTRIES:  # arguments are the payload's choice
+            self._answers.clear()
+        self._answers[number, args] = answer
+        return answer
+
+    def _record(self, notification: Notification, answer: _Answer, foreign: bool) -> None:
+        comm = _read_comm(notification.pid)
+        if not notification_is_valid(self._fd, notification.identity):
+            comm = b""  # the caller is gone, and its pid may be somebody else's by now
+        number = notification.number
+        name = f"#{number}" if foreign else name_syscall(self._arch, number)
+        self._sink.write(
+            Denial(
+                time_ns=self._clock(),
+                run=self._run_id,
+                syscall=name,
+                number=number,
+                arch=name_arch(notification.arch),
+                args=notification.args,
+                decoded=() if foreign else decode_arguments(self._arch, name, notification.args),
+                pid=notification.pid,
+                comm=comm,
+                errno=answer.errno_name,
+                rule_file=answer.file,
+                rule_line=answer.line,
+                reason=answer.reason,
+            )
+        )
+
+    def _record_suppressed(self, now_ns: int) -> None:
+        self._suppressed_at_ns = now_ns
+        counts = self._tally.take_suppressed()
+        if counts:
+            self._sink.write(Suppressed(time_ns=self._clock(), run=self._run_id, counts=counts))
+
+
+def _foreign_answer() -> _Answer:
+    return _Answer(_errno.ENOSYS, "bug: the filter kills calls of another architecture")
+
+
+def _read_comm(pid: int) -> bytes:
+    """Return what a thread calls itself, raw; empty when it cannot be read."""
+    if pid <= 0:
+        return b""
+    try:
+        fd = os.open(f"/proc/{pid}/comm", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, _COMM_BYTES).removesuffix(b"\n")
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
