@@ -1,0 +1,307 @@
+"""The keys of a profile's TOML: what each may hold and which field of `Profile` it becomes.
+
+Pure: converters from TOML values to typed values, with errors that name file, line and key. Only `profile_load` imports this module.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NoReturn, TypeAlias
+
+from sandbox.errors import PolicyError
+from sandbox.policy.nearest import suggest
+from sandbox.policy.profile import CwdMode, IdMode, LandlockMode, NetworkMode, ProcMode, Volume
+from sandbox.units import format_duration, format_size, parse_duration, parse_size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Where:
+    """The place of a value: dotted key, ``file:line`` (or the option), and the directory that relative paths start from.
+
+    `locate` finds the ``file:line`` of a key below this one, where there is a file.
+    """
+
+    key: str
+    origin: str
+    base: str = ""
+    locate: Callable[[str], str] | None = None
+
+    def child(self, key: str) -> Where:
+        """Return the place of ``key``, which is below this one."""
+        return Where(key=key, origin=self.locate(key) if self.locate else self.origin, base=self.base, locate=self.locate)
+
+    def fail(self, message: str, *, hint: str | None = None) -> NoReturn:
+        """Raise `PolicyError` for this place."""
+        raise PolicyError(message, origin=f"{self.origin}, {self.key}" if self.origin != self.key else self.key, hint=hint)
+
+
+Converter: TypeAlias = Callable[[object, Where], object]
+
+_USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+FALLBACKS = ("memory", "processes", "cpu")
+# What the sandbox makes itself below /etc; a host file there would tell about the host, or undo the synthetic one.
+SYNTHETIC_ETC = ("passwd", "group", "hosts", "hostname", "nsswitch.conf", "resolv.conf", "shells", "mtab")
+
+
+def _string(value: object, where: Where) -> str:
+    if not isinstance(value, str):
+        where.fail(f"`{where.key}` must be text, not `{value!r}`")
+    if _CONTROL.search(value):
+        where.fail(f"`{where.key}` contains a control character")
+    return value
+
+
+def _text(value: object, where: Where) -> str:
+    if not isinstance(value, str) or not value.strip():
+        where.fail(f"`{where.key}` must be text, not `{value!r}`")
+    return " ".join(value.split())
+
+
+def _boolean(value: object, where: Where) -> bool:
+    if not isinstance(value, bool):
+        where.fail(f"`{where.key}` must be true or false, not `{value!r}`")
+    return value
+
+
+def _strings(value: object, where: Where) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        where.fail(f"`{where.key}` must be a list of texts, not `{value!r}`")
+    for item in value:
+        _string(item, where)
+        if value.count(item) > 1:
+            where.fail(f"`{item}` is listed twice in `{where.key}`")
+    return tuple(value)
+
+
+def _integer(low: int, high: int) -> Converter:
+    def convert(value: object, where: Where) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            where.fail(f"`{where.key}` must be a whole number, not `{value!r}`")
+        if not low <= value <= high:
+            where.fail(f"`{where.key}` must be {low} to {high}, not {value}")
+        return value
+
+    return convert
+
+
+def _size(low: int) -> Converter:
+    def convert(value: object, where: Where) -> int:
+        number = parse_size(value, where=f"{where.origin}, {where.key}")
+        if number < low:
+            where.fail(f"`{where.key}` must be at least {format_size(low)}, not `{value}`")
+        return number
+
+    return convert
+
+
+def _duration(value: object, where: Where) -> int:
+    number = parse_duration(value, where=f"{where.origin}, {where.key}")
+    if number < 1_000_000:
+        where.fail(f"`{where.key}` must be at least {format_duration(1_000_000)}, not `{value}`")
+    return number
+
+
+def _or_none(convert: Converter) -> Converter:
+    """Let the text ``none`` take a limit away, so that a profile can lift what its parent set."""
+    return lambda value, where: None if value == "none" else convert(value, where)
+
+
+def _choice(kind: type[StrEnum]) -> Converter:
+    def convert(value: object, where: Where) -> StrEnum:
+        words = [str(member) for member in kind]
+        if not isinstance(value, str) or value not in words:
+            hint = suggest(value, words) if isinstance(value, str) else None
+            listed = ", ".join(f"`{word}`" for word in words[:-1])
+            where.fail(f"`{where.key}` must be {listed} or `{words[-1]}`, not `{value}`", hint=hint)
+        return kind(value)
+
+    return convert
+
+
+def absolute_path(value: object, where: Where) -> str:
+    """Return an absolute, normal path of the sandbox's view; anything else is refused with the normal form as the hint."""
+    text = _string(value, where)
+    if not text.startswith("/"):
+        where.fail(f"path `{text}` must be absolute")
+    normal = posixpath.normpath("/" + text.lstrip("/"))
+    if text != normal:
+        where.fail(f"path `{text}` is not normal", hint=f"write `{normal}`")
+    return text
+
+
+def mount_target(value: object, where: Where) -> str:
+    """Return a path that something may be mounted on inside the sandbox: not the root, not /proc, /dev or /sys or below."""
+    path = absolute_path(value, where)
+    if path == "/" or any(path == top or path.startswith(top + "/") for top in ("/proc", "/dev", "/sys")):
+        where.fail(f"`{path}` cannot be a mount target: the sandbox makes it itself")
+    return path
+
+
+def _home(value: object, where: Where) -> str:
+    path = mount_target(value, where)
+    if path.count("/") < 2 or path.startswith(("/etc/", "/usr/", "/tmp/", "/var/", "/bin/", "/sbin/", "/lib")):
+        where.fail(f"home `{path}` must be a directory of its own, such as `/home/user`")
+    return path
+
+
+def _system(value: object, where: Where) -> tuple[str, ...]:
+    for path in _strings(value, where):
+        mount_target(path, where)
+        if path in ("/etc", "/home", "/root", "/run", "/tmp", "/var") or path.startswith(("/etc/", "/run/", "/tmp/")):
+            where.fail(f"`{path}` cannot be a system directory: it holds more than programs")
+    return _strings(value, where)
+
+
+def _etc(value: object, where: Where) -> tuple[str, ...]:
+    paths = []
+    for text in _strings(value, where):
+        relative = text.removeprefix("/etc/")
+        if not relative or relative.startswith("/") or posixpath.normpath(relative) != relative or relative.split("/")[0] in (".", ".."):
+            where.fail(f"`{text}` is not a name below /etc", hint="write `ssl/certs` or `/etc/ssl/certs`; `*` matches within one name")
+        if relative in SYNTHETIC_ETC or relative.split("/")[0] == "*":
+            where.fail(f"`/etc/{relative}` cannot be shared: the sandbox makes its own")
+        paths.append("/etc/" + relative)
+    return tuple(paths)
+
+
+def _patterns(value: object, where: Where) -> tuple[str, ...]:
+    for text in _strings(value, where):
+        check_variable(text.removesuffix("*"), where, "environment pattern")
+    return _strings(value, where)
+
+
+def check_variable(name: str, where: Where, what: str = "environment variable") -> None:
+    """Refuse a name that no environment variable can have; an empty prefix would let everything through."""
+    if not _VARIABLE.fullmatch(name):
+        hint = "letters, digits and `_`; a pattern may end in `*`, as `LC_*`" if what.endswith("pattern") else None
+        where.fail(f"{what} `{name}` is not a name", hint=hint)
+
+
+def _variables(value: object, where: Where) -> tuple[tuple[str, str], ...]:
+    if not isinstance(value, dict):
+        where.fail(f"`{where.key}` must be a table of texts, not `{value!r}`")
+    pairs = []
+    for name, text in value.items():
+        check_variable(name, where)
+        if not isinstance(text, str) or "\0" in text:
+            where.fail(f"environment variable `{name}` must be text without NUL, not `{text!r}`")
+        pairs.append((name, text))
+    return tuple(pairs)
+
+
+def _fallback(value: object, where: Where) -> tuple[str, ...]:
+    for name in _strings(value, where):
+        if name not in FALLBACKS:
+            where.fail(f"`{name}` has no fallback; there is one for `memory`, `processes` and `cpu`", hint=suggest(name, FALLBACKS))
+    return _strings(value, where)
+
+
+def _hostname(value: object, where: Where) -> str:
+    name = _string(value, where)
+    # Source: sethostname(2): HOST_NAME_MAX is 64 on Linux. RFC 1123 for the labels.
+    if len(name) > 64 or not all(_LABEL.fullmatch(label) for label in name.split(".")):
+        where.fail(f"hostname `{name}` must be labels of letters, digits and `-`, 64 characters at most")
+    return name
+
+
+def _user(value: object, where: Where) -> str:
+    name = _string(value, where)
+    if not _USER.fullmatch(name) or name in ("root", "nobody"):
+        where.fail(f"user `{name}` must be a lower-case login name other than `root` and `nobody`")
+    return name
+
+
+def _policy(value: object, where: Where) -> str:
+    name = _string(value, where)
+    if not name:
+        where.fail("`policy` must name a policy")
+    if ("/" in name or name.endswith(".toml")) and where.base:
+        return os.path.normpath(os.path.join(where.base, name))
+    return name
+
+
+def _volumes(value: object, where: Where) -> tuple[Volume, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        where.fail(f"`{where.key}` must be a list of tables, not `{value!r}`", hint='{ source = "/srv/in", target = "/in" }')
+    return tuple(_volume(item, where.child(f"{where.key}[{index}]")) for index, item in enumerate(value))
+
+
+def _volume(item: dict[str, object], where: Where) -> Volume:
+    keys = ("source", "target", "writable")
+    for key in item:
+        if key not in keys:
+            where.child(f"{where.key}.{key}").fail(f"unknown key `{where.key}.{key}`", hint=suggest(key, keys))
+    if "source" not in item:
+        where.fail(f"`{where.key}` has no `source`")
+    source = _string(item["source"], where.child(f"{where.key}.source"))
+    source = os.path.normpath(os.path.join(where.base, os.path.expanduser(source))) if source else ""
+    if not source.startswith("/"):
+        where.fail(f"volume source `{item['source']}` must be an absolute path")
+    target = mount_target(item.get("target", source), where.child(f"{where.key}.target"))
+    writable = _boolean(item.get("writable", False), where.child(f"{where.key}.writable"))
+    return Volume(source=source, target=target, writable=writable, origin=f"{where.origin}, {where.key}")
+
+
+# A tmpfs of size or nr_inodes 0 has no limit at all, so the smallest cap is one page and a handful of inodes.
+# Source: Linux Documentation/filesystems/tmpfs.rst.
+_CAP = _size(4096)
+_INODES = _integer(8, 1 << 32)
+LIMITS: dict[str, tuple[str, Converter]] = {
+    "wall": ("wall_ns", _or_none(_duration)),
+    "cpu": ("cpu_ns", _or_none(_duration)),
+    "memory": ("memory_bytes", _or_none(_size(1 << 20))),
+    "processes": ("processes", _or_none(_integer(1, 4_194_304))),
+    "output": ("output_bytes", _or_none(_size(0))),
+    "open-files": ("open_files", _integer(8, 1 << 20)),
+    "file-size": ("file_bytes", _or_none(_size(0))),
+    "stack": ("stack_bytes", _or_none(_size(128 << 10))),
+    "tmp": ("tmp_bytes", _CAP),
+    "tmp-inodes": ("tmp_inodes", _INODES),
+    "shm": ("shm_bytes", _CAP),
+    "shm-inodes": ("shm_inodes", _INODES),
+    "home": ("home_bytes", _CAP),
+    "home-inodes": ("home_inodes", _INODES),
+}
+FIELDS: dict[str, tuple[str, Converter]] = {
+    "description": ("description", _text),
+    "policy": ("policy", _policy),
+    "landlock": ("landlock", _choice(LandlockMode)),
+    "fallback": ("fallback", _fallback),
+    "mounts.cwd": ("cwd", _choice(CwdMode)),
+    "mounts.volumes": ("volumes", _volumes),
+    "mounts.etc": ("etc", _etc),
+    "mounts.system": ("system", _system),
+    "environment.pass": ("env_pass", _patterns),
+    "environment.set": ("env_set", _variables),
+    "namespaces.proc": ("proc", _choice(ProcMode)),
+    "namespaces.network": ("network", _choice(NetworkMode)),
+    "namespaces.time": ("time_namespace", _boolean),
+    "namespaces.nested": ("nested_namespaces", _boolean),
+    "namespaces.ids": ("ids", _choice(IdMode)),
+    "identity.hostname": ("hostname", _hostname),
+    "identity.user": ("user", _user),
+    "identity.uid": ("uid", _integer(1, 65533)),
+    "identity.gid": ("gid", _integer(1, 65533)),
+    "identity.home": ("home", _home),
+}
+FIELDS.update({f"limits.{key}": (attribute, convert) for key, (attribute, convert) in LIMITS.items()})
+TABLES = ("limits", "mounts", "environment", "namespaces", "identity")
+TOP_KEYS = ("extends", *(key for key in FIELDS if "." not in key), *TABLES)
+
+
+def check_volume_targets(volumes: Iterable[Volume]) -> None:
+    """Refuse two volumes with one target: whichever won, someone would read one line and get the other."""
+    seen: dict[str, Volume] = {}
+    for volume in volumes:
+        if volume.target in seen:
+            origin = "\n".join(filter(None, (seen[volume.target].origin, volume.origin)))
+            raise PolicyError(f"two volumes have the target `{volume.target}`", origin=origin or None)
+        seen[volume.target] = volume

@@ -1,0 +1,145 @@
+"""One TOML file as read: its bytes, its table, and the line on which each key stands.
+
+tomli gives values without positions, and an error without a line is no help; so a small scanner finds the lines. It is
+trusted for error texts only, never for values. Only the policy floor may import this module.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import dataclass, field
+from typing import Any
+
+from sandbox.errors import PolicyError, describe_errno
+
+_MAXIMUM_BYTES = 1 << 20
+_HEADER = re.compile(r"\s*\[(\[?)\s*([^\[\]]+?)\s*\]")
+_KEY = re.compile(r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*=""")
+_SKIP = re.compile(r'"""|\'\'\'|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'|#[^\n]*|[\[\]{}]|\n')
+_LINE = re.compile(r"\(at line (\d+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TomlSource:
+    """What a file held; `lines` maps a dotted key path to its line, counted from 1."""
+
+    path: str
+    data: bytes
+    table: dict[str, Any]
+    lines: dict[str, int] = field(default_factory=dict)
+
+    def origin(self, key: str) -> str:
+        """Return ``path:line`` for a dotted key path, falling back to the nearest table that has a line."""
+        while key:
+            if key in self.lines:
+                return f"{self.path}:{self.lines[key]}"
+            key = key.rpartition("." if not key.endswith("]") else "[")[0]
+        return self.path
+
+
+def read_toml(path: str) -> TomlSource:
+    """Read and parse one TOML file.
+
+    Args:
+        path: an absolute path; anything but a regular file of at most 1 MiB is refused.
+
+    Raises:
+        PolicyError: it cannot be read, is no regular file, no UTF-8 or no TOML.
+    """
+    try:
+        # O_NONBLOCK: a FIFO under a profile's name must not hang the launch.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError as error:
+        raise PolicyError(f"open `{path}`: {describe_errno(error.errno or 0)}") from None
+    with open(fd, "rb") as file:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
+            raise PolicyError(f"read `{path}`: not a regular file")
+        data = file.read(_MAXIMUM_BYTES + 1)
+    if len(data) > _MAXIMUM_BYTES:
+        raise PolicyError(f"read `{path}`: larger than {_MAXIMUM_BYTES} bytes")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise PolicyError(f"read `{path}`: not UTF-8", origin=f"{path}:{line}") from None
+    import tomli
+
+    try:
+        table = tomli.loads(text)
+    except tomli.TOMLDecodeError as error:
+        match = _LINE.search(str(error))
+        message = str(error).partition(" (at ")[0]
+        line = int(match[1]) if match else text.count("\n") + 1
+        raise PolicyError(f"parse `{path}`: {message[:1].lower()}{message[1:]}", origin=f"{path}:{line}") from None
+    except RecursionError:
+        raise PolicyError(f"parse `{path}`: nested too deeply") from None
+    return TomlSource(path=path, data=data, table=table, lines=key_lines(text))
+
+
+def key_lines(text: str) -> dict[str, int]:
+    """Return the line (from 1) of every table header and of every key that begins a line.
+
+    Elements of an array of tables are ``name[0]``, ``name[1]``; so are the inline tables that begin a line of an array.
+    Arguments that are not TOML give some mapping, never an error.
+    """
+    lines: dict[str, int] = {}
+    counts: dict[str, int] = {}
+    table = ""
+    key = ""
+    element = 0
+    number = 0
+    depth = 0
+    quote = ""
+    for number, line in enumerate(text.split("\n"), 1):
+        if not depth and not quote:
+            header = _HEADER.match(line)
+            if header:
+                table = _plain(header[2])
+                lines.setdefault(table, number)
+                if header[1]:
+                    index = counts.get(table, 0)
+                    counts[table] = index + 1
+                    table = f"{table}[{index}]"
+                    lines[table] = number
+                continue
+            match = _KEY.match(line)
+            if match:
+                key = (table + "." if table else "") + _plain(match[1])
+                element = 0
+                lines.setdefault(key, number)
+        elif depth == 1 and not quote and line.lstrip().startswith("{"):
+            lines[f"{key}[{element}]"] = number
+            element += 1
+        depth, quote = _scan(line, depth, quote)
+    return lines
+
+
+def _plain(dotted: str) -> str:
+    return ".".join(part.strip().strip("\"'") for part in dotted.split("."))
+
+
+def _scan(line: str, depth: int, quote: str) -> tuple[int, str]:
+    """Follow brackets and multi-line strings to the end of a line."""
+    at = 0
+    while at < len(line):
+        if quote:
+            end = line.find(quote, at)
+            if end < 0:
+                return depth, quote
+            at, quote = end + 3, ""
+            continue
+        match = _SKIP.search(line, at)
+        if match is None:
+            break
+        token = match[0]
+        at = match.end()
+        if token in ('"""', "'''"):
+            quote = token
+        elif token in "[{":
+            depth += 1
+        elif token in "]}":
+            depth = max(0, depth - 1)
+    return depth, quote
