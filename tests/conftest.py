@@ -1,0 +1,403 @@
+"""What every test may rely on: capabilities of the host as markers, nothing left behind, the CLI as a fixture.
+
+A marker named like a capability (`@pytest.mark.userns`) skips its test, with the reason, where the host lacks it;
+``SANDBOX_MUST_WORK=userns,seccomp`` turns such a skip into a failure, so that a CI machine cannot go green by skipping.
+After every test the process must have the children, mounts, cgroups and file descriptors that it had before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import gc
+import glob
+import json
+import os
+import pwd
+import select
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+GRACE_S = 3.0
+"""How long what a test started may take to disappear after it, when its end is asynchronous (a killed client)."""
+
+# ---- capabilities ----------------------------------------------------------------------------------------------------
+
+# Runs in a child, because most of these change the process that tries them. Prints {"name": "" or the reason}.
+_PROBE = r"""
+import ctypes, errno, json, os, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+OLD = {"x86_64": {"seccomp": 317, "unshare": 272}, "aarch64": {"seccomp": 277, "unshare": 97}}[os.uname().machine]
+def raw(what, number, *args):
+    got = libc.syscall(ctypes.c_long(number), *[a if isinstance(a, ctypes._SimpleCData) else ctypes.c_long(a) for a in args])
+    if got < 0:
+        raise OSError(ctypes.get_errno(), what)
+    return got
+def no_new_privs():
+    if libc.prctl(38, ctypes.c_ulong(1), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_NO_NEW_PRIVS)")
+def install(flags):
+    no_new_privs()
+    code = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0x7FFF0000), 8)
+    program = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", 1, ctypes.addressof(code)), 16)
+    return raw("seccomp(SET_MODE_FILTER)", OLD["seccomp"], 1, flags, ctypes.c_void_p(ctypes.addressof(program)))
+def userns():
+    raw("unshare(CLONE_NEWUSER|CLONE_NEWNS)", OLD["unshare"], 0x10020000)
+    with open("/proc/self/setgroups", "w") as file:
+        file.write("deny")
+    with open("/proc/self/uid_map", "w") as file:
+        file.write(f"0 {UID} 1")
+def seccomp():
+    install(0)
+def notify():
+    fd = install(8)
+    pidfd = os.pidfd_open(os.getpid())
+    raw("pidfd_getfd", 438, pidfd, fd, 0)
+def landlock():
+    abi = raw("landlock_create_ruleset(VERSION)", 444, ctypes.c_void_p(None), 0, 1)
+    no_new_privs()
+    rights = struct.pack("Q", 1)
+    fd = raw("landlock_create_ruleset", 444, ctypes.c_char_p(rights), 8, 0)
+    raw("landlock_restrict_self", 446, fd, 0)
+UID = os.getuid()
+answers = {}
+for probe in (userns, seccomp, notify, landlock):
+    back, out = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            probe()
+            text = ""
+        except OSError as error:
+            text = f"{error.strerror}: {os.strerror(error.errno)} ({errno.errorcode.get(error.errno, error.errno)})"
+        except BaseException as error:
+            text = repr(error)
+        os.write(out, text.encode())
+        os._exit(0)
+    os.close(out)
+    answers[probe.__name__] = os.read(back, 4096).decode()
+    os.close(back)
+    status = os.waitpid(pid, 0)[1]
+    if status:
+        answers[probe.__name__] = f"the probe ended with wait status {status}"
+print(json.dumps(answers))
+"""
+
+
+@functools.cache
+def _probed() -> dict[str, str]:
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", _PROBE], capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode:
+        raise RuntimeError(f"the capability probe failed:\n{done.stderr}")
+    answers: dict[str, str] = json.loads(done.stdout)
+    return answers
+
+
+def _own_cgroups() -> dict[str, str]:
+    """Return controller → path of this process's cgroup in that hierarchy; "" is the unified one."""
+    paths = {}
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        for controller in controllers.split(","):
+            paths[controller] = path
+    return paths
+
+
+def _cgroup_mounts() -> list[tuple[str, str, str, str]]:
+    """Return (type, root, mount point, super options) of every cgroup mount."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields, tail = (part.split() for part in line.split(" - ", 1))
+        if tail[0] in ("cgroup", "cgroup2"):
+            found.append((tail[0], fields[3], fields[4], tail[2]))
+    return found
+
+
+def _cgroup_directory(controller: str) -> Path | None:
+    """Return this process's own cgroup directory for a controller, "" for the unified hierarchy."""
+    path = _own_cgroups().get(controller)
+    for kind, root, mount, options in _cgroup_mounts():
+        matches = kind == "cgroup2" if controller == "" else kind == "cgroup" and controller in options.split(",")
+        if path is not None and matches:
+            below = path.removeprefix(root) if root != "/" else path
+            return Path(mount + "/" + below.lstrip("/"))
+    return None
+
+
+def _why_no_cgroup1() -> str:
+    for controller in ("memory", "pids"):
+        directory = _cgroup_directory(controller)
+        if directory is None:
+            return f"there is no cgroup v1 hierarchy of `{controller}`"
+        if not os.access(directory, os.W_OK):
+            return f"`{directory}` is not writable for uid {os.geteuid()}"
+    return ""
+
+
+def _why_no_cgroup2() -> str:
+    directory = _cgroup_directory("")
+    if directory is None:
+        return "there is no cgroup v2 hierarchy"
+    controllers = (directory / "cgroup.controllers").read_text().split()
+    missing = [name for name in ("memory", "pids") if name not in controllers]
+    if missing:
+        return f"`{directory}` has no controller {', '.join(missing)}"
+    if not os.access(directory / "cgroup.procs", os.W_OK) or not os.access(directory, os.W_OK):
+        return f"`{directory}` is not delegated to uid {os.geteuid()}"
+    return ""
+
+
+def _why_no_newuidmap() -> str:
+    if os.geteuid() == 0:
+        return "root needs no newuidmap"
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    for tool, table in (("newuidmap", "/etc/subuid"), ("newgidmap", "/etc/subgid")):
+        if shutil.which(tool) is None:
+            return f"`{tool}` is not installed"
+        try:
+            lines = Path(table).read_text().splitlines()
+        except OSError as error:
+            return f"`{table}`: {error.strerror}"
+        if not any(line.split(":")[0] in (user, str(os.geteuid())) for line in lines):
+            return f"`{table}` has no range for `{user}`"
+    return ""
+
+
+def _why_not_root() -> str:
+    if os.geteuid() != 0:
+        return f"runs as uid {os.geteuid()}"
+    status = Path("/proc/self/status").read_text()
+    effective = int(next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), 16)
+    return "" if effective >> 21 & 1 else "root without CAP_SYS_ADMIN"
+
+
+def _why_not_slow() -> str:
+    return "" if os.environ.get("SANDBOX_SLOW") == "1" else "ask with --slow"
+
+
+CAPABILITIES = {
+    "userns": lambda: _probed()["userns"],
+    "seccomp": lambda: _probed()["seccomp"],
+    "notify": lambda: _probed()["notify"],
+    "landlock": lambda: _probed()["landlock"],
+    "cgroup1": _why_no_cgroup1,
+    "cgroup2": _why_no_cgroup2,
+    "newuidmap": _why_no_newuidmap,
+    "root": _why_not_root,
+    "slow": _why_not_slow,
+}
+
+
+@functools.cache
+def why_not(capability: str) -> str:
+    """Return why this host lacks a capability, empty when it has it."""
+    return CAPABILITIES[capability]()
+
+
+def _must_work() -> set[str]:
+    return {name for name in os.environ.get("SANDBOX_MUST_WORK", "").split(",") if name}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run tests marked slow, too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--slow"):
+        os.environ["SANDBOX_SLOW"] = "1"
+    unknown = _must_work() - CAPABILITIES.keys()
+    if unknown:
+        raise pytest.UsageError(f"SANDBOX_MUST_WORK names {', '.join(sorted(unknown))}; known are {', '.join(CAPABILITIES)}")
+    config.addinivalue_line("markers", "orphans: leaves zombies to this process (it is the subreaper of what the test kills)")
+    # So that a daemon that loses its parent becomes our child and is seen below, instead of vanishing to the system's init.
+    if ctypes.CDLL(None, use_errno=True).prctl(36, ctypes.c_ulong(1), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def pytest_report_header() -> list[str]:
+    states = {name: why_not(name) for name in CAPABILITIES}
+    lines = ["capabilities: " + " ".join(name for name, reason in states.items() if not reason)]
+    lines += [f"  not {name}: {reason}" for name, reason in states.items() if reason and name != "slow"]
+    return lines
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    privileged = ROOT / "tests" / "privileged"
+    for item in items:
+        if privileged in item.path.parents:
+            item.add_marker("root")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers():
+        if mark.name in CAPABILITIES and (reason := why_not(mark.name)):
+            if mark.name in _must_work():
+                pytest.fail(f"`{mark.name}` must work here (SANDBOX_MUST_WORK): {reason}", pytrace=False)
+            pytest.skip(f"{mark.name}: {reason}")
+
+
+# ---- nothing left behind ---------------------------------------------------------------------------------------------
+
+
+def _children() -> set[int]:
+    found: set[int] = set()
+    for task in os.listdir("/proc/self/task"):
+        try:
+            found.update(map(int, Path(f"/proc/self/task/{task}/children").read_text().split()))
+        except FileNotFoundError:
+            continue  # the thread has just ended; its children moved to another one
+    return found
+
+
+def _describe_process(pid: int) -> str:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        name = Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return f"{pid} (gone)"
+    return f"{pid} [{state}] {name}: {command}"
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def _mounts() -> set[str]:
+    return {line.split(" ", 1)[0] + " " + line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
+
+
+def _cgroups() -> set[str]:
+    """Return the run directories that sandboxes made below any cgroup of ours."""
+    controllers = {"memory", "pids", ""} & _own_cgroups().keys()
+    directories = [directory for controller in controllers if (directory := _cgroup_directory(controller))]
+    return {found for directory in directories for found in glob.glob(f"{glob.escape(str(directory))}/sandbox*/*/")}
+
+
+def _descriptors() -> dict[int, str]:
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            continue  # the directory listing itself
+    return found
+
+
+def _wait_for_end(pids: set[int], deadline: float) -> None:
+    """Wait until every child in `pids` has ended or the deadline (monotonic seconds) has passed."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError), os.fdopen(os.pidfd_open(pid)) as pidfd:
+            select.select([pidfd], [], [], max(0.0, deadline - time.monotonic()))
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail the test that leaves a process, mount, cgroup or file descriptor behind."""
+    children, mounts, cgroups, descriptors = _children(), _mounts(), _cgroups(), _descriptors()
+    yield
+    deadline = time.monotonic() + GRACE_S
+    problems = []
+    while fresh := _children() - children:
+        _wait_for_end(fresh, deadline)
+        living = {pid for pid in fresh if not _is_zombie(pid)}
+        zombies = fresh - living
+        if zombies and request.node.get_closest_marker("orphans") is None:
+            problems += [f"process not waited for: {_describe_process(pid)}" for pid in sorted(zombies)]
+        if living and time.monotonic() >= deadline:
+            problems += [f"process left: {_describe_process(pid)}" for pid in sorted(living)]
+            for pid in living:
+                os.kill(pid, 9)
+        # The next test begins clean whatever this one did; what a reaped one leaves becomes ours in the next round.
+        for pid in fresh if time.monotonic() >= deadline else zombies:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+    problems += [f"mount left: {mount}" for mount in sorted(_mounts() - mounts)]
+    # A cgroup can be removed only some moments after its last process is gone, and the janitor does that beside us.
+    while (left := _cgroups() - cgroups) and time.monotonic() < deadline:
+        select.select([], [], [], 0.01)
+    problems += [f"cgroup left: {path}" for path in sorted(left)]
+    after = _descriptors()
+    if after.keys() - descriptors.keys():
+        gc.collect()
+        after = _descriptors()
+    problems += [f"fd left: {fd} → {after[fd]}" for fd in sorted(after.keys() - descriptors.keys())]
+    if problems:
+        pytest.fail("left behind by this test:\n  " + "\n  ".join(problems), pytrace=False)
+
+
+# ---- running the CLI -------------------------------------------------------------------------------------------------
+
+
+class SandboxCli:
+    """Runs the command line of this checkout in a process of its own.
+
+    `command` is the argument vector that stands for the word ``sandbox``.
+    """
+
+    command: tuple[str, ...] = (sys.executable, "-I", str(ROOT / "sandbox" / "__main__.py"))
+
+    def __call__(
+        self,
+        *arguments: str | os.PathLike[str],
+        input: bytes = b"",
+        timeout: float = 60,
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        pass_fds: Sequence[int] = (),
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run ``sandbox ARGUMENTS`` to its end and return exit code, stdout and stderr.
+
+        Args:
+            input: what stdin delivers.
+            timeout: seconds; when they pass the CLI is killed and the test fails.
+            env: added to the environment of the test.
+            cwd: working directory, the test's own by default.
+            pass_fds: descriptors to leave open in the CLI, to see that they do not reach the payload.
+        """
+        with self.popen(*arguments, env=env, cwd=cwd, pass_fds=pass_fds) as process:
+            try:
+                out, err = process.communicate(input, timeout=timeout)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                out, err = process.communicate()
+                pytest.fail(f"`sandbox {' '.join(map(str, arguments))}` took more than {timeout} s\nstdout: {out!r}\nstderr: {err!r}")
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def popen(
+        self,
+        *arguments: str | os.PathLike[str],
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        pass_fds: Sequence[int] = (),
+        stdin: int | None = subprocess.PIPE,
+        stdout: int | None = subprocess.PIPE,
+        stderr: int | None = subprocess.PIPE,
+    ) -> subprocess.Popen[bytes]:
+        """Start ``sandbox ARGUMENTS``; the caller waits for it or kills it."""
+        return subprocess.Popen(
+            [*self.command, *map(os.fspath, arguments)],
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            env=os.environ | dict(env or {}),
+            cwd=cwd,
+            pass_fds=pass_fds,
+        )
+
+
+@pytest.fixture(scope="session")
+def sandbox_cli() -> SandboxCli:
+    """Return the CLI: ``sandbox_cli("exec", "--profile", "strict", "--", "true").returncode``."""
+    return SandboxCli()
