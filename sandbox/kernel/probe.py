@@ -37,7 +37,9 @@ def probe_host() -> HostFeatures:
         user_namespace_sysctl=user_namespaces_allowed(
             procfs.read_sysctl("kernel/unprivileged_userns_clone"), procfs.read_sysctl("user/max_user_namespaces"), uid=os.geteuid()
         ),
-        notify_wait_killable=calls.seccomp_flags_known(calls.SECCOMP_FILTER_FLAG_NEW_LISTENER | calls.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV),
+        notify_wait_killable=calls.seccomp_flags_known(
+            calls.SECCOMP_FILTER_FLAG_NEW_LISTENER | calls.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+        ),
         # the ioctl needs a listener to ask; it came with Linux 6.6 and too old a number only costs speed
         notify_sync_wake=parse_release(name.release) >= (6, 6),
     )

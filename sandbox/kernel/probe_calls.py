@@ -98,7 +98,12 @@ class SockFprog(ctypes.Structure):
 class _MountAttr(ctypes.Structure):
     """struct mount_attr of linux/mount.h."""
 
-    _fields_ = [("attr_set", ctypes.c_uint64), ("attr_clr", ctypes.c_uint64), ("propagation", ctypes.c_uint64), ("userns_fd", ctypes.c_uint64)]
+    _fields_ = [
+        ("attr_set", ctypes.c_uint64),
+        ("attr_clr", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    ]
 
 
 def _fail(what: str) -> OSError:

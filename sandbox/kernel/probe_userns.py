@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno as _errno
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from sandbox.kernel import procfs
@@ -21,10 +22,10 @@ _PROFILE_DIRECTORY = "/etc/apparmor.d"
 class UsernsFacts:
     """What decides whether this process may make a user namespace; None is a knob or label that this kernel lacks.
 
-    `container` is one of ``docker podman kubernetes lxc nspawn flatpak snap container`` or empty. `unit` is the systemd service this process
-    belongs to, or empty. `exhausted` names the ``user.max_*_namespaces`` sysctls that are 0. `nested` tells that the
-    process already is in a user namespace of its own. `executable` is what makes the namespace, `profile` the
-    AppArmor profile file that grants it that, if one was found.
+    `container` is one of ``docker podman kubernetes lxc nspawn flatpak snap container`` or empty. `unit` is the systemd
+    service this process belongs to, or empty; `user_unit` tells that the user's own manager runs it. `exhausted` names the
+    ``user.max_*_namespaces`` sysctls that are 0. `nested` tells that the process already is in a user namespace of its own.
+    `executable` is what makes the namespace, `profile` the AppArmor profile file that grants it that, if one was found.
     """
 
     kernel: str = ""
@@ -39,6 +40,7 @@ class UsernsFacts:
     no_new_privs: bool = False
     container: str = ""
     unit: str = ""
+    user_unit: bool = False
     chrooted: bool = False
     nested: bool = False
     uid_mapped: bool = True
@@ -81,6 +83,7 @@ def gather_userns_facts(executable: str = "") -> UsernsFacts:
         no_new_privs=status.get("NoNewPrivs") == "1",
         container=detect_container(cgroup, os.environ, os.path.exists),
         unit=find_unit(cgroup),
+        user_unit="/user@" in cgroup,
         chrooted=procfs.is_chrooted(mounts, of_init),
         nested=uid_map.split() != ["0", "0", "4294967295"],
         uid_mapped=_is_mapped(uid_map, os.geteuid()),
@@ -104,16 +107,22 @@ def explain_userns_refusal(errno: int, facts: UsernsFacts) -> Refusal:
         return Refusal(cause="user namespaces are nested too deep (32 levels)", fix="start it from outside the enclosing sandbox")
     if errno == _errno.EINVAL:
         return Refusal(
-            cause="this kernel is built without user namespaces (CONFIG_USER_NS)", fix="boot a kernel with CONFIG_USER_NS=y, as every distribution's is"
+            cause="this kernel is built without user namespaces (CONFIG_USER_NS)",
+            fix="boot a kernel with CONFIG_USER_NS=y, as every distribution's is",
         )
     if errno == _errno.EAGAIN:
-        return Refusal(cause="the limit on processes is reached (RLIMIT_NPROC or pids.max)", fix="end other processes, or raise it: ulimit -u")
+        return Refusal(
+            cause="the limit on processes is reached (RLIMIT_NPROC or pids.max)", fix="end other processes, or raise it: ulimit -u"
+        )
     if errno == _errno.ENOMEM:
         return Refusal(cause="the kernel is out of memory, or pid 1 of this pid namespace has gone", fix="start it from a fresh shell")
     if errno == _errno.ENOSYS and not blocked:
         if parse_release(facts.kernel) < (5, 3):
             return Refusal(cause=f"Linux {facts.kernel} has no clone3", fix="use Linux 5.13 or newer")
-        return Refusal(cause="the call is refused as unknown; an emulated kernel (gVisor, WSL 1) does that", fix="use a real Linux kernel, 5.13 or newer")
+        return Refusal(
+            cause="the call is refused as unknown; an emulated kernel (gVisor, WSL 1) does that",
+            fix="use a real Linux kernel, 5.13 or newer",
+        )
     if facts.chrooted:
         return Refusal(
             cause="the process runs in a chroot, where the kernel refuses user namespaces",
@@ -128,7 +137,7 @@ def explain_userns_refusal(errno: int, facts: UsernsFacts) -> Refusal:
     if blocked and facts.unit:
         return Refusal(
             cause=f"a seccomp filter refuses it, as RestrictNamespaces= of the unit {facts.unit} does",
-            fix=f"systemctl edit {facts.unit}, add `[Service]` and `RestrictNamespaces=no`, then restart it",
+            fix=f"systemctl {'--user ' if facts.user_unit else ''}edit {facts.unit}, add `[Service]` and `RestrictNamespaces=no`, then restart it",
         )
     if blocked:
         return Refusal(
@@ -248,7 +257,7 @@ def read_apparmor_label() -> str | None:
     return None if text is None else text.strip("\0\n")
 
 
-def detect_container(cgroup: str, environ: object, exists: object) -> str:
+def detect_container(cgroup: str, environ: Mapping[str, str], exists: Callable[[str], bool]) -> str:
     """Name the kind of container this process runs in, or return an empty string.
 
     Args:
@@ -256,7 +265,6 @@ def detect_container(cgroup: str, environ: object, exists: object) -> str:
         environ: the environment, a mapping of text.
         exists: tells whether a path exists.
     """
-    assert hasattr(environ, "get") and callable(exists)
     if environ.get("KUBERNETES_SERVICE_HOST") or exists("/var/run/secrets/kubernetes.io") or "/kubepods" in cgroup:
         return "kubernetes"
     if exists("/.flatpak-info"):
@@ -279,7 +287,7 @@ def detect_container(cgroup: str, environ: object, exists: object) -> str:
 def find_unit(cgroup: str) -> str:
     """Return the innermost systemd service named in /proc/self/cgroup's text, or an empty string; ``user@N.service`` does not count."""
     for line in cgroup.splitlines():
-        number, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
         if controllers in ("", "name=systemd"):
             units = [part for part in path.split("/") if part.endswith(".service") and not part.startswith("user@")]
             if units:
@@ -294,7 +302,8 @@ def _explain_exhausted(facts: UsernsFacts) -> Refusal:
         return _outside(facts, f"user.max_{name}_namespaces", "16384", f"the sysctl user.max_{name}_namespaces is 0")
     if facts.nested:
         return Refusal(
-            cause="an enclosing sandbox forbids more namespaces, or they are nested too deep (32 levels)", fix="start it outside of that sandbox"
+            cause="an enclosing sandbox forbids more namespaces, or they are nested too deep (32 levels)",
+            fix="start it outside of that sandbox",
         )
     return Refusal(cause="all namespaces this user may have are in use", fix="sudo sysctl -w user.max_user_namespaces=65536")
 
@@ -315,10 +324,13 @@ def _restricted_by_apparmor(facts: UsernsFacts) -> bool:
 def _explain_apparmor(facts: UsernsFacts) -> Refusal:
     cause = "AppArmor refuses it: kernel.apparmor_restrict_unprivileged_userns is 1"
     if facts.container:
-        return Refusal(cause=cause, fix="on the machine that runs the container: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0")
+        return Refusal(
+            cause=cause, fix="on the machine that runs the container: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
+        )
     if facts.profile:
         return Refusal(
-            cause=f"{cause}, and the profile in {facts.profile} does not help: perhaps it is not loaded", fix=f"sudo apparmor_parser -r {facts.profile}"
+            cause=f"{cause}, and the profile in {facts.profile} does not help: perhaps it is not loaded",
+            fix=f"sudo apparmor_parser -r {facts.profile}",
         )
     return Refusal(
         cause=cause,

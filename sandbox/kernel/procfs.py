@@ -113,7 +113,7 @@ def select_lines(data: bytes) -> bytes:
     kept = []
     for line in lines:
         fields = line.split(b" ", 5)
-        if b" - proc " in line or fields[1:2] and fields[1] in procs or fields[4:5] == [b"/"]:
+        if b" - proc " in line or (fields[1:2] and fields[1] in procs) or fields[4:5] == [b"/"]:
             kept.append(line)
     return b"\n".join(kept)
 
@@ -140,7 +140,11 @@ def judge_proc(mounts: Sequence[Mount]) -> ProcVerdict:
         if proc.root != "/":
             partial = True
             continue
-        above = [mount.mount_point for mount in mounts if mount.parent_id == proc.mount_id and mount is not proc and not _hides_nothing(mount, proc)]
+        above = [
+            mount.mount_point
+            for mount in mounts
+            if mount.parent_id == proc.mount_id and mount is not proc and not _hides_nothing(mount, proc)
+        ]
         if above:
             covers += above
         else:
