@@ -1,0 +1,147 @@
+"""Start an executor with its table and descriptors; the user's own process is never forked.
+
+posix_spawn(3) shares memory until the exec, so it costs the same from a 10 MB and a 10 GB caller and is safe with threads.
+May import plan, kernel, abi. Knows nothing of policies, profiles and limits.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from sandbox.errors import SandboxError
+from sandbox.plan import fds
+from sandbox.plan.codec import Table
+
+NATIVE = Path(__file__).with_name("native") / "sandbox-init"
+REFERENCE = Path(__file__).with_name("executor.py")
+
+_LOW = 64  # descriptors are moved above this before dup2, so that no source is overwritten by a target
+_SIGNALS = tuple(number for number in range(1, 65) if number not in (32, 33))  # the two are glibc's own
+_F_ADD_SEALS, _SEALS = 1033, 0xF  # seal, shrink, grow, write
+
+
+@dataclass(slots=True)
+class Descriptors:
+    """The parent's and the child's ends of everything that connects the two; closed by `close`.
+
+    `stdin`, `stdout`, `stderr` are the child's ends. `extra` are borrowed.
+    """
+
+    status: int
+    go: int
+    control: int
+    release: int
+
+    def close(self) -> None:
+        """Close the parent's ends; what is already closed is -1."""
+        for name in ("status", "go", "control", "release"):
+            fd = getattr(self, name)
+            if fd >= 0:
+                setattr(self, name, -1)
+                os.close(fd)
+
+    def close_one(self, name: str) -> None:
+        """Close one parent's end."""
+        fd = getattr(self, name)
+        if fd >= 0:
+            setattr(self, name, -1)
+            os.close(fd)
+
+
+class Launched:
+    """A janitor that was started: its pid and pidfd, and the parent's ends."""
+
+    __slots__ = ("descriptors", "pid", "pidfd")
+
+    def __init__(self, pid: int, pidfd: int, descriptors: Descriptors) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self.descriptors = descriptors
+
+    def __enter__(self) -> Launched:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of everything, which kills what still runs, and reap the janitor."""
+        self.descriptors.close()
+        if self.pidfd >= 0:
+            try:
+                os.waitpid(self.pid, 0)
+            except ChildProcessError:
+                pass  # the caller's own SIGCHLD handling was faster
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+
+def executor_command(kind: str = "auto") -> list[str]:
+    """Return the command line of an executor.
+
+    Args:
+        kind: ``native``, ``python`` (the reference), or ``auto``: native where it was built.
+
+    Raises:
+        SandboxError: `native` was asked for and is not there.
+    """
+    if kind != "python" and os.access(NATIVE, os.X_OK):
+        return [str(NATIVE)]
+    if kind == "native":
+        raise SandboxError(f"native executor `{NATIVE}` is not built", hint="reinstall with a C compiler present, or run `./dev setup`")
+    return [sys.executable, "-I", "-S", str(REFERENCE)]
+
+
+def spawn(table: Table, *, stdio: tuple[int, int, int], extra: tuple[int, ...] = (), executor: str = "auto") -> Launched:
+    """Start the executor.
+
+    Args:
+        table: what it will run.
+        stdio: the payload's standard streams; borrowed.
+        extra: descriptors for `fds.FIRST_EXTRA` and up; borrowed.
+        executor: see `executor_command`.
+    """
+    import _socket
+
+    command = executor_command(executor)
+    owned: list[int] = []
+
+    def own(fd: int) -> int:
+        owned.append(fd)
+        return fd
+
+    parent_side: list[int] = []
+    try:
+        memory = own(os.memfd_create("table", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
+        with os.fdopen(os.dup(memory), "wb") as file:
+            file.write(table.data)
+        fcntl.fcntl(memory, _F_ADD_SEALS, _SEALS)
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC, 0)
+        ours.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 1)
+        status = ours.detach()
+        parent_side.append(status)
+        status_child = own(theirs.detach())
+        pipes = []
+        for _ in range(3):
+            reader, writer = os.pipe2(os.O_CLOEXEC)
+            own(reader)
+            parent_side.append(writer)
+            pipes.append((reader, writer))
+        (go_r, go), (control_r, control), (release_r, release) = pipes
+        supervisor = own(os.pidfd_open(os.getpid()))
+        wanted = (*stdio, memory, status_child, go_r, control_r, supervisor, release_r, *extra)
+        moved = [own(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, max(_LOW, len(wanted)))) for fd in wanted]
+        actions = [(os.POSIX_SPAWN_DUP2, source, target) for target, source in enumerate(moved)]
+        assert wanted.index(memory) == fds.TABLE and wanted.index(release_r) == fds.RELEASE
+        pid = os.posix_spawn(command[0], ["sandbox-init", *command[1:]], {}, file_actions=actions, setsigdef=_SIGNALS, setsigmask=_SIGNALS)
+        descriptors = Descriptors(status=status, go=go, control=control, release=release)
+        parent_side.clear()
+        return Launched(pid, os.pidfd_open(pid), descriptors)
+    finally:
+        for fd in owned + parent_side:
+            os.close(fd)

@@ -1,0 +1,388 @@
+"""Plan → Table: every step becomes rows.
+
+This file holds the frame, the processes' steps and confinement; `lower_mounts.py` holds the steps that build the
+root. Pure: nothing here depends on the host beyond what the plan says.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from dataclasses import dataclass, field, replace
+
+from sandbox.abi import uapi
+from sandbox.abi.arch import Arch
+from sandbox.abi.tables import syscall_number
+from sandbox.errors import InternalError
+from sandbox.plan import fds
+from sandbox.plan.codec import RECORD, Arg, Flag, Kind, Op, Ref, Row, Slot, Table, TableBuilder
+from sandbox.plan.steps import (
+    AwaitGo, AwaitIdMap, BecomeIds, CloexecFrom, CloneInit, ClonePayload, CloseFrom, DieWithJanitor, DropCapabilities, DropGroups, Execute,
+    ForbidNamespaces, Guard, InstallFilter, JoinCgroups, LoopbackUp, MapIds, NewKeyring, NewSession, NewTimeNamespace, NoNewPrivileges,
+    NotDumpable, OpenHostProc, Plan, PreferForOom, Reap, ReportStarted, ResetSignals, RestrictLandlock, SetHostname, SetLimit, SetWorkdir,
+    Step,
+)  # fmt: skip
+
+_RECORD_A, _RECORD_B, _RECORD_RUSAGE = 8, 16, 24
+_ALL_NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time")
+
+
+@dataclass(slots=True)
+class Lowering:
+    """The table under construction and the slots that steps share by name."""
+
+    arch: Arch
+    builder: TableBuilder = field(default_factory=TableBuilder)
+    slots: dict[str, int] = field(default_factory=dict)
+    step: int = -1
+    clones: list[int] = field(default_factory=list)
+    ready: Ref = Ref(0)
+
+    def slot(self, name: str) -> int:
+        """The data offset of a named slot, made on first use."""
+        if name not in self.slots:
+            self.slots[name] = self.builder.slot()
+        return self.slots[name]
+
+    def call(
+        self, name: str, *args: Arg | str, store: int = 0, tolerate: tuple[int, ...] = (), flags: Flag = Flag(0), label: str | None = None
+    ) -> None:
+        """Add a system call row; a `str` argument becomes a pointer to a NUL-terminated string."""
+        number = syscall_number(self.arch, name)
+        if number is None:
+            raise InternalError(f"no number for syscall `{name}` on {self.arch}")
+        words = tuple(self.builder.string(arg) if isinstance(arg, str) else arg for arg in args)
+        shown = name if label is None else f"{name} {label}"
+        self._add(Row(op=Op.CALL, number=number, args=words, store=store, tolerate=tolerate, flags=flags, step=self.step, label=shown))
+
+    def expect(self, pointer: Ref, size: int, mask: int, value: int, error: int, label: str) -> None:
+        """Add a check of memory."""
+        self._add(Row(op=Op.EXPECT, args=(pointer, size, mask, value, error), step=self.step, label=f"expect {label}"))
+
+    def clone(self, arguments: Ref, store: int) -> None:
+        """Add a clone3 row whose target is set when the child's first row is known."""
+        self.clones.append(len(self.builder.rows))
+        self._add(Row(op=Op.CLONE, args=(arguments, 88), store=store, step=self.step, label="clone3"))
+
+    def operate(self, op: Op, *args: Arg, label: str) -> None:
+        """Add a row that is neither call, clone nor check."""
+        self._add(Row(op=op, args=args, step=self.step, label=label))
+
+    def write_file(self, directory: Arg, path: str, content: str, *, tolerate: tuple[int, ...] = ()) -> None:
+        """open, write, close of a kernel file."""
+        text = self.builder.bytes(content.encode())
+        fd = self.slot("file")
+        self.call("openat", directory, path, uapi.O_WRONLY | uapi.O_CLOEXEC, store=fd, tolerate=tolerate, label=f"`{path}`")
+        after = (errno.EBADF,) if tolerate else ()
+        self.call("write", Slot(fd), text, len(content), tolerate=after, label=f"`{path}` `{content.strip()}`")
+        self.call("close", Slot(fd), tolerate=after)
+
+    def record(self, kind: Kind, a: int = 0, b: int = 0) -> Ref:
+        """Set a record aside."""
+        return self.builder.reserve(RECORD.size, struct.pack("<IIqq", kind, 0, a, b))
+
+    def send(self, record: Ref, *, tolerate: tuple[int, ...] = ()) -> None:
+        """Write a record to the supervisor."""
+        self.call("write", fds.STATUS, record, RECORD.size, tolerate=tolerate, label="record")
+
+    def await_word(self, label: str) -> None:
+        """Read one byte from the GO pipe; end of file means that the supervisor gave up."""
+        got, byte = self.slot("got"), self.builder.reserve(8)
+        self.call("read", fds.GO, byte, 1, store=got, flags=Flag.RETRY, label=label)
+        self.expect(Ref(got), 8, 0xFFFFFFFFFFFFFFFF, 1, errno.ECANCELED, label)
+
+    def _add(self, row: Row) -> None:
+        self.builder.rows.append(row)
+
+
+def lower_plan(plan: Plan) -> Table:
+    """Turn a plan into the table that an executor runs."""
+    from sandbox.plan.lower_mounts import lower_mount_step
+
+    low = Lowering(arch=Arch(plan.arch))
+    failure = low.record(Kind.FAILED)
+    low.ready = low.record(Kind.READY, a=-1, b=-1)
+    starts: list[int] = []
+    for section in (plan.janitor, plan.init, plan.payload):
+        starts.append(len(low.builder.rows))
+        for step in section:
+            low.step += 1
+            if not lower_mount_step(low, step):
+                _lower_step(low, step)
+    for index, start in zip(low.clones, starts[1:], strict=True):
+        low.builder.rows[index] = replace(low.builder.rows[index], number=start)
+    return low.builder.encode(failure_record=failure, status_fd=fds.STATUS)
+
+
+def _clone_arguments(low: Lowering, flags: int, pidfd: int) -> Ref:
+    arguments = low.builder.reserve(88, struct.pack("<11Q", flags, 0, 0, 0, uapi.SIGCHLD, 0, 0, 0, 0, 0, 0))
+    if pidfd:
+        low.builder.pointer_at(arguments.offset + 8, Ref(pidfd))
+    return arguments
+
+
+def _new_session(low: Lowering, step: NewSession) -> None:
+    low.call("setsid")
+    if step.terminal:
+        low.call("ioctl", 0, uapi.TIOCSCTTY, 0, label="TIOCSCTTY")
+
+
+def _close_from(low: Lowering, step: CloseFrom) -> None:
+    first = step.first
+    for kept in sorted(step.keep):
+        if kept > first:
+            low.call("close_range", first, kept - 1, 0)
+        first = kept + 1
+    low.call("close_range", first, 0xFFFFFFFF, 0)
+
+
+def _clone_init(low: Lowering, step: CloneInit) -> None:
+    pidfd = low.slots["init-pidfd"] = low.builder.slot(0)  # the kernel writes 32 bits of it
+    arguments = _clone_arguments(low, step.flags | uapi.CLONE_PIDFD, pidfd)
+    low.clone(arguments, low.slot("init-pid"))
+
+
+def _guard(low: Lowering, step: Guard) -> None:
+    keep = {fds.STATUS, fds.SUPERVISOR, fds.RELEASE, *(fd for fd, _ in step.removals)}
+    pidfd = max(keep) + 1
+    low.call("dup3", Slot(low.slot("init-pidfd")), pidfd, uapi.O_CLOEXEC, label="init's pidfd")
+    _close_from(low, CloseFrom(first=0, keep=(*sorted(keep), pidfd)))
+    first = low.builder.reserve(16, struct.pack("<ihhihh", fds.SUPERVISOR, uapi.POLLIN, 0, pidfd, uapi.POLLIN, 0))
+    low.call("ppoll", first, 2, 0, 0, 8, flags=Flag.RETRY)
+    low.call("pidfd_send_signal", pidfd, uapi.SIGKILL, 0, 0, tolerate=(errno.ESRCH,))
+    record = low.record(Kind.REAPED)
+    low.call(
+        "wait4", Slot(low.slot("init-pid")), Ref(record.offset + _RECORD_A), uapi.WALL, Ref(record.offset + _RECORD_RUSAGE), flags=Flag.RETRY
+    )
+    low.send(record, tolerate=(errno.EPIPE, errno.ECONNRESET))
+    if step.removals:
+        low.call("close", fds.STATUS)
+        second = low.builder.reserve(16, struct.pack("<ihhihh", fds.SUPERVISOR, uapi.POLLIN, 0, fds.RELEASE, uapi.POLLIN, 0))
+        low.call("ppoll", second, 2, 0, 0, 8, flags=Flag.RETRY)
+        for fd, name in step.removals:
+            low.call("unlinkat", fd, name, uapi.AT_REMOVEDIR, tolerate=(errno.ENOENT, errno.EBUSY, errno.ENOTEMPTY), label=f"`{name}`")
+    low.operate(Op.EXIT, 0, label="exit")
+
+
+def _die_with_janitor(low: Lowering, step: DieWithJanitor) -> None:
+    low.call("prctl", uapi.PR_SET_PDEATHSIG, uapi.SIGKILL, 0, 0, 0, label="PR_SET_PDEATHSIG")
+
+
+def _report_started(low: Lowering, step: ReportStarted) -> None:
+    low.send(low.record(Kind.STARTED))
+
+
+def _join_cgroups(low: Lowering, step: JoinCgroups) -> None:
+    zero = low.builder.bytes(b"0")
+    for fd in step.fds:
+        low.call("write", fd, zero, 1, label="cgroup.procs")
+    low.call("unshare", uapi.CLONE_NEWCGROUP, label="CLONE_NEWCGROUP")
+
+
+def _open_host_proc(low: Lowering, step: OpenHostProc) -> None:
+    flags = uapi.O_PATH | uapi.O_DIRECTORY[low.arch] | uapi.O_CLOEXEC
+    low.call("openat", uapi.AT_FDCWD, "/proc", flags, store=low.slot("host-proc"), label="`/proc`")
+
+
+def _map_ids(low: Lowering, step: MapIds) -> None:
+    proc = Slot(low.slot("host-proc"))
+    low.write_file(proc, "self/setgroups", "deny")
+    low.write_file(proc, "self/uid_map", f"{step.inside_uid} {step.outside_uid} 1\n")
+    low.write_file(proc, "self/gid_map", f"{step.inside_gid} {step.outside_gid} 1\n")
+
+
+def _await_id_map(low: Lowering, step: AwaitIdMap) -> None:
+    low.await_word("id maps")
+
+
+def _become_ids(low: Lowering, step: BecomeIds) -> None:
+    low.call("setresgid", step.gid, step.gid, step.gid)
+    low.call("setresuid", step.uid, step.uid, step.uid)
+    # The change of ids made us undumpable, so that our own /proc/self files would belong to the host's root.
+    low.call("prctl", uapi.PR_SET_DUMPABLE, 1, 0, 0, 0, label="PR_SET_DUMPABLE")
+
+
+def _drop_groups(low: Lowering, step: DropGroups) -> None:
+    low.call("setgroups", 0, 0)
+
+
+def _loopback_up(low: Lowering, step: LoopbackUp) -> None:
+    fd = low.slot("file")
+    low.call("socket", uapi.AF_INET, uapi.SOCK_DGRAM | uapi.SOCK_CLOEXEC, 0, store=fd)
+    request = low.builder.bytes(struct.pack("<16sh22x", b"lo", uapi.IFF_UP))
+    low.call("ioctl", Slot(fd), uapi.SIOCSIFFLAGS, request, label="SIOCSIFFLAGS lo up")
+    low.call("close", Slot(fd))
+
+
+def _set_hostname(low: Lowering, step: SetHostname) -> None:
+    name = step.name.encode()
+    low.call("sethostname", low.builder.bytes(name), len(name))
+    low.call("setdomainname", low.builder.bytes(b"\0"), 0)
+
+
+def _new_time_namespace(low: Lowering, step: NewTimeNamespace) -> None:
+    low.call("unshare", uapi.CLONE_NEWTIME, label="CLONE_NEWTIME")
+    offsets = f"monotonic {step.monotonic_offset_s} 0\nboottime {step.boottime_offset_s} 0\n"
+    low.write_file(Slot(low.slot("host-proc")), "self/timens_offsets", offsets)
+
+
+def _forbid_namespaces(low: Lowering, step: ForbidNamespaces) -> None:
+    # Counted per owner: init's own mount namespace is one already, the payload's user and mount namespace are next.
+    room = {"user": step.allowed_users, "mnt": step.allowed_users + 1}
+    for name in _ALL_NAMESPACES:
+        allowed = room.get(name, 0)
+        low.write_file(Slot(low.slot("host-proc")), f"sys/user/max_{name}_namespaces", str(allowed), tolerate=(errno.ENOENT,))
+
+
+def _clone_payload(low: Lowering, step: ClonePayload) -> None:
+    low.clone(_clone_arguments(low, step.flags, 0), low.slot("payload-pid"))
+
+
+def _not_dumpable(low: Lowering, step: NotDumpable) -> None:
+    low.call("prctl", uapi.PR_SET_DUMPABLE, 0, 0, 0, 0, label="PR_SET_DUMPABLE")
+
+
+def _cloexec_from(low: Lowering, step: CloexecFrom) -> None:
+    low.call("close_range", step.first, 0xFFFFFFFF, 4, label="CLOEXEC")
+
+
+def _set_limit(low: Lowering, step: SetLimit) -> None:
+    pair = low.builder.bytes(struct.pack("<QQ", step.soft, step.hard))
+    low.call("prlimit64", 0, step.resource, pair, 0, label=step.name)
+
+
+def _new_keyring(low: Lowering, step: NewKeyring) -> None:
+    low.call("keyctl", uapi.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0, label="JOIN_SESSION_KEYRING")
+
+
+def _prefer_for_oom(low: Lowering, step: PreferForOom) -> None:
+    low.write_file(Slot(low.slot("host-proc")), "self/oom_score_adj", str(step.score))
+
+
+def _restrict_landlock(low: Lowering, step: RestrictLandlock) -> None:
+    size = 8 if step.abi < 4 else 16 if step.abi < 6 else 24
+    attributes = low.builder.bytes(struct.pack("<QQQ", step.handled, 0, step.scoped)[:size])
+    ruleset = low.slot("landlock")
+    low.call("landlock_create_ruleset", attributes, size, 0, store=ruleset)
+    for path, access in step.rules:
+        rule = low.builder.reserve(16, struct.pack("<Qi", access, -1))  # packed: the fd follows the rights directly
+        flags = uapi.O_PATH | uapi.O_CLOEXEC
+        low.call("openat", uapi.AT_FDCWD, path, flags, store=rule.offset + 8, flags=Flag.STORE32, label=f"`{path}`")
+        low.call("landlock_add_rule", Slot(ruleset), uapi.LANDLOCK_RULE_PATH_BENEATH, rule, 0, label=f"`{path}`")
+    low.call("landlock_restrict_self", Slot(ruleset), 0)
+
+
+def _reset_signals(low: Lowering, step: ResetSignals) -> None:
+    low.call("rt_sigprocmask", uapi.SIG_SETMASK, low.builder.bytes(bytes(8)), 0, 8)
+    low.call("umask", 0o022)
+
+
+def _set_workdir(low: Lowering, step: SetWorkdir) -> None:
+    low.call("chdir", step.path, label=f"`{step.path}`")
+
+
+def _drop_capabilities(low: Lowering, step: DropCapabilities) -> None:
+    low.call("prctl", uapi.PR_SET_SECUREBITS, uapi.SECUREBITS_ALL_LOCKED, 0, 0, 0, label="PR_SET_SECUREBITS")
+    for number in range(uapi.CAP_NUMBERS if step.bounding else 0):
+        low.call("prctl", uapi.PR_CAPBSET_DROP, number, 0, 0, 0, tolerate=(errno.EINVAL,), label=f"PR_CAPBSET_DROP {number}")
+    low.call("prctl", uapi.PR_CAP_AMBIENT, uapi.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0, label="PR_CAP_AMBIENT_CLEAR_ALL")
+    header = low.builder.bytes(struct.pack("<II", uapi.CAPABILITY_VERSION_3, 0))
+    low.call("capset", header, low.builder.bytes(bytes(24)), label="all empty")
+
+
+def _no_new_privileges(low: Lowering, step: NoNewPrivileges) -> None:
+    low.call("prctl", uapi.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, label="PR_SET_NO_NEW_PRIVS")
+
+
+def _install_filter(low: Lowering, step: InstallFilter) -> None:
+    program = low.builder.reserve(16, struct.pack("<HxxxxxxQ", len(step.bpf) // 8, 0))
+    low.builder.pointer_at(program.offset + 8, low.builder.bytes(step.bpf))
+    flags = 0
+    store = 0
+    if step.listener:
+        flags = uapi.SECCOMP_FILTER_FLAG_NEW_LISTENER | (uapi.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV if step.wait_killable else 0)
+        store = low.ready.offset + _RECORD_A
+    low.call("seccomp", uapi.SECCOMP_SET_MODE_FILTER, flags, program, store=store, label=f"policy `{step.policy}`")
+
+
+def _await_go(low: Lowering, step: AwaitGo) -> None:
+    low.send(low.ready)
+    low.await_word("go")
+
+
+def _execute(low: Lowering, step: Execute) -> None:
+    argv = low.builder.vector([word.encode("utf-8", "surrogateescape") for word in step.argv])
+    environment = low.builder.vector([f"{name}={value}".encode("utf-8", "surrogateescape") for name, value in step.environment])
+    low.call("execve", step.path, argv, environment, label=f"`{step.path}`")
+
+
+def _reap(low: Lowering, step: Reap) -> None:
+    low.operate(Op.REAP, Slot(low.slot("payload-pid")), fds.CONTROL, low.record(Kind.EXITED), fds.STATUS, label="reap")
+
+
+def _lower_step(low: Lowering, step: Step) -> None:
+    match step:
+        case NewSession():
+            _new_session(low, step)
+        case CloseFrom():
+            _close_from(low, step)
+        case CloneInit():
+            _clone_init(low, step)
+        case Guard():
+            _guard(low, step)
+        case DieWithJanitor():
+            _die_with_janitor(low, step)
+        case ReportStarted():
+            _report_started(low, step)
+        case JoinCgroups():
+            _join_cgroups(low, step)
+        case OpenHostProc():
+            _open_host_proc(low, step)
+        case MapIds():
+            _map_ids(low, step)
+        case AwaitIdMap():
+            _await_id_map(low, step)
+        case BecomeIds():
+            _become_ids(low, step)
+        case DropGroups():
+            _drop_groups(low, step)
+        case LoopbackUp():
+            _loopback_up(low, step)
+        case SetHostname():
+            _set_hostname(low, step)
+        case NewTimeNamespace():
+            _new_time_namespace(low, step)
+        case ForbidNamespaces():
+            _forbid_namespaces(low, step)
+        case ClonePayload():
+            _clone_payload(low, step)
+        case NotDumpable():
+            _not_dumpable(low, step)
+        case CloexecFrom():
+            _cloexec_from(low, step)
+        case SetLimit():
+            _set_limit(low, step)
+        case NewKeyring():
+            _new_keyring(low, step)
+        case PreferForOom():
+            _prefer_for_oom(low, step)
+        case RestrictLandlock():
+            _restrict_landlock(low, step)
+        case ResetSignals():
+            _reset_signals(low, step)
+        case SetWorkdir():
+            _set_workdir(low, step)
+        case DropCapabilities():
+            _drop_capabilities(low, step)
+        case NoNewPrivileges():
+            _no_new_privileges(low, step)
+        case InstallFilter():
+            _install_filter(low, step)
+        case AwaitGo():
+            _await_go(low, step)
+        case Execute():
+            _execute(low, step)
+        case Reap():
+            _reap(low, step)
+        case _:
+            raise InternalError(f"no rows for step `{type(step).__name__}`")

@@ -1,0 +1,205 @@
+"""Rows of the steps that build the root: trees, tmpfs, /proc, /dev, pivot.
+
+All of it by descriptor, on a tmpfs that nobody else sees: openat2 without links, open_tree, mount_setattr, move_mount.
+Pure. Source: open_tree(2), move_mount(2), mount_setattr(2), fsopen(2). Since: Linux 5.12.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from typing import TYPE_CHECKING
+
+from sandbox.abi import uapi
+from sandbox.plan.codec import Arg, Flag, Ref, Slot
+from sandbox.plan.steps import (
+    AttachTree, CloneDevice, CloneTree, EnterRoot, MakeDirectory, MakeSymlink, MaskProc, MountDevpts, MountProc, MountRoot, MountTmpfs,
+    OpenTerminal, PrivateMounts, RootReadOnly, Step, WriteFile,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from sandbox.plan.lower import Lowering
+
+_ATTRIBUTES = 32  # sizeof(struct mount_attr)
+_STATX_MODE, _STATX_RDEV_MAJOR, _STATX_RDEV_MINOR = 28, 128, 132  # offsets in struct statx (modes are 16 bits wide)
+_CLONE_FLAGS = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC | uapi.AT_EMPTY_PATH | uapi.AT_RECURSIVE
+_SAFE = uapi.MOUNT_ATTR_NOSUID | uapi.MOUNT_ATTR_NODEV
+
+
+def lower_mount_step(low: Lowering, step: Step) -> bool:
+    """Add the rows of a mount step; False when the step is another floor's."""
+    match step:
+        case PrivateMounts():
+            low.call("mount", 0, "/", 0, uapi.MS_REC | uapi.MS_PRIVATE, 0, label="`/` private")
+        case CloneTree():
+            _clone_tree(low, step)
+        case CloneDevice():
+            _clone_device(low, step)
+        case MountRoot():
+            options = (("size", str(step.size_bytes)), ("nr_inodes", str(step.inodes)), ("mode", "755"))
+            _filesystem(low, "tmpfs", options, _SAFE, low.slot("root"))
+            low.call("move_mount", Slot(low.slot("root")), "", uapi.AT_FDCWD, "/", uapi.MOVE_MOUNT_F_EMPTY_PATH, label="tmpfs on `/`")
+            low.call("umask", 0)
+        case MakeDirectory(path=path, mode=mode):
+            low.call("mkdirat", _root(low), path[1:], mode, label=f"`{path}`")
+        case MakeSymlink(path=path, target=target):
+            low.call("symlinkat", target, _root(low), path[1:], label=f"`{path}`")
+        case WriteFile():
+            _write_file(low, step)
+        case AttachTree():
+            _attach_tree(low, step)
+        case MountTmpfs(path=path):
+            options = (("size", str(step.size_bytes)), ("nr_inodes", str(step.inodes)), ("mode", f"{step.mode:o}"))
+            attributes = _SAFE | (0 if step.executable else uapi.MOUNT_ATTR_NOEXEC)
+            _filesystem(low, "tmpfs", options, attributes, low.slot("mount"))
+            _attach(low, Slot(low.slot("mount")), path)
+        case MountProc(minimal=minimal):
+            options = (("hidepid", "invisible"), *((("subset", "pid"),) if minimal else ()))
+            _filesystem(low, "proc", options, _SAFE | uapi.MOUNT_ATTR_NOEXEC, low.slot("proc"))
+            _attach(low, Slot(low.slot("proc")), "/proc")
+        case MaskProc():
+            _mask_proc(low, step)
+        case MountDevpts():
+            options = (("newinstance", ""), ("ptmxmode", "666"), ("mode", "620"))
+            _filesystem(low, "devpts", options, uapi.MOUNT_ATTR_NOSUID | uapi.MOUNT_ATTR_NOEXEC, low.slot("mount"))
+            _attach(low, Slot(low.slot("mount")), "/dev/pts")
+        case OpenTerminal():
+            _open_terminal(low)
+        case RootReadOnly():
+            _set_attributes(low, _root(low), uapi.MOUNT_ATTR_RDONLY, recursive=False)
+        case EnterRoot(pivot=pivot):
+            _enter_root(low, pivot)
+        case _:
+            return False
+    return True
+
+
+def _root(low: Lowering) -> Slot:
+    return Slot(low.slot("root"))
+
+
+def _filesystem(low: Lowering, kind: str, options: tuple[tuple[str, str], ...], attributes: int, store: int) -> None:
+    context = low.slot("context")
+    low.call("fsopen", kind, uapi.FSOPEN_CLOEXEC, store=context, label=kind)
+    for name, value in options:
+        if value:
+            low.call("fsconfig", Slot(context), uapi.FSCONFIG_SET_STRING, name, value, 0, label=f"{kind} {name}={value}")
+        else:
+            low.call("fsconfig", Slot(context), uapi.FSCONFIG_SET_FLAG, name, 0, 0, label=f"{kind} {name}")
+    low.call("fsconfig", Slot(context), uapi.FSCONFIG_CMD_CREATE, 0, 0, 0, label=f"{kind} create")
+    low.call("fsmount", Slot(context), uapi.FSMOUNT_CLOEXEC, attributes, store=store, label=kind)
+    low.call("close", Slot(context))
+
+
+def _attach(low: Lowering, mount: Arg, path: str) -> None:
+    low.call("move_mount", mount, "", _root(low), path[1:], uapi.MOVE_MOUNT_F_EMPTY_PATH, label=f"on `{path}`")
+
+
+def _set_attributes(low: Lowering, mount: Arg, attributes: int, *, recursive: bool = True, tolerate: tuple[int, ...] = ()) -> None:
+    block = low.builder.bytes(struct.pack("<QQQQ", attributes, 0, 0, 0))
+    flags = uapi.AT_EMPTY_PATH | (uapi.AT_RECURSIVE if recursive else 0)
+    low.call("mount_setattr", mount, "", flags, block, _ATTRIBUTES, tolerate=tolerate)
+
+
+def _open_source(low: Lowering, path: str) -> int:
+    how = uapi.O_PATH | uapi.O_CLOEXEC | uapi.O_NOFOLLOW[low.arch]
+    block = low.builder.bytes(struct.pack("<QQQ", how, 0, uapi.RESOLVE_NO_SYMLINKS | uapi.RESOLVE_NO_MAGICLINKS))
+    source = low.slot("source")
+    low.call("openat2", uapi.AT_FDCWD, path, block, 24, store=source, label=f"`{path}`")
+    return source
+
+
+def _clone_tree(low: Lowering, step: CloneTree) -> None:
+    bind = step.bind
+    source, tree = _open_source(low, bind.source), low.slot(step.key)
+    low.call("open_tree", Slot(source), "", _CLONE_FLAGS, store=tree, label=f"`{bind.source}`")
+    attributes = _SAFE | (0 if bind.writable else uapi.MOUNT_ATTR_RDONLY) | (0 if bind.executable else uapi.MOUNT_ATTR_NOEXEC)
+    _set_attributes(low, Slot(tree), attributes)
+    low.call("close", Slot(source))
+
+
+def _clone_device(low: Lowering, step: CloneDevice) -> None:
+    source, tree = _open_source(low, f"/dev/{step.name}"), low.slot(step.key)
+    facts = low.builder.reserve(256)
+    low.call("statx", Slot(source), "", uapi.AT_EMPTY_PATH, uapi.STATX_TYPE, facts, label=f"`/dev/{step.name}`")
+    low.expect(Ref(facts.offset + _STATX_MODE), 4, uapi.S_IFMT, uapi.S_IFCHR, errno.ENODEV, "a character device")
+    low.expect(Ref(facts.offset + _STATX_RDEV_MAJOR), 4, 0xFFFFFFFF, step.major, errno.ENODEV, f"major {step.major}")
+    low.expect(Ref(facts.offset + _STATX_RDEV_MINOR), 4, 0xFFFFFFFF, step.minor, errno.ENODEV, f"minor {step.minor}")
+    low.call("open_tree", Slot(source), "", _CLONE_FLAGS, store=tree, label=f"`/dev/{step.name}`")
+    _set_attributes(low, Slot(tree), uapi.MOUNT_ATTR_NOSUID | uapi.MOUNT_ATTR_NOEXEC)
+    low.call("close", Slot(source))
+
+
+def _write_file(low: Lowering, step: WriteFile) -> None:
+    fd = low.slot("file")
+    flags = uapi.O_WRONLY | uapi.O_CREAT | uapi.O_EXCL | uapi.O_CLOEXEC | uapi.O_NOFOLLOW[low.arch]
+    low.call("openat", _root(low), step.path[1:], flags, step.mode, store=fd, label=f"`{step.path}`")
+    if step.content:
+        got = low.slot("got")
+        low.call("write", Slot(fd), low.builder.bytes(step.content), len(step.content), store=got, label=f"`{step.path}`")
+        low.expect(Ref(got), 8, 0xFFFFFFFFFFFFFFFF, len(step.content), errno.ENOSPC, "all bytes written")
+    low.call("close", Slot(fd))
+
+
+def _attach_tree(low: Lowering, step: AttachTree) -> None:
+    tree = Slot(low.slot(step.key))
+    if not step.within:
+        _attach(low, tree, step.path)
+    else:
+        how = uapi.O_PATH | uapi.O_CLOEXEC | uapi.O_NOFOLLOW[low.arch]
+        resolve = uapi.RESOLVE_BENEATH | uapi.RESOLVE_NO_SYMLINKS | uapi.RESOLVE_NO_MAGICLINKS
+        point = low.slot("point")
+        block = low.builder.bytes(struct.pack("<QQQ", how, 0, resolve))
+        low.call("openat2", _root(low), step.path[1:], block, 24, store=point, label=f"mount point `{step.path}`")
+        flags = uapi.MOVE_MOUNT_F_EMPTY_PATH | uapi.MOVE_MOUNT_T_EMPTY_PATH
+        low.call("move_mount", tree, "", Slot(point), "", flags, label=f"on `{step.path}`")
+        low.call("close", Slot(point))
+    low.call("close", tree)
+
+
+def _mask_proc(low: Lowering, step: MaskProc) -> None:
+    proc, cover = Slot(low.slot("proc")), low.slot("cover")
+    gone = (errno.ENOENT,)
+    read_only = uapi.MOUNT_ATTR_RDONLY | _SAFE | uapi.MOUNT_ATTR_NOEXEC
+    for names, source in ((step.files, "dev/null"), (step.directories, "var/empty")):
+        for name in names:
+            # A name that this kernel does not have needs no mask; any other error is fatal.
+            low.call("open_tree", _root(low), source, uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC, store=cover, label=f"`/{source}`")
+            _set_attributes(low, Slot(cover), read_only)
+            low.call("move_mount", Slot(cover), "", proc, name, uapi.MOVE_MOUNT_F_EMPTY_PATH, tolerate=gone, label=f"over `/proc/{name}`")
+            low.call("close", Slot(cover))
+    absent = (errno.EBADF,)
+    for name in step.read_only:
+        flags = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC | uapi.AT_RECURSIVE
+        low.call("open_tree", proc, name, flags, store=cover, tolerate=gone, label=f"`/proc/{name}`")
+        _set_attributes(low, Slot(cover), read_only, tolerate=absent)
+        low.call("move_mount", Slot(cover), "", proc, name, uapi.MOVE_MOUNT_F_EMPTY_PATH, tolerate=(*gone, *absent), label=f"`/proc/{name}`")
+        low.call("close", Slot(cover), tolerate=absent)
+
+
+def _open_terminal(low: Lowering) -> None:
+    master, slave = low.ready.offset + 16, low.slot("slave")
+    flags = uapi.O_RDWR | uapi.O_NOCTTY | uapi.O_CLOEXEC
+    low.call("openat", _root(low), "dev/pts/ptmx", flags, store=master, label="`/dev/pts/ptmx`")
+    low.call("ioctl", Slot(master), uapi.TIOCSPTLCK, low.builder.bytes(bytes(8)), label="TIOCSPTLCK")
+    low.call("ioctl", Slot(master), uapi.TIOCGPTPEER, uapi.O_RDWR | uapi.O_NOCTTY, store=slave, label="TIOCGPTPEER")
+    for number in range(3):
+        low.call("dup3", Slot(slave), number, 0)
+    low.call("close", Slot(slave))
+
+
+def _enter_root(low: Lowering, pivot: bool) -> None:
+    low.call("fchdir", _root(low))
+    if pivot:
+        low.call("pivot_root", ".", ".")
+        low.call("umount2", ".", uapi.MNT_DETACH)
+    else:
+        low.call("chroot", ".")
+    low.call("chdir", "/")
+    # CVE-2024-21626: a working directory outside the root would read "(unreachable)…".
+    path = low.builder.reserve(64)
+    low.call("getcwd", path, 64, flags=Flag(0))
+    low.expect(path, 4, 0xFFFF, ord("/"), errno.EXDEV, "the working directory to be `/`")
+
+
+__all__ = ["lower_mount_step"]
