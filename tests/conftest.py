@@ -29,8 +29,6 @@ ROOT = Path(__file__).resolve().parent.parent
 GRACE_S = 3.0
 """How long what a test started may take to disappear after it, when its end is asynchronous (a killed client)."""
 
-# ---- capabilities ----------------------------------------------------------------------------------------------------
-
 # Runs in a child, because most of these change the process that tries them. Prints {"name": "" or the reason}.
 _PROBE = r"""
 import ctypes, errno, json, os, struct, sys
@@ -103,12 +101,8 @@ def _probed() -> dict[str, str]:
 
 def _own_cgroups() -> dict[str, str]:
     """Return controller → path of this process's cgroup in that hierarchy; "" is the unified one."""
-    paths = {}
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        for controller in controllers.split(","):
-            paths[controller] = path
-    return paths
+    lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    return {controller: path for _, controllers, path in lines for controller in controllers.split(",")}
 
 
 def _cgroup_mounts() -> list[tuple[str, str, str, str]]:
