@@ -15,7 +15,7 @@ from sandbox.plan import fds
 from sandbox.plan.landlock import landlock_step
 from sandbox.plan.root import Bind, Directory, FileBytes, RootEntry, RootSpec, Symlink, Tmpfs
 from sandbox.plan.steps import (
-    AttachTree, AwaitGo, AwaitIdMap, BecomeIds, CloexecFrom, CloneDevice, CloneInit, ClonePayload, CloneTree, CloseFrom, DieWithJanitor,
+    AttachTree, AwaitGo, AwaitSupervisor, BecomeIds, CloexecFrom, CloneDevice, CloneInit, ClonePayload, CloneTree, CloseFrom, DieWithJanitor,
     DropCapabilities, DropGroups, EnterRoot, Execute, ForbidNamespaces, Guard, InstallFilter, JoinCgroups, LoopbackUp, MakeDirectory,
     MakeSymlink, MapIds, MaskProc, MountDevpts, MountProc, MountRoot, MountTmpfs, NewKeyring, NewSession, NewTimeNamespace,
     NoNewPrivileges, NotDumpable, OpenHostProc, OpenTerminal, Plan, PreferForOom, PrivateMounts, Reap, ReportStarted, ResetSignals,
@@ -43,8 +43,8 @@ class Request:
     """All that one launch is made of, as values.
 
     `outside_uid`/`outside_gid` are the host ids that the payload's become. `external_map` means the supervisor writes the
-    maps (root, or a range). `cgroup_joins` counts the cgroup.procs descriptors from `fds.FIRST_EXTRA` on, the directories in
-    `removals` follow them. `rlimits` are (resource, soft, hard). `filter_bpf` None means that no filter was asked for.
+    maps (root, or a range). `directories` counts the descriptors from `fds.FIRST_EXTRA` on: directories that `joins` (cgroup.procs
+    files) and `removals` (cgroups) are relative to, by index. `rlimits` are (resource, soft, hard). `filter_bpf` None means that no filter was asked for.
     """
 
     profile: Profile
@@ -59,8 +59,9 @@ class Request:
     audit: bool = True
     external_map: bool = False
     map_range: bool = False
-    cgroup_joins: int = 0
-    removals: tuple[str, ...] = ()
+    directories: int = 0
+    joins: tuple[tuple[int, str], ...] = ()
+    removals: tuple[tuple[int, str], ...] = ()
     rlimits: tuple[tuple[int, int, int], ...] = ()
     interactive: bool = False
     uptime_s: int = 0
@@ -75,24 +76,25 @@ def build_plan(request: Request) -> Plan:
     profile, host = request.profile, request.host
     notes: list[str] = []
     as_root = host.uid == 0
-    extras = request.cgroup_joins + len(request.removals)
     trees, devices, build = _root_steps(request, notes)
     if profile.time_namespace and not host.time_namespace:
         raise UnsupportedError("time namespaces (Linux 5.6)", "namespaces.time")
 
-    janitor: list[Step] = [NewSession(), CloseFrom(first=fds.FIRST_EXTRA + extras)]
+    janitor: list[Step] = [NewSession(), CloseFrom(first=fds.FIRST_EXTRA + request.directories)]
     if as_root:
         # Real root takes the trees with its own rights: the payload's host id need not reach them by path.
         janitor += [DropGroups(), *trees, *devices]
     flags, names = _namespaces()
-    joins = tuple(range(fds.FIRST_EXTRA, fds.FIRST_EXTRA + request.cgroup_joins))
-    first_removal = fds.FIRST_EXTRA + request.cgroup_joins
-    removals = tuple((first_removal + index, name) for index, name in enumerate(request.removals))
+    joins = tuple((fds.FIRST_EXTRA + index, path) for index, path in request.joins)
+    removals = tuple((fds.FIRST_EXTRA + index, path) for index, path in request.removals)
     janitor += [CloneInit(flags=flags, names=names), Guard(removals=removals)]
 
-    init: list[Step] = [ReportStarted(), JoinCgroups(fds=joins), OpenHostProc()]
+    init: list[Step] = [ReportStarted()]
+    if request.external_map or joins:
+        init.append(AwaitSupervisor(maps=request.external_map, cgroups=bool(joins)))
+    init += [JoinCgroups(files=joins), OpenHostProc()]
     if request.external_map:
-        init += [AwaitIdMap(), BecomeIds(uid=profile.uid, gid=profile.gid)]
+        init.append(BecomeIds(uid=profile.uid, gid=profile.gid))
     else:
         init += [MapIds(inside_uid=profile.uid, inside_gid=profile.gid, outside_uid=request.outside_uid, outside_gid=request.outside_gid)]
     init += [DieWithJanitor(), PrivateMounts()]

@@ -17,7 +17,7 @@ from sandbox.errors import InternalError
 from sandbox.plan import fds
 from sandbox.plan.codec import RECORD, Arg, Flag, Kind, Op, Ref, Row, Slot, Table, TableBuilder
 from sandbox.plan.steps import (
-    AwaitGo, AwaitIdMap, BecomeIds, CloexecFrom, CloneInit, ClonePayload, CloseFrom, DieWithJanitor, DropCapabilities, DropGroups, Execute,
+    AwaitGo, AwaitSupervisor, BecomeIds, CloexecFrom, CloneInit, ClonePayload, CloseFrom, DieWithJanitor, DropCapabilities, DropGroups, Execute,
     ForbidNamespaces, Guard, InstallFilter, JoinCgroups, LoopbackUp, MapIds, NewKeyring, NewSession, NewTimeNamespace, NoNewPrivileges,
     NotDumpable, OpenHostProc, Plan, PreferForOom, Reap, ReportStarted, ResetSignals, RestrictLandlock, SetHostname, SetLimit, SetWorkdir,
     Step,
@@ -173,9 +173,8 @@ def _report_started(low: Lowering, step: ReportStarted) -> None:
 
 
 def _join_cgroups(low: Lowering, step: JoinCgroups) -> None:
-    zero = low.builder.bytes(b"0")
-    for fd in step.fds:
-        low.call("write", fd, zero, 1, label="cgroup.procs")
+    for directory, path in step.files:
+        low.write_file(directory, path, "0")
     low.call("unshare", uapi.CLONE_NEWCGROUP, label="CLONE_NEWCGROUP")
 
 
@@ -191,8 +190,8 @@ def _map_ids(low: Lowering, step: MapIds) -> None:
     low.write_file(proc, "self/gid_map", f"{step.inside_gid} {step.outside_gid} 1\n")
 
 
-def _await_id_map(low: Lowering, step: AwaitIdMap) -> None:
-    low.await_word("id maps")
+def _await_supervisor(low: Lowering, step: AwaitSupervisor) -> None:
+    low.await_word("supervisor")
 
 
 def _become_ids(low: Lowering, step: BecomeIds) -> None:
@@ -340,8 +339,8 @@ def _lower_step(low: Lowering, step: Step) -> None:
             _open_host_proc(low, step)
         case MapIds():
             _map_ids(low, step)
-        case AwaitIdMap():
-            _await_id_map(low, step)
+        case AwaitSupervisor():
+            _await_supervisor(low, step)
         case BecomeIds():
             _become_ids(low, step)
         case DropGroups():

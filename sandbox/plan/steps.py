@@ -73,12 +73,12 @@ class ReportStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinCgroups:
-    """Write 0 to each cgroup.procs, then hide the path with a cgroup namespace."""
+    """Write 0 to each cgroup.procs, (directory fd, path) pairs, then hide the path with a cgroup namespace."""
 
-    fds: tuple[int, ...]
+    files: tuple[tuple[int, str], ...]
 
     def describe(self) -> str:
-        return (f"join {len(self.fds)} cgroup(s), " if self.fds else "") + "new cgroup namespace"
+        return "".join(f"join cgroup `{path}`, " for _, path in self.files) + "new cgroup namespace"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,11 +97,18 @@ class MapIds:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AwaitIdMap:
-    """Wait until the supervisor has written the maps (root: a host id of the run's own; a range: newuidmap)."""
+class AwaitSupervisor:
+    """Wait until the supervisor has written the id maps (root, a range) and made the cgroups.
+
+    Both happen after the janitor lives, so that whatever was made is removed even if the supervisor dies here.
+    """
+
+    maps: bool
+    cgroups: bool
 
     def describe(self) -> str:
-        return "wait for the id maps from the supervisor"
+        things = [name for name, wanted in (("id maps", self.maps), ("cgroups", self.cgroups)) if wanted]
+        return f"wait for the supervisor to make {' and '.join(things)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -459,7 +466,7 @@ class Reap:
 
 
 Step: TypeAlias = (
-    NewSession | CloseFrom | CloneInit | Guard | DieWithJanitor | ReportStarted | JoinCgroups | MapIds | AwaitIdMap | BecomeIds | DropGroups
+    NewSession | CloseFrom | CloneInit | Guard | DieWithJanitor | ReportStarted | JoinCgroups | MapIds | AwaitSupervisor | BecomeIds | DropGroups
     | PrivateMounts | OpenHostProc | CloneTree | CloneDevice | MountRoot | MakeDirectory | MakeSymlink | WriteFile | AttachTree | MountTmpfs
     | MountProc | MaskProc | MountDevpts | OpenTerminal | LoopbackUp | SetHostname | NewTimeNamespace | RootReadOnly | EnterRoot
     | ForbidNamespaces | ClonePayload | NotDumpable | CloexecFrom | SetLimit | NewKeyring | PreferForOom | RestrictLandlock | ResetSignals
