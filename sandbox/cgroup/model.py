@@ -1,0 +1,171 @@
+"""The one protocol behind which every limits backend stands, and the values that cross it.
+
+Only types live here. `supervise`, `api` and `cli doctor` import it; a backend's own classes stay in its module.
+A later feature (freezing, cpu quota, pressure) is a new method or a new optional field here, never a new protocol.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from sandbox.policy.profile import Limits
+from sandbox.result import Enforcement
+
+INIT_PROCESSES = 1
+"""Processes of ours inside the run's cgroup: its init. Limits are raised and peaks lowered by it, so that
+`limits.processes` means the payload's own processes and threads."""
+
+MAXIMUM_PIDS = 1 << 22
+"""PID_MAX_LIMIT; pids.max refuses larger numbers. Source: kernel include/linux/threads.h."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CgroupUsage:
+    """What one run's cgroup counted; None means that this kernel has no such counter.
+
+    Times are nanoseconds and include processes that ended long ago. `memory_peak_bytes` includes page cache and kernel memory that
+    was charged to the run. `process_limit_hits` counts refused forks.
+    """
+
+    cpu_user_ns: int
+    cpu_sys_ns: int
+    cpu_source: str
+    memory_peak_bytes: int | None = None
+    memory_source: str | None = None
+    processes_peak: int | None = None
+    processes_source: str | None = None
+    oom_kills: int | None = None
+    process_limit_hits: int | None = None
+
+
+class CgroupRun(Protocol):
+    """The cgroup of one run, or on v1 one cgroup per hierarchy.
+
+    Owns every fd it names until `close`. All fds are CLOEXEC; none may stay open in the payload
+    (CVE-2024-21626 began with a leaked cgroup fd).
+    """
+
+    @property
+    def backend(self) -> str:
+        """``cgroup2`` or ``cgroup1``."""
+        ...
+
+    @property
+    def removals(self) -> tuple[tuple[int, str], ...]:
+        """Directories to rmdir, in this order, as (fd of a directory, path relative to it); valid before `make`.
+
+        For unlinkat(fd, path, AT_REMOVEDIR) by the janitor once everything is dead. ENOENT is success. EBUSY on a path
+        that ends in the run's own name deserves a short retry; on a shared parent it means that others use it.
+        """
+        ...
+
+    @property
+    def joins(self) -> tuple[tuple[int, str], ...]:
+        """The files that take the member ("0" = the writer), as (fd of a directory, path relative to it); valid before `make`.
+
+        For a janitor that was started first and opens them itself.
+        """
+        ...
+
+    @property
+    def join_fds(self) -> tuple[int, ...]:
+        """The same files opened O_WRONLY|O_CLOEXEC; empty before `make`.
+
+        The kernel checks the credentials of whoever opened them, so init may write from inside its user namespace. Init must join
+        before it unshares the cgroup namespace, else the namespace's root is the supervisor's own cgroup.
+        Source: kernel kernel/cgroup/cgroup.c, cgroup_procs_write_start; commit e57457641613.
+        """
+        ...
+
+    @property
+    def enforced(self) -> tuple[Enforcement, ...]:
+        """What this cgroup enforces or measures, and by which file."""
+        ...
+
+    @property
+    def oom_fd(self) -> int | None:
+        """An eventfd that turns readable when the run's cgroup went out of memory, where the kernel kills only one process.
+
+        None where the kernel kills the whole cgroup by itself. Whoever sees it readable should kill the run.
+        """
+        ...
+
+    def make(self) -> None:
+        """Make the directories, apply the limits and read them back.
+
+        Raises:
+            SetupError: a call failed; what was made is removed again.
+            UnsupportedError: a limit did not take effect as written, or cannot on this host.
+        """
+        ...
+
+    def cpu_ns(self) -> int:
+        """Return the CPU time used so far by all present and past members, in nanoseconds; one pread."""
+        ...
+
+    def usage(self) -> CgroupUsage:
+        """Read every counter. Only before the directories are removed: the counters go with them."""
+        ...
+
+    def kill(self) -> bool:
+        """Kill every member at once; return False where the kernel has no such call (v1, v2 before 5.14)."""
+        ...
+
+    def remove(self) -> None:
+        """Remove the directories; idempotent. Waits up to two seconds for dying members, by event."""
+        ...
+
+    def close(self) -> None:
+        """Close every fd; idempotent. Does not remove."""
+        ...
+
+
+class Backend(Protocol):
+    """A place where this process may make cgroups."""
+
+    @property
+    def name(self) -> str:
+        """``cgroup2`` or ``cgroup1``."""
+        ...
+
+    @property
+    def provides(self) -> frozenset[str]:
+        """Which of ``memory``, ``processes`` and ``cpu`` it can limit or count."""
+        ...
+
+    @property
+    def where(self) -> str:
+        """The directory that runs are made in, for messages."""
+        ...
+
+    def reserve(self, run_id: str, limits: Limits) -> CgroupRun:
+        """Return a run whose `removals` and `joins` are known but of which nothing exists yet.
+
+        Hand `removals` to the janitor, then call `make`: so a SIGKILL of the caller leaves nothing at any moment.
+
+        Args:
+            run_id: 1 to 64 characters of ``A-Za-z0-9_.-``, not beginning with a dot.
+            limits: `memory_bytes` and `processes` are applied here.
+
+        Raises:
+            UnsupportedError: a limit is asked for that `provides` lacks.
+        """
+        ...
+
+    def create(self, run_id: str, limits: Limits) -> CgroupRun:
+        """Reserve and make in one call."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendReport:
+    """What `doctor` says: which backend there is and why, or why none and the command that gets one.
+
+    `provides` is sorted. `fix` is empty when nothing better is to be had by one command.
+    """
+
+    backend: str | None
+    provides: tuple[str, ...]
+    reason: str
+    fix: str = ""

@@ -1,0 +1,227 @@
+"""What is left where there is no cgroup: rlimits of each process, and a sampler that adds up the tree.
+
+`supervise` samples and kills, `plan` turns the rlimits into rows, `api` copies `fallback_enforcements` into the result. Nothing here
+blocks or kills. It is weaker than a cgroup, and `fallback_enforcements` says in which way:
+
+- The kernel enforces nothing over the sum of the processes' memory; between two samples the tree may pass its limit.
+- Pages that nobody maps are not seen: memfd or SysV segments that were written and unmapped, socket and pipe buffers. The caps of
+  each tmpfs bound files; memfd_create and shmget must be refused by the policy where the bound shall hold.
+- CPU time of a process whose parent ignores SIGCHLD vanishes when it ends (the kernel adds it to nobody); the wall
+  limit is what bounds that.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from sandbox.policy.profile import Limits
+from sandbox.result import Enforcement
+
+RLIMIT_CPU, RLIMIT_DATA, RLIMIT_NPROC = 0, 2, 6  # asm-generic/resource.h: the same on x86-64 and arm64
+
+DATA_FACTOR = 2
+"""How far RLIMIT_DATA lies above the memory limit.
+
+RLIMIT_AS is unusable: it counts reserved address space, and java reserves 8.8 GB, node 0.7 GB, 50 glibc threads 1.3 GB with 4 MB
+touched; node dies at once under 512 MiB, java under 2 GiB. RLIMIT_DATA counts private writable pages only (java 0.5 GB, node
+47 MB), but those too before they are touched: java's first heap needs 2 x 256 MiB. Twice the limit lets every program start that a
+cgroup of that size would let start, and still stops one process from running far away between two samples.
+"""
+
+_NS_PER_TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+_SUMMED = ("RssAnon:", "RssShmem:", "VmPTE:", "VmSwap:")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One look at the tree.
+
+    Attributes:
+        processes: the payload's processes, without our init; zombies count.
+        threads: their threads.
+        rss_bytes: anonymous, mapped shared, swapped-out and page-table memory. Pages that forked processes still share count once for
+            each, so it is never too low for mapped memory; ask `TreeSampler.proportional_bytes` before killing for it.
+        cpu_ns: user plus system time of living processes and of all that were waited for, init's included; never falls.
+        truncated: more processes than the bound: the figures are lower bounds and the tree is over any sensible limit.
+    """
+
+    processes: int
+    threads: int
+    rss_bytes: int
+    cpu_ns: int
+    truncated: bool
+
+
+class TreeSampler:
+    """Adds up the processes below one init by /proc; costs about 50 us for each process.
+
+    A pid may vanish, or be reused, between two reads; figures of one moment may therefore miss a process that moved in the tree, and
+    the next sample has it again. Nothing is ever signalled by these pids.
+
+    Args:
+        pid: the sandbox's init, as the host sees it, not yet reaped.
+        proc: where the host's procfs is mounted.
+        max_pids: the most processes and threads to read in one sample; a run has far fewer.
+    """
+
+    def __init__(self, pid: int, *, proc: str = "/proc", max_pids: int = 4096) -> None:
+        self._pid = pid
+        self._proc = proc
+        self._max_pids = max_pids
+        self._cpu_ns = 0
+        self._has_children_file = os.path.exists(f"{proc}/{pid}/task/{pid}/children")
+
+    def sample(self) -> Sample:
+        """Read the whole tree once."""
+        pids, truncated = self._tree()
+        processes = threads = memory = cpu = 0
+        for pid in pids:
+            stat = parse_stat(_read(f"{self._proc}/{pid}/stat"))
+            if stat is None:
+                continue
+            if pid != self._pid:
+                processes += 1
+                threads += stat.threads
+            cpu += stat.cpu_ticks
+            memory += sum_kib(_read(f"{self._proc}/{pid}/status"), _SUMMED)
+        self._cpu_ns = max(self._cpu_ns, cpu * _NS_PER_TICK)
+        return Sample(processes=processes, threads=threads, rss_bytes=memory * 1024, cpu_ns=self._cpu_ns, truncated=truncated)
+
+    def proportional_bytes(self) -> int | None:
+        """Return the tree's memory with each shared page counted once, or None when a process may not be looked at.
+
+        Walks page tables (milliseconds for each GiB): for confirming that a limit was passed, not for every sample.
+        """
+        total = 0
+        for pid in self._tree()[0]:
+            try:
+                with open(f"{self._proc}/{pid}/smaps_rollup", "rb") as file:
+                    total += sum_kib(file.read(), ("Pss_Anon:", "Pss_Shmem:", "SwapPss:"))
+            except PermissionError:
+                return None
+            except OSError:  # gone, or a zombie without memory (ESRCH)
+                continue
+            total += sum_kib(_read(f"{self._proc}/{pid}/status"), ("VmPTE:",))
+        return total * 1024
+
+    def _tree(self) -> tuple[list[int], bool]:
+        """Return the pids of init and all its descendants, init first, and whether the bound cut them off."""
+        by_parent = None if self._has_children_file else self._scan()
+        found = [self._pid]
+        seen = {self._pid}
+        threads = 0
+        for pid in found:  # grows while it is walked
+            if by_parent is None:
+                children, tasks = self._children(pid, self._max_pids - threads)
+                threads += tasks
+            else:
+                children = by_parent.get(pid, [])
+            for child in children:
+                if child not in seen:  # a reused pid could close a circle
+                    seen.add(child)
+                    found.append(child)
+            if len(found) > self._max_pids or threads > self._max_pids:
+                return found[: self._max_pids], True
+        return found, False
+
+    def _children(self, pid: int, budget: int) -> tuple[list[int], int]:
+        """Read the children of every thread (a child belongs to the thread that forked it), and count the threads."""
+        found: list[int] = []
+        try:
+            threads = os.listdir(f"{self._proc}/{pid}/task")
+        except OSError:
+            return found, 0
+        for thread in threads[: max(0, budget)]:
+            words = _read(f"{self._proc}/{pid}/task/{thread}/children").split()
+            found.extend(int(word) for word in words if word.isdigit())
+        return found, len(threads)
+
+    def _scan(self) -> dict[int, list[int]]:
+        """Read every process's parent, for kernels without CONFIG_PROC_CHILDREN; an orphan's parent is init, so none is missed."""
+        found: dict[int, list[int]] = {}
+        for name in os.listdir(self._proc):
+            if name.isdecimal():
+                stat = parse_stat(_read(f"{self._proc}/{name}/stat"))
+                if stat is not None:
+                    found.setdefault(stat.parent, []).append(int(name))
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stat:
+    """The fields of /proc/PID/stat that are used here; ticks are those of SC_CLK_TCK."""
+
+    parent: int
+    threads: int
+    cpu_ticks: int
+
+
+def parse_stat(content: bytes) -> Stat | None:
+    """Parse /proc/PID/stat; None when it is empty or malformed.
+
+    The second field is a name that the process chose: it may hold spaces, newlines and ``) R 1 1``, so the last ``)`` ends it.
+    Source: proc_pid_stat(5).
+    """
+    fields = content.rpartition(b")")[2].split()
+    if len(fields) < 18:
+        return None
+    try:
+        # Counted from field 3, state: 4 ppid, 14 utime, 15 stime, 16 cutime, 17 cstime, 20 num_threads.
+        ticks = sum(int(field) for field in fields[11:15])
+        return Stat(parent=int(fields[1]), threads=int(fields[17]), cpu_ticks=ticks)
+    except ValueError:
+        return None
+
+
+def sum_kib(content: bytes, keys: tuple[str, ...]) -> int:
+    """Add up the ``key: N kB`` lines of a status or smaps_rollup file, in KiB.
+
+    The name in status is escaped by the kernel, so a process can't forge a line. Source: kernel fs/proc/array.c, proc_task_name.
+    """
+    total = 0
+    for line in content.split(b"\n"):
+        parts = line.split()
+        if len(parts) == 3 and parts[1].isdigit() and parts[0].decode("ascii", "replace") in keys:
+            total += int(parts[1])
+    return total
+
+
+def rlimits_for(limits: Limits) -> list[tuple[int, int, int]]:
+    """Return (resource, soft, hard) for the payload, where a cgroup is missing.
+
+    RLIMIT_NPROC counts the processes and threads of one user in one user namespace, so it is exact for a payload that is alone in
+    its own (since Linux 5.14) and meaningless outside one. RLIMIT_CPU is whole seconds of each process: soft raises SIGXCPU,
+    hard a second later kills.
+    """
+    found = []
+    if limits.cpu_ns is not None:
+        seconds = max(1, -(-limits.cpu_ns // 1_000_000_000))
+        found.append((RLIMIT_CPU, seconds, seconds + 1))
+    if limits.memory_bytes is not None:
+        found.append((RLIMIT_DATA, DATA_FACTOR * limits.memory_bytes, DATA_FACTOR * limits.memory_bytes))
+    if limits.processes is not None:
+        found.append((RLIMIT_NPROC, limits.processes, limits.processes))
+    return found
+
+
+def fallback_enforcements(limits: Limits) -> tuple[Enforcement, ...]:
+    """Return what the fallback enforces and in which way each is weaker than a cgroup."""
+    found = []
+    if limits.memory_bytes is not None:
+        weaker = "the sum over processes is only sampled, and memory that no process maps is not seen"
+        found.append(Enforcement(what="memory", how="sampled RSS, RLIMIT_DATA of each process", weaker=weaker))
+    if limits.processes is not None:
+        found.append(Enforcement(what="processes", how="RLIMIT_NPROC of the user namespace", weaker="the peak is only sampled"))
+    weaker = "sampled; time of processes whose parent ignores SIGCHLD is lost"
+    found.append(Enforcement(what="cpu-time accounting", how="/proc/PID/stat of the tree, RLIMIT_CPU of each process", weaker=weaker))
+    return tuple(found)
+
+
+def _read(path: str) -> bytes:
+    """Return the content, or nothing for a process that is gone."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.readall()
+    except OSError:
+        return b""

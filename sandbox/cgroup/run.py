@@ -1,0 +1,155 @@
+"""What the runs of both cgroup versions share: owned fds, making with undo, removing, closing.
+
+`v1` and `v2` subclass it; nobody else imports it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from sandbox.cgroup.files import NodeFiles, remove_run, remove_shared
+from sandbox.cgroup.model import CgroupUsage
+from sandbox.errors import SandboxError, SetupError, UnsupportedError
+from sandbox.policy.profile import Limits
+from sandbox.result import Enforcement
+
+_MAKE_TRIES = 100
+
+
+class RunBase:
+    """One directory per node, each a cgroup of this run.
+
+    Args:
+        nodes: where the run's directories will be; takes their fds.
+        shared: parents to make on demand and to remove when empty, as nodes of the same fds.
+        limits: what to apply.
+    """
+
+    backend = ""
+
+    def __init__(self, nodes: tuple[NodeFiles, ...], shared: tuple[NodeFiles, ...], limits: Limits) -> None:
+        self._nodes = nodes
+        self._shared = shared
+        self._limits = limits
+        self._made: list[NodeFiles] = []
+        self._fds: list[int] = sorted({node.fd for node in nodes})
+        self._cpu_fd = -1
+        self.join_fds: tuple[int, ...] = ()
+        self.enforced: tuple[Enforcement, ...] = ()
+        self.oom_fd: int | None = None
+
+    @property
+    def removals(self) -> tuple[tuple[int, str], ...]:
+        """See `CgroupRun.removals`."""
+        return tuple((node.fd, node.relative) for node in self._nodes + self._shared)
+
+    @property
+    def joins(self) -> tuple[tuple[int, str], ...]:
+        """See `CgroupRun.joins`."""
+        return tuple((node.fd, f"{node.relative}/cgroup.procs") for node in self._nodes)
+
+    def make(self) -> None:
+        """See `CgroupRun.make`."""
+        try:
+            self._make_directories()
+            self._apply()
+            fds = []
+            for node in self._nodes:
+                fds.append(node.open("cgroup.procs", os.O_WRONLY))
+                self._fds.append(fds[-1])
+            self.join_fds = tuple(fds)
+        except BaseException:
+            self._undo()
+            raise
+
+    def cpu_ns(self) -> int:
+        """See `CgroupRun.cpu_ns`."""
+        try:
+            return self._parse_cpu(os.pread(self._cpu_fd, 4096, 0))
+        except OSError as error:
+            raise SetupError(f"read CPU time of `{self._nodes[0].path('').rstrip('/')}`", error.errno or errno.EIO, step="cgroup") from None
+
+    def usage(self) -> CgroupUsage:
+        """See `CgroupRun.usage`."""
+        raise NotImplementedError
+
+    def kill(self) -> bool:
+        """See `CgroupRun.kill`."""
+        return False
+
+    def remove(self) -> None:
+        """See `CgroupRun.remove`."""
+        # Only what this object made: after EEXIST the directory belongs to somebody else.
+        while self._made:
+            remove_run(self._made[-1])
+            self._made.pop()
+        for node in self._shared:
+            if node.fd >= 0:
+                remove_shared(node.fd, node.relative)
+
+    def close(self) -> None:
+        """See `CgroupRun.close`."""
+        while self._fds:
+            os.close(self._fds.pop())
+        for node in self._nodes + self._shared:
+            node.fd = -1  # the number may be somebody else's file by now
+        self._made.clear()
+        self.join_fds = ()
+        self.oom_fd = None
+        self._cpu_fd = -1
+
+    def _apply(self) -> None:
+        """Write the limits, fill `enforced`, open what stays open."""
+        raise NotImplementedError
+
+    def _parse_cpu(self, content: bytes) -> int:
+        raise NotImplementedError
+
+    def _prepare_shared(self, node: NodeFiles) -> None:
+        """Make a shared parent ready for children."""
+
+    def _make_directories(self) -> None:
+        """Make parents and then the run; another run that ends may remove an empty parent between the two, so begin again."""
+        for attempt in range(_MAKE_TRIES):
+            try:
+                for node in self._shared:
+                    self._make_one(node, exist_ok=True)
+                    self._prepare_shared(node)
+                for node in self._nodes:
+                    self._make_one(node, exist_ok=False)
+                    self._made.append(node)
+                return
+            except SetupError as error:
+                if not self._shared or error.errno not in (errno.ENOENT, errno.ENODEV) or attempt == _MAKE_TRIES - 1:
+                    raise
+
+    @staticmethod
+    def _make_one(node: NodeFiles, *, exist_ok: bool) -> None:
+        try:
+            os.mkdir(node.relative, 0o755, dir_fd=node.fd)
+        except FileExistsError:
+            if not exist_ok:
+                # A second run with this id: joining it would share one limit and one verdict between two runs.
+                raise SetupError(f"mkdir `{node.path('').rstrip('/')}`", errno.EEXIST, step="cgroup") from None
+        except OSError as error:
+            raise SetupError(f"mkdir `{node.path('').rstrip('/')}`", error.errno or errno.EIO, step="cgroup") from None
+
+    def _undo(self) -> None:
+        try:
+            self.remove()
+        except SandboxError:
+            pass  # the first error is the one to report
+        self.close()
+
+
+def refuse_missing(provides: frozenset[str], limits: Limits, name: str) -> None:
+    """Refuse limits for which the backend has no controller.
+
+    Raises:
+        UnsupportedError: naming the profile key and the controller.
+    """
+    wanted = (("memory", limits.memory_bytes, "limits.memory", "memory"), ("processes", limits.processes, "limits.processes", "pids"))
+    for what, value, key, controller in wanted:
+        if value is not None and what not in provides:
+            raise UnsupportedError(f"the {name} controller `{controller}`", key, origin="cgroup")

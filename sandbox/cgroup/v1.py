@@ -1,0 +1,149 @@
+"""Cgroup v1: one directory in each of the hierarchies memory, pids and cpuacct.
+
+For root, or for an ordinary user below directories that root prepared. v1 has no kill, no group kill on out-of-memory (an eventfd
+tells instead) and no atomic join; members write themselves into each hierarchy.
+Source: kernel Documentation/admin-guide/cgroup-v1/{memory,pids,cpuacct}.rst.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from sandbox.cgroup.files import NodeFiles, check_run_id, open_directory, parse_keyed, parse_number, swap_in_use
+from sandbox.cgroup.model import INIT_PROCESSES, MAXIMUM_PIDS, CgroupUsage
+from sandbox.cgroup.run import RunBase, refuse_missing
+from sandbox.errors import SetupError
+from sandbox.policy.profile import Limits
+from sandbox.result import Enforcement
+
+CONTROLLERS = {"memory": "memory", "pids": "processes", "cpuacct": "cpu"}
+"""The hierarchies in use, and what each provides."""
+
+
+class V1Backend:
+    """Hierarchies in whose `bases` this process may make directories.
+
+    Args:
+        bases: controller to directory; co-mounted controllers name the same one.
+        prefix: put before the run id, where the directory is not ours alone.
+    """
+
+    name = "cgroup1"
+
+    def __init__(self, bases: dict[str, str], prefix: str) -> None:
+        self._bases = bases
+        self._prefix = prefix
+        self.provides = frozenset(CONTROLLERS[controller] for controller in bases)
+        self.where = ", ".join(sorted(set(bases.values())))
+
+    def reserve(self, run_id: str, limits: Limits) -> V1Run:
+        """See `Backend.reserve`."""
+        relative = self._prefix + check_run_id(run_id)
+        refuse_missing(self.provides, limits, self.name)
+        # Co-mounted controllers are one directory and one node.
+        by_base: dict[str, NodeFiles] = {}
+        try:
+            for base in self._bases.values():
+                if base not in by_base:
+                    by_base[base] = NodeFiles(open_directory(base), relative, base)
+        except SetupError:
+            for node in by_base.values():
+                os.close(node.fd)
+            raise
+        return V1Run(by_base, {controller: by_base[base] for controller, base in self._bases.items()}, limits)
+
+    def create(self, run_id: str, limits: Limits) -> V1Run:
+        """See `Backend.create`."""
+        run = self.reserve(run_id, limits)
+        run.make()
+        return run
+
+
+class V1Run(RunBase):
+    """One run's cgroups on v1; see `CgroupRun`."""
+
+    backend = "cgroup1"
+
+    def __init__(self, by_base: dict[str, NodeFiles], by_controller: dict[str, NodeFiles], limits: Limits) -> None:
+        super().__init__(tuple(by_base.values()), (), limits)
+        self._memory = by_controller.get("memory")
+        self._pids = by_controller.get("pids")
+        self._cpuacct = by_controller["cpuacct"]
+
+    def usage(self) -> CgroupUsage:
+        """See `CgroupRun.usage`.
+
+        The total is the scheduler's exact clock; user and system are sampled by the timer tick on v1, so they only
+        divide that total, all of it user time when no tick hit, as the kernel itself does.
+        Source: kernel kernel/sched/cputime.c, cputime_adjust.
+        """
+        total = parse_number(self._cpuacct.read("cpuacct.usage")) or 0
+        user = parse_number(self._cpuacct.read_optional("cpuacct.usage_user")) or 0
+        system = parse_number(self._cpuacct.read_optional("cpuacct.usage_sys")) or 0
+        system_ns = total * system // (user + system) if system else 0
+        memory = parse_number(self._memory.read("memory.max_usage_in_bytes")) if self._memory else None
+        oom = parse_keyed(self._memory.read("memory.oom_control")).get("oom_kill") if self._memory else None
+        peak = parse_number(self._pids.read_optional("pids.peak")) if self._pids else None
+        hits = parse_keyed(self._pids.read_optional("pids.events") or "").get("max") if self._pids else None
+        return CgroupUsage(
+            cpu_user_ns=total - system_ns,
+            cpu_sys_ns=system_ns,
+            cpu_source="cpuacct.usage",
+            memory_peak_bytes=memory,
+            memory_source=None if memory is None else "memory.max_usage_in_bytes",
+            processes_peak=None if peak is None else max(0, peak - INIT_PROCESSES),
+            processes_source=None if peak is None else "pids.peak",
+            oom_kills=oom,
+            process_limit_hits=hits,
+        )
+
+    def _parse_cpu(self, content: bytes) -> int:
+        return int(content)
+
+    def _apply(self) -> None:
+        enforced = []
+        if self._memory is not None and self._limits.memory_bytes is not None:
+            enforced.append(self._limit_memory(self._memory, self._limits.memory_bytes))
+        if self._pids is not None and self._limits.processes is not None:
+            number = min(self._limits.processes + INIT_PROCESSES, MAXIMUM_PIDS)
+            self._pids.write_limit("pids.max", number, needed_by="limits.processes", page=False)
+            enforced.append(Enforcement(what="processes", how="cgroup1 pids.max"))
+        self._cpu_fd = self._cpuacct.open("cpuacct.usage", os.O_RDONLY)
+        self._fds.append(self._cpu_fd)
+        enforced.append(Enforcement(what="cpu-time accounting", how="cgroup1 cpuacct.usage"))
+        self.enforced = tuple(enforced)
+
+    def _limit_memory(self, memory: NodeFiles, limit: int) -> Enforcement:
+        memory.write_limit("memory.limit_in_bytes", limit, needed_by="limits.memory", page=True)
+        weaker = ""
+        if memory.read_optional("memory.memsw.limit_in_bytes") is not None:
+            # memory+swap equal to memory: nothing can be swapped out past the limit.
+            memory.write_limit("memory.memsw.limit_in_bytes", limit, needed_by="limits.memory", page=True)
+        elif swap_in_use():
+            weaker = "swapped-out memory is not counted: swap accounting is off (boot with swapaccount=1)"
+        memory.write_optional("memory.swappiness", "0")
+        # TCP buffers are counted apart on v1 and without a bound of their own.
+        memory.write_optional("memory.kmem.tcp.limit_in_bytes", str(limit))
+        if parse_keyed(memory.read("memory.oom_control")).get("oom_kill_disable"):
+            # Inherited from a prepared parent; it would hang the run at its limit instead of ending it.
+            memory.write("memory.oom_control", "0")
+        self.oom_fd = self._watch_oom(memory)
+        return Enforcement(what="memory", how="cgroup1 memory.limit_in_bytes", weaker=weaker)
+
+    def _watch_oom(self, memory: NodeFiles) -> int:
+        """Return an eventfd that the kernel signals when this cgroup is out of memory.
+
+        Source: kernel Documentation/admin-guide/cgroup-v1/memory.rst, section 10 OOM Control.
+        """
+        try:
+            event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        except OSError as error:
+            raise SetupError("eventfd", error.errno or errno.EIO, step="cgroup") from None
+        self._fds.append(event)
+        control = memory.open("memory.oom_control", os.O_RDONLY)
+        try:
+            memory.write("cgroup.event_control", f"{event} {control}")
+        finally:
+            os.close(control)
+        return event

@@ -1,0 +1,193 @@
+"""Cgroup v2: one directory below a node that is ours: delegated, named by SANDBOX_CGROUP, or the real root.
+
+v2 allows no processes in a node whose children have controllers, so where this process itself sits in the node it first
+moves into a child, `sandbox-supervisor`; that happens in `make`, never while probing, and only in a node that `find` judged ours.
+Source: kernel Documentation/admin-guide/cgroup-v2.rst.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from sandbox.cgroup.files import NodeFiles, check_run_id, open_directory, parse_keyed, parse_number, parse_pids, swap_in_use
+from sandbox.cgroup.model import INIT_PROCESSES, MAXIMUM_PIDS, CgroupUsage
+from sandbox.cgroup.run import RunBase, refuse_missing
+from sandbox.errors import SetupError
+from sandbox.policy.profile import Limits
+from sandbox.result import Enforcement
+
+CONTROLLERS = {"memory": "memory", "pids": "processes"}
+"""The controllers in use, and what each provides; CPU time is counted without one."""
+
+SUPERVISOR = "sandbox-supervisor"
+"""The child that our own processes move into; a process that finds itself there knows the parent is ours."""
+
+_MOVE_TRIES = 20
+
+
+class V2Backend:
+    """A node in which this process may make children with controllers.
+
+    Args:
+        base: the node's directory.
+        controllers: the ones to enable, a subset of `CONTROLLERS`.
+        shared: a directory below `base`, made on demand, that holds all runs (so that at the root they share one weight).
+        prefix: put before the run id.
+        movable: the pids that may be moved out of the way, None for all in the node.
+    """
+
+    name = "cgroup2"
+
+    def __init__(
+        self, base: str, controllers: frozenset[str], *, shared: str = "", prefix: str = "run-", movable: frozenset[int] | None
+    ) -> None:
+        self._base = base
+        self._controllers = controllers
+        self._shared = shared
+        self._prefix = prefix
+        self._movable = movable
+        self.provides = frozenset(CONTROLLERS[controller] for controller in controllers) | {"cpu"}
+        self.where = f"{base}/{shared}" if shared else base
+
+    def reserve(self, run_id: str, limits: Limits) -> V2Run:
+        """See `Backend.reserve`."""
+        relative = self._prefix + check_run_id(run_id)
+        refuse_missing(self.provides, limits, self.name)
+        fd = open_directory(self._base)
+        base = NodeFiles(fd, "", self._base)
+        shared = (NodeFiles(fd, self._shared, self._base),) if self._shared else ()
+        node = NodeFiles(fd, f"{self._shared}/{relative}" if self._shared else relative, self._base)
+        return V2Run(base, node, shared, self._controllers, self._movable, limits)
+
+    def create(self, run_id: str, limits: Limits) -> V2Run:
+        """See `Backend.create`."""
+        run = self.reserve(run_id, limits)
+        run.make()
+        return run
+
+
+class V2Run(RunBase):
+    """One run's cgroup on v2; see `CgroupRun`."""
+
+    backend = "cgroup2"
+
+    def __init__(
+        self,
+        base: NodeFiles,
+        node: NodeFiles,
+        shared: tuple[NodeFiles, ...],
+        controllers: frozenset[str],
+        movable: frozenset[int] | None,
+        limits: Limits,
+    ) -> None:
+        super().__init__((node,), shared, limits)
+        self._base = base
+        self._node = node
+        self._controllers = controllers
+        self._movable = movable
+
+    def usage(self) -> CgroupUsage:
+        """See `CgroupRun.usage`. memory.peak exists since Linux 5.19, pids.peak since 6.1."""
+        cpu = parse_keyed(self._node.read("cpu.stat"))
+        memory = parse_number(self._node.read_optional("memory.peak")) if "memory" in self._controllers else None
+        events = parse_keyed(self._node.read("memory.events")) if "memory" in self._controllers else {}
+        peak = parse_number(self._node.read_optional("pids.peak")) if "pids" in self._controllers else None
+        hits = parse_keyed(self._node.read("pids.events")).get("max") if "pids" in self._controllers else None
+        return CgroupUsage(
+            cpu_user_ns=cpu.get("user_usec", 0) * 1000,
+            cpu_sys_ns=cpu.get("system_usec", 0) * 1000,
+            cpu_source="cpu.stat",
+            memory_peak_bytes=memory,
+            memory_source=None if memory is None else "memory.peak",
+            processes_peak=None if peak is None else max(0, peak - INIT_PROCESSES),
+            processes_source=None if peak is None else "pids.peak",
+            oom_kills=events.get("oom_kill"),
+            process_limit_hits=hits,
+        )
+
+    def kill(self) -> bool:
+        """See `CgroupRun.kill`. cgroup.kill exists since Linux 5.14.
+
+        The directory must not be used again afterwards: several kernels kill a later CLONE_INTO_CGROUP child at birth.
+        """
+        return self._node.write_optional("cgroup.kill", "1")
+
+    def _parse_cpu(self, content: bytes) -> int:
+        return parse_keyed(content.decode("ascii", "replace")).get("usage_usec", 0) * 1000
+
+    def _make_directories(self) -> None:
+        enable_controllers(self._base, self._controllers, self._movable)
+        super()._make_directories()
+
+    def _prepare_shared(self, node: NodeFiles) -> None:
+        enable_controllers(node, self._controllers, frozenset())
+
+    def _apply(self) -> None:
+        node, enforced = self._node, []
+        if self._limits.memory_bytes is not None:
+            weaker = ""
+            if not node.write_optional("memory.swap.max", "0") and swap_in_use():
+                weaker = "swapped-out memory is not counted: this kernel has no memory.swap.max (boot with swapaccount=1)"
+            node.write_limit("memory.max", self._limits.memory_bytes, needed_by="limits.memory", page=True)
+            # One kill ends the whole run; a payload must not go on with a random part of it missing.
+            node.write("memory.oom.group", "1")
+            enforced.append(Enforcement(what="memory", how="cgroup2 memory.max", weaker=weaker))
+        if self._limits.processes is not None:
+            number = min(self._limits.processes + INIT_PROCESSES, MAXIMUM_PIDS)
+            node.write_limit("pids.max", number, needed_by="limits.processes", page=False)
+            enforced.append(Enforcement(what="processes", how="cgroup2 pids.max"))
+        # A payload that may mount cgroup2 (nested namespaces) would otherwise make children that outlive our rmdir.
+        node.write_optional("cgroup.max.descendants", "0")
+        self._cpu_fd = node.open("cpu.stat", os.O_RDONLY)
+        self._fds.append(self._cpu_fd)
+        enforced.append(Enforcement(what="cpu-time accounting", how="cgroup2 cpu.stat"))
+        self.enforced = tuple(enforced)
+
+
+def enable_controllers(node: NodeFiles, controllers: frozenset[str], movable: frozenset[int] | None) -> None:
+    """Enable `controllers` for the children of `node`, moving `movable` members out of it when they are in the way.
+
+    Args:
+        node: a cgroup that is ours.
+        controllers: names for cgroup.subtree_control.
+        movable: pids that may be moved into the supervisor child; None for all.
+
+    Raises:
+        SetupError: EBUSY when others sit in the node; what the kernel says otherwise.
+    """
+    for _ in range(_MOVE_TRIES):
+        missing = controllers - set(node.read("cgroup.subtree_control").split())
+        if not missing:
+            return
+        try:
+            node.write("cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(missing)))
+        except SetupError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            members = parse_pids(node.read("cgroup.procs"))
+            if movable is not None and not set(members) <= movable:
+                raise SetupError(error.call, errno.EBUSY, step="cgroup", hint=other_members_hint(node.path("cgroup.procs"))) from None
+            _move(node, members)
+    raise SetupError(f"enable controllers in `{node.path('cgroup.subtree_control')}`", errno.EBUSY, step="cgroup")
+
+
+def other_members_hint(path: str) -> str:
+    """Return what to do about foreign processes in our node."""
+    return f"other processes are in `{path}`; start the sandbox in a scope of its own: systemd-run --user --scope -p Delegate=yes COMMAND"
+
+
+def _move(node: NodeFiles, members: tuple[int, ...]) -> None:
+    child = NodeFiles(node.fd, f"{node.relative}/{SUPERVISOR}" if node.relative else SUPERVISOR, node.shown)
+    try:
+        os.mkdir(child.relative, 0o755, dir_fd=node.fd)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise SetupError(f"mkdir `{child.path('').rstrip('/')}`", error.errno or errno.EIO, step="cgroup") from None
+    for pid in members:
+        try:
+            child.write("cgroup.procs", str(pid))
+        except SetupError as error:
+            if error.errno != errno.ESRCH:  # it ended meanwhile
+                raise
