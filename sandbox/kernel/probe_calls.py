@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 from typing import Final
 
 CLONE_NEWTIME: Final = 0x80
@@ -222,3 +223,32 @@ def root_magic() -> int:
     if _libc.statfs(b"/", ctypes.addressof(buffer)) < 0:
         raise _fail("statfs /")
     return buffer[0] & 0xFFFFFFFF
+
+
+def landlock_forbid_writing() -> None:
+    """Forbid this thread to open any file for writing, for good. Needs no_new_privs. Source: landlock(7)."""
+    handled = ctypes.c_uint64(2)  # LANDLOCK_ACCESS_FS_WRITE_FILE; the first field alone is a valid attribute for every ABI
+    ruleset = raw("landlock_create_ruleset", ctypes.addressof(handled), 8, 0)
+    try:
+        raw("landlock_restrict_self", ruleset, 0)
+    finally:
+        os.close(ruleset)
+
+
+def perf_event_open(kind: int, config: int) -> int:
+    """Open a counter of this process's user mode; return its fd (the caller's). Source: perf_event_open(2)."""
+    attribute = bytearray(128)
+    struct.pack_into("IIQ", attribute, 0, kind, len(attribute), config)
+    struct.pack_into("Q", attribute, 40, 1 | 1 << 5 | 1 << 6)  # disabled, exclude_kernel, exclude_hv
+    buffer = ctypes.create_string_buffer(bytes(attribute), len(attribute))
+    return raw("perf_event_open", ctypes.addressof(buffer), 0, -1, -1, 0)
+
+
+def libseccomp_version() -> str | None:
+    """Return the version of the libseccomp that policies are compiled with, or None where it cannot be loaded."""
+    try:
+        library = ctypes.CDLL("libseccomp.so.2")
+    except OSError:
+        return None
+    library.seccomp_version.restype = ctypes.POINTER(ctypes.c_uint * 3)
+    return ".".join(str(number) for number in library.seccomp_version().contents)

@@ -24,6 +24,7 @@ from sandbox.kernel.probe_judge import (
     judge_hardening,
     judge_id_range,
     judge_landlock,
+    judge_surroundings,
     judge_userns,
 )
 from sandbox.kernel.probe_trial import Outcome, try_in_child
@@ -42,6 +43,7 @@ def probe_deep(executable: str = "") -> list[Finding]:
     inside = userns.status is not Status.MISSING
     findings += [_inside(inside, facts, *row) for row in _NAMESPACE_TRIALS]
     findings += [
+        judge_surroundings(facts),
         _mounts(inside, facts),
         *_proc_findings(inside, facts),
         _tried(
@@ -165,7 +167,7 @@ def _landlock(facts: UsernsFacts) -> Finding:
 
 
 def _id_range(inside: bool, facts: UsernsFacts) -> Finding:
-    uid, gid = os.geteuid(), os.getegid()
+    uid, gid, needed_by = os.geteuid(), os.getegid(), "profiles with ids = range"
     try:
         user = pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -173,19 +175,19 @@ def _id_range(inside: bool, facts: UsernsFacts) -> Finding:
     subuid = procfs.parse_subids(procfs.read_text("/etc/subuid") or "", (user, str(uid)))
     subgid = procfs.parse_subids(procfs.read_text("/etc/subgid") or "", (user, str(uid)))
     helpers = _find_program("newuidmap"), _find_program("newgidmap")
+    if uid == 0:
+        return _inside(inside, facts, "id range", partial(trial.id_range, ()), needed_by, Need.OPTIONAL)
     early = judge_id_range(subuid=subuid, subgid=subgid, helpers=helpers, user=user, no_new_privs=facts.no_new_privs)
     if early is not None:
         return early
     if not inside:
-        return Finding(name="id range", status=Status.MISSING, detail="needs a user namespace", needed_by="profiles with ids = range")
+        return Finding(name="id range", status=Status.MISSING, detail="needs a user namespace", needed_by=needed_by)
     commands = tuple(
         (helper or "", "0", str(own), "1", "1", str(first), str(min(count, 65535)))
         for helper, own, (first, count) in zip(helpers, (uid, gid), (subuid[0], subgid[0]), strict=True)
     )
-    fix = "sudo apt-get install --reinstall uidmap (its helpers have lost their privilege)"
-    finding = _tried(
-        "id range", partial(trial.id_range, (commands[0], commands[1])), "profiles with ids = range", Need.OPTIONAL, lambda _: fix
-    )
+    fix = "sudo apt-get install --reinstall uidmap"
+    finding = _tried("id range", partial(trial.id_range, commands), needed_by, Need.OPTIONAL, lambda _: fix)
     if finding.status is Status.WORKS:
         count = min(subuid[0][1], subgid[0][1])
         return Finding(name=finding.name, status=finding.status, detail=f"{finding.detail}, {count} ids", needed_by=finding.needed_by)

@@ -85,6 +85,21 @@ def judge_userns(outcome: Outcome, facts: UsernsFacts) -> Finding:
     )
 
 
+def judge_surroundings(facts: UsernsFacts) -> Finding:
+    """Say what this process already is confined by (pure); it explains other findings and is none by itself."""
+    words = [f"{facts.container} container"] if facts.container else []
+    words += ["user namespace"] if facts.nested else []
+    words += ["seccomp filter"] if facts.seccomp_mode == 2 else []
+    words += [f"AppArmor profile {facts.apparmor_label}"] if facts.apparmor_label else []
+    words += ["SELinux enforcing"] if facts.selinux_enforcing else []
+    words += ["chroot"] if facts.chrooted else []
+    words += ["no_new_privs"] if facts.no_new_privs else []
+    words += [f"unit {facts.unit}"] if facts.unit else []
+    return Finding(
+        name="surroundings", status=Status.WORKS, detail=", ".join(words) or "nothing confines this process", needed_by="information"
+    )
+
+
 def judge_clone3(outcome: Outcome, facts: UsernsFacts) -> Finding:
     """Turn the trial of clone3 into a finding (pure)."""
     if outcome.ok:

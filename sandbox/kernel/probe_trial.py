@@ -6,7 +6,6 @@ mounts) dies with the child. Only `probe_deep` and tests may import this: it for
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -155,12 +154,12 @@ def mounts_without_pivot() -> str:
     return "move-mount and chroot"
 
 
-def fresh_proc(options: str = "") -> str:
-    """Mount a procfs for a new pid namespace."""
+def fresh_proc(options: str = "", flags: int = 0) -> str:
+    """Mount a procfs for a new pid namespace, with further mount flags."""
     enter_user_namespace(calls.CLONE_NEWNS | _ALL)
 
     def mount() -> str:
-        calls.mount("proc", "/proc", "proc", calls.MS_NOSUID | calls.MS_NODEV | calls.MS_NOEXEC, options or None)
+        calls.mount("proc", "/proc", "proc", calls.MS_NOSUID | calls.MS_NODEV | calls.MS_NOEXEC | flags, options or None)
         if os.readlink("/proc/self") != "1":
             raise OSError(errno.EIO, "the new /proc shows another pid namespace")
         return "mounted"
@@ -286,10 +285,8 @@ def user_notification(flags: int = 0, *, isolated: bool = True, sync: bool = Fal
 
 def landlock() -> str:
     """Forbid all opening of files for writing by Landlock and see it refused."""
-    attribute = ctypes.c_uint64(2)  # LANDLOCK_ACCESS_FS_WRITE_FILE; the first field is enough for every ABI
-    ruleset = calls.raw("landlock_create_ruleset", ctypes.addressof(attribute), 8, 0)
     calls.prctl(calls.PR_SET_NO_NEW_PRIVS, 1)
-    calls.raw("landlock_restrict_self", ruleset, 0)
+    calls.landlock_forbid_writing()
     try:
         os.close(os.open("/dev/null", os.O_WRONLY))
     except PermissionError:
@@ -305,19 +302,15 @@ def keyring() -> str:
 
 def perf_counter(kind: int, config: int) -> str:
     """Open a performance counter on oneself, user mode only."""
-    attribute = bytearray(128)
-    struct.pack_into("IIQ", attribute, 0, kind, 128, config)
-    struct.pack_into("Q", attribute, 40, 1 | 1 << 5 | 1 << 6)  # disabled, exclude_kernel, exclude_hv
-    buffer = (ctypes.c_char * 128).from_buffer(attribute)
-    os.close(calls.raw("perf_event_open", ctypes.addressof(buffer), 0, -1, -1, 0))
+    os.close(calls.perf_event_open(kind, config))
     return "opens"
 
 
-def id_range(commands: tuple[tuple[str, ...], tuple[str, ...]]) -> str:
-    """Let newuidmap and newgidmap map a range of ids for a child in a new user namespace.
+def id_range(commands: tuple[tuple[str, ...], ...]) -> str:
+    """Map a range of ids for a child in a new user namespace: by newuidmap and newgidmap, or as root directly.
 
     Args:
-        commands: the two commands without the pid, which is inserted as the first argument.
+        commands: the helpers' commands without the pid, which is inserted as the first argument; none for root.
     """
     ready, written = os.pipe()
     go, started = os.pipe()
@@ -328,22 +321,18 @@ def id_range(commands: tuple[tuple[str, ...], tuple[str, ...]]) -> str:
             os.close(started)  # else this child would keep itself waiting when its parent has gone
             calls.unshare(calls.CLONE_NEWUSER)
             os.write(written, b"r")
-            code = 0 if os.read(go, 1) and "65534" not in (str(os.getuid()), str(os.getgid())) else 2
+            code = 0 if os.read(go, 1) and 65534 not in (os.getuid(), os.getgid()) else 2
         finally:
             os._exit(code)
     try:
         os.close(written)
         if not os.read(ready, 1):
             raise OSError(errno.EPERM, "unshare(CLONE_NEWUSER)")
+        if not commands:
+            for name in ("uid_map", "gid_map"):
+                _write(f"/proc/{pid}/{name}", "0 0 1\n1 100000 65535\n")
         for command in commands:
-            output, answer = os.pipe()
-            actions = [(os.POSIX_SPAWN_DUP2, answer, 1), (os.POSIX_SPAWN_DUP2, answer, 2)]
-            helper = os.posix_spawn(command[0], (command[0], str(pid), *command[1:]), {}, file_actions=actions)
-            os.close(answer)
-            text = os.read(output, 300).decode("utf-8", "replace").strip()
-            os.close(output)
-            if os.waitpid(helper, 0)[1]:
-                raise OSError(errno.EPERM, text or f"{command[0]} failed")
+            _run_helper((command[0], str(pid), *command[1:]))
         os.write(started, b"g")
     except BaseException:
         os.kill(pid, signal.SIGKILL)
@@ -351,7 +340,19 @@ def id_range(commands: tuple[tuple[str, ...], tuple[str, ...]]) -> str:
         raise
     if os.waitpid(pid, 0)[1]:
         raise OSError(errno.EIO, "the mapped ids were not seen inside")
-    return "newuidmap and newgidmap work"
+    return "newuidmap and newgidmap work" if commands else "root maps ids itself"
+
+
+def _run_helper(command: tuple[str, ...]) -> None:
+    """Run a program to its end; its failure raises `OSError` with the first words it wrote."""
+    output, answer = os.pipe()
+    actions = [(os.POSIX_SPAWN_DUP2, answer, 1), (os.POSIX_SPAWN_DUP2, answer, 2)]
+    helper = os.posix_spawn(command[0], command, {}, file_actions=actions)
+    os.close(answer)
+    text = os.read(output, 300).decode("utf-8", "replace").strip()
+    os.close(output)
+    if os.waitpid(helper, 0)[1]:
+        raise OSError(errno.EPERM, text or f"{command[0]} failed")
 
 
 def _as_init(action: Callable[[], str]) -> str:
