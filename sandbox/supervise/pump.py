@@ -1,0 +1,127 @@
+"""Moving bytes between the payload's pipes and the caller, without ever blocking the supervisor.
+
+A pump has a source and a destination, each a descriptor or memory. The caller's own descriptors are never made
+non-blocking (others share them); they are written to only when poll says so, in pieces that a pipe takes whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import stat
+
+_CHUNK = 1 << 16
+_PIPE_PIECE = 4096  # PIPE_BUF: with POLLOUT a pipe takes this much at once (pipe(7))
+
+
+class Pump:
+    """One direction of one stream.
+
+    Args:
+        source: descriptor to read; -1 with `data` for bytes that are there already.
+        destination: descriptor to write; -1 to keep everything in `captured`.
+        data: the first bytes to move.
+        close_destination: the destination is ours: non-blocking, closed when the source has ended.
+        close_source: the source is ours, likewise.
+        count: whether the bytes count against the output limit.
+    """
+
+    def __init__(
+        self, source: int, destination: int, *, data: bytes = b"", close_source: bool = True, close_destination: bool = False, count: bool = False
+    ) -> None:
+        self.source = source
+        self.destination = destination
+        self.captured = bytearray()
+        self.moved = 0
+        self.count = count
+        self._close_source = close_source
+        self._close_destination = close_destination
+        self._pending = memoryview(data)
+        self._capture = destination < 0
+        self._whole = close_destination
+        if close_source and source >= 0:
+            os.set_blocking(source, False)
+        if close_destination and destination >= 0:
+            os.set_blocking(destination, False)
+        elif destination >= 0:
+            self._whole = stat.S_ISREG(os.fstat(destination).st_mode)
+        self._settle()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is left to move."""
+        return self.source < 0 and not self._pending
+
+    def read_fd(self) -> int:
+        """The descriptor to wait for reading on, or -1."""
+        return self.source if not self._pending else -1
+
+    def write_fd(self) -> int:
+        """The descriptor to wait for writing on, or -1."""
+        return self.destination if self._pending else -1
+
+    def fill(self, allowance: int | None) -> int:
+        """Read once; return how many bytes came, at most one more than `allowance` (which shows that it was passed)."""
+        if self.source < 0 or self._pending:
+            return 0
+        try:
+            data = os.read(self.source, _CHUNK if allowance is None else min(_CHUNK, allowance + 1))
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            if error.errno != errno.EIO:  # EIO: the other side of a terminal is closed
+                raise
+            data = b""
+        if not data:
+            self._end_source()
+            return 0
+        kept = data if allowance is None else data[:allowance]
+        self.moved += len(kept)
+        if self._capture:
+            self.captured += kept
+        else:
+            self._pending = memoryview(kept)
+            self.flush()
+        return len(data)
+
+    def flush(self) -> None:
+        """Write as much as goes without blocking."""
+        while self._pending and self.destination >= 0:
+            piece = self._pending if self._whole else self._pending[:_PIPE_PIECE]
+            if not self._whole and not _writable(self.destination):
+                return
+            try:
+                self._pending = self._pending[os.write(self.destination, piece) :]
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                self.abandon()  # nobody reads any more: the payload will see a broken pipe, as in a shell
+                return
+        self._settle()
+
+    def abandon(self) -> None:
+        """Forget what is pending and close what is ours."""
+        self._pending = memoryview(b"")
+        self._end_source()
+
+    def close(self) -> None:
+        """Close the ends that are ours; idempotent."""
+        self.abandon()
+
+    def _end_source(self) -> None:
+        source, self.source = self.source, -1
+        if self._close_source and source >= 0:
+            os.close(source)
+        self._settle()
+
+    def _settle(self) -> None:
+        if self.ended and self._close_destination and self.destination >= 0:
+            os.close(self.destination)
+            self.destination = -1
+
+
+def _writable(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    return bool(poll.poll(0))
