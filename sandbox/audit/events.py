@@ -24,9 +24,9 @@ _TOP = 24  # system calls named in one `Suppressed` record
 class Denial:
     """One system call that was refused.
 
-    `syscall` is its name, or ``#`` and its number when it has none. `args` are the six raw registers, `decoded` the known ones in words (``clockid=CLOCK_REALTIME``).
-    `pid` is the calling thread in the supervisor's pid namespace, 0 if unknown. `comm` is what the payload calls itself: untrusted, empty if
-    the caller was gone. `errno` is the name of the errno given. `rule_file` is empty when no rule but our own default decided.
+    `syscall` is its name, or ``#`` and its number when it has none. `args` are the six raw registers, `decoded` the known ones in words
+    (``clockid=CLOCK_REALTIME``). `pid` is the calling thread in the supervisor's pid namespace, 0 if unknown. `comm` is what the payload
+    calls itself: untrusted, empty if the caller was gone. `errno` is the name of the errno given. `rule_file` is empty when no rule decided.
     """
 
     time_ns: int
@@ -68,8 +68,9 @@ Event = Denial | Suppressed | LogFull
 def escape_untrusted(value: bytes | str, limit: int = 256) -> str:
     r"""Return printable ASCII for text from an untrusted source, for logs and terminals alike.
 
-    A backslash is doubled; C0 controls and DEL become ``\x1b``, bytes that are not UTF-8 ``\xff``, every other character ``\u0085`` or ``\U0001f600``
-    (C1 controls, bidirectional overrides and look-alikes among them). Different texts that fit the limit never become the same.
+    A backslash is doubled; C0 controls and DEL become ``\x1b``, bytes that are not UTF-8 ``\xff``, every other character ``\u0085`` or
+    ``\U0001f600`` (C1 controls, bidirectional overrides and look-alikes among them). Different texts that fit the limit never become
+    the same.
 
     Args:
         value: bytes (taken as UTF-8) or text; lone surrogates from `os.fsdecode` are the bytes they stand for.
@@ -123,7 +124,8 @@ def render_json_line(event: Event) -> bytes:
         named = event.counts[:_TOP]
         counts = ",".join(f"[{_quote(name, 48)},{_number(count)}]" for name, count in named)
         total = sum(count for _, count in event.counts)
-        kind, body = "suppressed", f'"total":{_number(total)},"counts":[{counts}],"unnamed":{_number(total - sum(count for _, count in named))}'
+        rest = total - sum(count for _, count in named)
+        kind, body = "suppressed", f'"total":{_number(total)},"counts":[{counts}],"unnamed":{_number(rest)}'
     else:
         kind, body = "log-full", f'"limit_bytes":{_number(event.limit_bytes)}'
     return f'{{"event":"{kind}","time":"{_render_time(event.time_ns)}","run":{_quote(event.run, 64)},{body}}}\n'.encode("ascii")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -69,7 +68,7 @@ class MemorySink:
     """
 
     def __init__(self, maximum: int = 1000) -> None:
-        self.events: deque[Event] = deque()
+        self.events: list[Event] = []
         self._maximum = maximum
         self._dropped = 0
 
@@ -91,8 +90,8 @@ class MemorySink:
 class FileSink:
     """Appends one JSON line per event to a regular file, with one write(2) each.
 
-    A link is not followed and a FIFO or device is refused (a FIFO nobody reads would stop the supervisor). A write that fails is remembered and
-    later ones are still tried, because space may come back. A record that was cut short is closed off, so that the next one starts a line.
+    A link is not followed and a FIFO or device is refused (a FIFO nobody reads would stop the supervisor). A write that fails is remembered
+    and later ones are still tried, because space may come back. A record that was cut short is closed off: the next one starts a line.
 
     Args:
         path: the log; made with mode 0600 when it is missing, else appended to.

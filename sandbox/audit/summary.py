@@ -32,8 +32,8 @@ class DenialCount:
 class DenialSummary:
     """All denials of a run, in the order in which each system call was first denied.
 
-    `mismatches` counts refused calls that the policy, asked again, would have allowed: a bug of ours. `interrupted` counts callers that were gone before
-    their answer (their denials are counted and recorded like any other).
+    `mismatches` counts refused calls that the policy, asked again, would have allowed: a bug of ours. `interrupted` counts callers that
+    were gone before their answer.
     """
 
     counts: tuple[DenialCount, ...] = ()

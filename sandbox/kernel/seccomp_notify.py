@@ -90,7 +90,7 @@ def receive_notification(fd: int, buffer: bytearray) -> Notification | None:
             return None
         raise
     fields = _NOTIFICATION.unpack_from(buffer)
-    return Notification(*fields[:6], fields[6:])
+    return Notification._make((*fields[:6], fields[6:]))
 
 
 def refuse_call(fd: int, identity: int, error: int) -> bool:

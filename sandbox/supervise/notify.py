@@ -37,6 +37,7 @@ _SECOND_NS = 1_000_000_000
 _PAUSE_NS = 10_000_000  # when the rate is used up, wait for this much of it, not for one call: fewer wake-ups
 _CACHE_ENTRIES = 1024
 _COMM_BYTES = 64  # the kernel's TASK_COMM_LEN is 16, kernel threads show more
+_ALLOWING = ("allow", "log")
 _FOREIGN = -1 << 32  # counter key of calls from another architecture; no syscall number
 
 
@@ -52,7 +53,7 @@ class RuleLike(Protocol):
 
 
 class DecisionLike(Protocol):
-    """What the policy says about one call: its action (``allow`` must not happen), the errno to give and the rule."""
+    """What the policy says about one call, as `sandbox.policy.model.Decision` does; an errno of 0 or None means that there is none."""
 
     @property
     def action(self) -> str: ...
@@ -79,9 +80,9 @@ class _Answer:
 class NotifyListener:
     """Answers the denied calls of one run.
 
-    Put `fileno()` into epoll for EPOLLIN; when it is ready call `handle_ready`. While `resume_at_ns()` is not None, leave it out until then;
-    once `hung_up` is true, every process under the filter is gone and it can be left out for good. (Linux before 6.11 says so only after they
-    were reaped: the run's end is what the pidfd says, not this.) At the end call `handle_ready` until it returns 0, then `close`.
+    Put `fileno()` into epoll for EPOLLIN; when it is ready call `handle_ready`. While `resume_at_ns()` is not None, leave it out until
+    then; once `hung_up` is true, every process under the filter is gone and it can be left out for good. (Linux 6.1 says so only after they
+    were reaped: the run's end is what the pidfd says, not this.) When the run has ended, `close`.
 
     Args:
         fd: the listener; taken. It is made close-on-exec.
@@ -227,7 +228,7 @@ class NotifyListener:
         else:
             rule = decision.rule
             file, line, reason = (rule.file, rule.line, rule.reason) if rule is not None else ("", 0, "")
-            if decision.action == "allow":
+            if decision.action in _ALLOWING:
                 answer = _Answer(_errno.EPERM, "bug: the policy allows this call", file=file, line=line, mismatch=True)
             elif decision.errno is None or not 0 < decision.errno < 4096:
                 answer = _Answer(_errno.ENOSYS, reason, file=file, line=line)
@@ -244,6 +245,7 @@ class NotifyListener:
             comm = b""  # the caller is gone, and its pid may be somebody else's by now
         number = notification.number
         name = f"#{number}" if foreign else name_syscall(self._arch, number)
+        decoded = () if foreign else decode_arguments(self._arch, name, notification.args)
         self._sink.write(
             Denial(
                 time_ns=self._clock(),
@@ -252,7 +254,7 @@ class NotifyListener:
                 number=number,
                 arch=name_arch(notification.arch),
                 args=notification.args,
-                decoded=() if foreign else decode_arguments(self._arch, name, notification.args),
+                decoded=decoded,
                 pid=notification.pid,
                 comm=comm,
                 errno=answer.errno_name,

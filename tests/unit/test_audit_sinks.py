@@ -134,7 +134,9 @@ def test_a_closed_descriptor_is_an_error_remembered_not_raised(tmp_path: Path) -
     assert (sink.report().lost, sink.report().error) == (1, errno.EBADF)
 
 
-@pytest.mark.parametrize(("kind", "number"), [("link", errno.ELOOP), ("fifo", errno.EINVAL), ("directory", errno.EISDIR), ("none", errno.ENOENT)])
+@pytest.mark.parametrize(
+    ("kind", "number"), [("link", errno.ELOOP), ("fifo", errno.EINVAL), ("directory", errno.EISDIR), ("none", errno.ENOENT)]
+)
 def test_file_sink_refuses_what_is_not_a_file(tmp_path: Path, kind: str, number: int) -> None:
     path = tmp_path / "log"
     match kind:
