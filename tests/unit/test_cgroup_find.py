@@ -32,7 +32,7 @@ class FakeKernel:
         self.point.mkdir()
         self._fill(self.point, "memory pids cpu")
         (self.point / "cgroup.type").unlink()
-        self.mounts("1 2 3:4 / %s rw - cgroup2 cgroup2 rw\n" % self.point)
+        self.mounts(f"1 2 3:4 / {self.point} rw - cgroup2 cgroup2 rw\n")
         self.member("/")
         monkeypatch.setattr(os, "mkdir", self.mkdir)
         monkeypatch.setattr(os, "rmdir", self.rmdir)
@@ -215,7 +215,7 @@ def test_named_subtree_elsewhere_with_processes_is_refused(kernel: FakeKernel) -
 def test_named_but_unusable_is_never_replaced_by_another(kernel: FakeKernel) -> None:
     kernel.node("a.scope")
     kernel.member("/a.scope")
-    assert find(kernel)
+    assert find(kernel).where == str(kernel.point / "a.scope")
     assert "not writable" in why_not(kernel, str(kernel.point / "missing"))
     assert "not below the cgroup2 mount" in why_not(kernel, "/tmp")
     assert "not below the cgroup2 mount" in why_not(kernel, str(kernel.point) + "/../proc")

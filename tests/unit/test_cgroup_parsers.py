@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from sandbox.cgroup import none
 from sandbox.cgroup.files import check_run_id, parse_keyed, parse_number, parse_pids
 from sandbox.cgroup.mounts import Membership, Mount, match_hierarchies, parse_memberships, parse_mountinfo, unescape, visible_path
 from sandbox.cgroup.none import parse_stat, sum_kib
@@ -121,5 +122,5 @@ def test_malformed_stat(content: bytes) -> None:
 
 
 def test_sum_kib() -> None:
-    status = b"Name:\tRssAnon: 9 kB\nRssAnon:\t   5 kB\nRssShmem: 2 kB\nVmPTE: x kB\nThreads:\t4\n\xff: 3 kB\n"
-    assert sum_kib(status, ("RssAnon:", "RssShmem:", "VmPTE:")) == 7
+    status = b"Name:\tRssAnon: 9 kB\nRssAnon:\t   5 kB\nRssShmem:\t      2 kB\nVmPTE: x kB\nThreads:\t4\n\xff: 3 kB\n"
+    assert sum_kib(status, none._STATUS) == 7

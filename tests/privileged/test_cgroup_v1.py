@@ -1,0 +1,351 @@
+"""Cgroup v1 as root, for real: limits hold, counters prove it, nothing is left."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import resource
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from sandbox.cgroup.find import explain_backend, find_backend
+from sandbox.cgroup.mounts import read_hierarchies
+from sandbox.cgroup.v1 import CONTROLLERS, V1Backend, V1Run
+from sandbox.errors import SetupError, UnsupportedError
+from sandbox.policy.profile import Limits
+
+NAME = f"pytest-{os.getpid()}-"
+MEMORY = 48 << 20
+
+
+def ours() -> list[str]:
+    """Every cgroup that these tests made, in any hierarchy."""
+    points = {hierarchy.point for hierarchy in read_hierarchies()}
+    return [f"{point}/{name}" for point in points for name in os.listdir(point) if NAME in name]
+
+
+@pytest.fixture
+def backend() -> Iterator[V1Backend]:
+    found = find_backend(environ={})
+    if not isinstance(found, V1Backend):
+        pytest.skip(f"not cgroup v1: {explain_backend(environ={}).reason}")
+    yield found
+    assert ours() == []
+
+
+@contextlib.contextmanager
+def run(backend: V1Backend, limits: Limits) -> Iterator[V1Run]:
+    made = backend.create(f"{NAME}{threading.get_ident()}", limits)
+    try:
+        yield made
+    finally:
+        made.remove()
+        made.close()
+
+
+def fork_into(made: V1Run, payload: Callable[[], None]) -> int:
+    """Fork a child that joins by the fds, as init does, and return its pid; exit code 3 is an exception."""
+    pid = os.fork()
+    if pid == 0:
+        code = 3
+        try:
+            for fd in made.join_fds:
+                os.write(fd, b"0")
+            payload()
+            code = 0
+        finally:
+            os._exit(code)
+    return pid
+
+
+def wait(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def touch(size: int) -> None:
+    area = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    for at in range(0, size, mmap.PAGESIZE):
+        area[at] = 1
+
+
+def spin(seconds: float) -> None:
+    """Use CPU time in user mode; looking at the clock is a system call, so rarely."""
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        sum(range(20_000))
+
+
+def test_memory_bomb_is_killed_and_the_counters_say_so(backend: V1Backend) -> None:
+    with run(backend, Limits(memory_bytes=MEMORY)) as made:
+        assert wait(fork_into(made, lambda: touch(64 << 20))) == -signal.SIGKILL
+        usage = made.usage()
+        assert usage.oom_kills == 1
+        assert usage.memory_peak_bytes == MEMORY
+        assert usage.memory_source == "memory.max_usage_in_bytes"
+        assert made.oom_fd is not None and select.select([made.oom_fd], [], [], 0)[0], "the supervisor is told"
+
+
+def test_memory_below_the_limit_lives(backend: V1Backend) -> None:
+    with run(backend, Limits(memory_bytes=MEMORY)) as made:
+        assert wait(fork_into(made, lambda: touch(24 << 20))) == 0
+        usage = made.usage()
+        assert usage.oom_kills == 0 and usage.memory_peak_bytes is not None
+        assert 24 << 20 <= usage.memory_peak_bytes < MEMORY
+        assert made.oom_fd is not None and not select.select([made.oom_fd], [], [], 0)[0]
+
+
+def test_memfd_counts(backend: V1Backend) -> None:
+    def payload() -> None:
+        fd = os.memfd_create("x")
+        for _ in range(64):
+            os.write(fd, bytes(1 << 20))
+
+    with run(backend, Limits(memory_bytes=MEMORY)) as made:
+        assert wait(fork_into(made, payload)) == -signal.SIGKILL
+        assert made.usage().oom_kills == 1
+
+
+def test_page_cache_is_reclaimed_and_kills_nobody(backend: V1Backend, tmp_path: object) -> None:
+    path = f"{tmp_path}/big"
+    with open(path, "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 2 * MEMORY)
+
+    def payload() -> None:
+        fd = os.open(path, os.O_RDONLY)
+        while os.read(fd, 1 << 20):
+            pass
+
+    with run(backend, Limits(memory_bytes=MEMORY)) as made:
+        assert wait(fork_into(made, payload)) == 0
+        assert made.usage().oom_kills == 0
+
+
+def test_process_limit_hits_and_peak(backend: V1Backend) -> None:
+    back, out = os.pipe()
+
+    def payload() -> None:
+        # This process stands for init, whose place comes on top of the limit.
+        children = []
+        try:
+            for _ in range(20):
+                child = os.fork()
+                if child == 0:
+                    signal.pause()
+                children.append(child)
+        except BlockingIOError:
+            os.write(out, b"%d" % len(children))
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+    try:
+        with run(backend, Limits(processes=5)) as made:
+            assert wait(fork_into(made, payload)) == 0
+            assert os.read(back, 10) == b"5"
+            usage = made.usage()
+            assert usage.process_limit_hits == 1
+            assert usage.processes_peak in (5, None)
+    finally:
+        os.close(back)
+        os.close(out)
+
+
+def test_threads_count_as_processes(backend: V1Backend) -> None:
+    def payload() -> None:
+        stop = threading.Event()
+        try:
+            for _ in range(10):
+                threading.Thread(target=stop.wait, daemon=True).start()
+        except RuntimeError:
+            os._exit(7)
+
+    with run(backend, Limits(processes=4)) as made:
+        assert wait(fork_into(made, payload)) == 7
+        assert made.usage().process_limit_hits == 1
+
+
+@pytest.mark.parametrize("ignore_children", [False, True])
+def test_cpu_time_of_dead_children_counts(backend: V1Backend, ignore_children: bool) -> None:
+    """With SIGCHLD ignored nobody's rusage has the children's time; the cgroup must."""
+
+    def payload() -> None:
+        if ignore_children:
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        for _ in range(4):
+            child = os.fork()
+            if child == 0:
+                spin(0.1)
+                os._exit(0)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(child, 0)
+
+    with run(backend, Limits()) as made:
+        before = made.cpu_ns()
+        assert wait(fork_into(made, payload)) == 0
+        usage = made.usage()
+        assert before == 0
+        assert 390_000_000 < made.cpu_ns() < 600_000_000
+        assert usage.cpu_user_ns + usage.cpu_sys_ns == made.cpu_ns()
+        assert usage.cpu_user_ns > usage.cpu_sys_ns
+
+
+def test_cpu_time_agrees_with_rusage(backend: V1Backend) -> None:
+    with run(backend, Limits()) as made:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert wait(fork_into(made, lambda: spin(0.5))) == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        truth = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        assert made.cpu_ns() / 1e9 == pytest.approx(truth, rel=0.02)
+
+
+def test_remove_waits_for_a_dying_member(backend: V1Backend) -> None:
+    made = backend.create(f"{NAME}dying", Limits(memory_bytes=MEMORY))
+
+    def payload() -> None:
+        touch(32 << 20)
+        signal.pause()
+
+    pid = fork_into(made, payload)
+    while made.cpu_ns() < 3_000_000:
+        select.select([], [], [], 0.002)
+    os.kill(pid, signal.SIGKILL)
+    made.remove()  # not yet reaped
+    made.remove()
+    assert wait(pid) == -signal.SIGKILL
+    made.close()
+    made.close()
+
+
+def test_remove_of_a_living_member_gives_up_and_says_which(backend: V1Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sandbox.cgroup.files._REMOVE_TIMEOUT_S", 0.2)
+    made = backend.create(f"{NAME}alive", Limits())
+    pid = fork_into(made, signal.pause)
+    while str(pid) not in made._nodes[-1].read("cgroup.procs").split():
+        os.sched_yield()
+    try:
+        with pytest.raises(SetupError, match=r"rmdir `.*alive`: .*EBUSY"):
+            made.remove()
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        wait(pid)
+        made.remove()
+        made.close()
+
+
+def test_janitor_can_remove_what_was_only_reserved(backend: V1Backend) -> None:
+    made = backend.reserve(f"{NAME}reserved", Limits(processes=3))
+    assert ours() == []
+    removals, joins = made.removals, made.joins
+    assert len(removals) == len(set(backend.where.split(", ")))
+    made.make()
+    try:
+        pid = os.fork()
+        if pid == 0:  # as a janitor's init does: open by directory and path, join, end
+            for fd, path in joins:
+                os.write(os.open(path, os.O_WRONLY, dir_fd=fd), b"0")
+            spin(0.05)
+            os._exit(0)
+        assert wait(pid) == 0
+        assert made.cpu_ns() >= 40_000_000
+    finally:
+        for fd, path in removals:
+            os.rmdir(path, dir_fd=fd)
+        made.remove()
+        made.close()
+
+
+def test_fifty_at_once(backend: V1Backend) -> None:
+    problems: list[BaseException] = []
+
+    def one(number: int) -> None:
+        try:
+            made = backend.create(f"{NAME}{number}", Limits(memory_bytes=MEMORY, processes=4))
+            assert made.usage().oom_kills == 0
+            made.remove()
+            made.close()
+        except BaseException as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+
+
+def test_run_id_in_use_is_refused_and_harms_nothing(backend: V1Backend) -> None:
+    made = backend.create(f"{NAME}twice", Limits(processes=3))
+    with pytest.raises(SetupError, match="EEXIST"):
+        backend.create(f"{NAME}twice", Limits(processes=9))
+    assert made._pids is not None and made._pids.read("pids.max") == "4\n"
+    made.remove()
+    made.close()
+
+
+def test_failure_in_the_middle_leaves_nothing(backend: V1Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> int:
+        raise SetupError("eventfd", 24)
+
+    monkeypatch.setattr(V1Run, "_watch_oom", fail)
+    descriptors = os.listdir("/proc/self/fd")
+    with pytest.raises(SetupError, match="EMFILE"):
+        backend.create(f"{NAME}middle", Limits(memory_bytes=MEMORY))
+    assert ours() == []
+    assert os.listdir("/proc/self/fd") == descriptors
+
+
+def test_missing_controller_refuses(backend: V1Backend) -> None:
+    bases = {name: backend._bases[name] for name in ("pids", "cpuacct")}
+    with pytest.raises(UnsupportedError, match=r"limits\.memory"):
+        V1Backend(bases, "sandbox-").reserve(f"{NAME}x", Limits(memory_bytes=MEMORY))
+
+
+def test_ordinary_user_in_a_prepared_subtree(backend: V1Backend) -> None:
+    """The fix that the report prints is what makes it work, and nothing less."""
+    uid = 64321
+    points = sorted({backend._bases[name] for name in CONTROLLERS})
+    directories = [f"{point}/{NAME}user" for point in points]
+
+    def as_user(payload: Callable[[], None]) -> int:
+        pid = os.fork()
+        if pid == 0:
+            code = 3
+            try:
+                os.setgroups([])
+                os.setresgid(uid, uid, uid)
+                os.setresuid(uid, uid, uid)
+                payload()
+                code = 0
+            finally:
+                os._exit(code)
+        return wait(pid)
+
+    def whole_run() -> None:
+        found = find_backend(environ={"SANDBOX_CGROUP": f"/{NAME}user"})
+        assert isinstance(found, V1Backend)
+        with run(found, Limits(memory_bytes=MEMORY, processes=4)) as made:
+            assert wait(fork_into(made, lambda: touch(64 << 20))) == -signal.SIGKILL
+            assert made.usage().oom_kills == 1
+
+    def nothing_prepared() -> None:
+        report = explain_backend(environ={})
+        assert report.backend is None and f"sandbox-{uid}" in report.reason and "chown" in report.fix, report
+
+    assert as_user(nothing_prepared) == 0
+    try:
+        for directory in directories:
+            os.mkdir(directory)
+        assert as_user(whole_run) == 3, "not yet the user's"
+        for directory in directories:
+            os.chown(directory, uid, uid)
+        assert as_user(whole_run) == 0
+    finally:
+        for directory in directories:
+            os.rmdir(directory)
