@@ -1,3 +1,38 @@
-"""A rootless sandbox for Linux: run untrusted programs in containers built from user namespaces."""
+"""A rootless sandbox for Linux: run untrusted programs in containers built from user namespaces.
+
+`sandbox.run([...])` is the front door; names are imported when they are first used, because import time is launch time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from sandbox.api import RunFailed, run
+    from sandbox.errors import (
+        CompileError, ExecuteError, InternalError, PolicyError, ProtocolError, SandboxError, SetupError, UnsupportedError,
+    )  # fmt: skip
+    from sandbox.result import Enforcement, Result, Usage, Verdict
+
+_HOMES = {
+    "run": "sandbox.api", "RunFailed": "sandbox.api",
+    "Result": "sandbox.result", "Usage": "sandbox.result", "Verdict": "sandbox.result", "Enforcement": "sandbox.result",
+    "SandboxError": "sandbox.errors", "PolicyError": "sandbox.errors", "CompileError": "sandbox.errors", "UnsupportedError": "sandbox.errors",
+    "SetupError": "sandbox.errors", "ExecuteError": "sandbox.errors", "ProtocolError": "sandbox.errors", "InternalError": "sandbox.errors",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module `sandbox` has no attribute `{name}`")
+
+
+__all__ = [
+    "CompileError", "Enforcement", "ExecuteError", "InternalError", "PolicyError", "ProtocolError", "Result", "RunFailed", "SandboxError",
+    "SetupError", "UnsupportedError", "Usage", "Verdict", "run",
+]  # fmt: skip

@@ -28,6 +28,9 @@ class SandboxError(Exception):
         hint: the next action, only when the cause is known.
     """
 
+    exit_code = 125
+    """What the command line ends with: 125 ours, 126 the command is not executable, 127 it was not found."""
+
     def __init__(self, message: str, *, origin: str | None = None, hint: str | None = None) -> None:
         super().__init__(message)
         self.message = message
@@ -84,6 +87,14 @@ class SetupError(SandboxError):
         self.call = call
         self.errno = errno
         self.step = step
+
+
+class ExecuteError(SetupError):
+    """The sandbox stood ready, but the command could not be executed in it."""
+
+    def __init__(self, path: str, errno: int, *, step: str | None = None, hint: str | None = None) -> None:
+        super().__init__(f"execute `{path}`", errno, step=step, hint=hint)
+        self.exit_code = 127 if errno in (_errno.ENOENT, _errno.ENOTDIR) else 126
 
 
 class ProtocolError(SandboxError):

@@ -318,6 +318,12 @@ class Monitor:
                 self._move(pump)
 
     def _move(self, pump: Pump) -> None:
+        before = {pump.source, pump.destination}
+        self._move_once(pump)
+        for fd in before - {pump.source, pump.destination}:
+            self._interest.pop(fd, None)  # closed: the number may be another file's before the next look
+
+    def _move_once(self, pump: Pump) -> None:
         if pump.write_fd() >= 0:
             pump.flush()
             return

@@ -1,0 +1,120 @@
+"""The Python interface: `run` and the types around it.
+
+`sandbox.run` has the habits of `subprocess.run`: it blocks, is safe from any thread, and returns a `Result` whatever the
+payload did; it raises only when the sandbox itself could not do what was asked.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from sandbox.errors import PolicyError, SandboxError
+
+if TYPE_CHECKING:
+    from sandbox.audit.sinks import Sink
+    from sandbox.policy.profile import Profile, Volume
+    from sandbox.result import Result
+
+
+class RunFailed(SandboxError):
+    """`run(check=True)`: the payload did not end well; `result` has everything."""
+
+    def __init__(self, result: Result) -> None:
+        super().__init__(f"run ended as {result.verdict}: {result.cause}")
+        self.result = result
+
+
+def run(
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    profile: str | Profile = "strict",
+    policy: str | None = None,
+    stdin: bytes | str | int | None = None,
+    files: Mapping[str, bytes | str] | None = None,
+    volumes: Sequence[str | Volume] = (),
+    limits: Mapping[str, object] | None = None,
+    timeout: float | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: str | os.PathLike[str] | None = None,
+    capture_output: bool = True,
+    check: bool = False,
+    audit: str | os.PathLike[str] | Sink | None = None,
+    require_cgroup: bool = False,
+    executor: str = "auto",
+) -> Result:
+    """Run a command in a sandbox of its own and wait for its end.
+
+    Args:
+        argv: the command and its arguments; found like a shell would, by PATH or relative to `cwd`.
+        profile: a profile's name or path, or a loaded one.
+        policy: another policy than the profile's.
+        stdin: the payload's whole standard input, or a descriptor to read it from (borrowed); None is empty.
+        files: names under the working directory and their contents; written before the start. Text is encoded as UTF-8.
+        volumes: host paths to share, as `SRC[:DST][:ro|rw]` or `Volume`.
+        limits: limits to change, keys and values as in a profile's ``[limits]``: ``{"memory": "64M", "processes": 8}``.
+        timeout: wall-clock limit in seconds; passing it ends the run with verdict ``wall-limit``, it does not raise.
+        env: variables to set inside; nothing of the caller's environment is passed but what the profile lists.
+        cwd: host directory to share as the profile says and to start in; None shares none and starts in the sandbox's home.
+        capture_output: keep stdout and stderr as bytes in the result; False passes them on to our own.
+        check: raise `RunFailed` unless the verdict is ``ok``.
+        audit: a file for denied system calls as JSON lines, or a sink.
+        require_cgroup: refuse to run where a limit would be enforced by rlimits and sampling.
+        executor: ``auto``, ``native`` or ``python``.
+
+    Raises:
+        PolicyError: a profile, policy, limit or volume is wrong.
+        UnsupportedError: this host cannot enforce something that was asked for.
+        ExecuteError: the command cannot be executed (`exit_code` 126 or 127).
+        SetupError: a system call of the set-up failed.
+        RunFailed: only with `check`.
+        ValueError: an argument has an embedded NUL, or `argv` is empty.
+    """
+    from sandbox.api.execute import Hooks, Streams, execute
+    from sandbox.api.prepare import Command, load_command_profile, prepare
+    from sandbox.audit.sinks import FileSink, NullSink
+    from sandbox.policy.profile_load import override_profile
+    from sandbox.rootfs.volumes import parse_volume
+
+    words = tuple(os.fspath(word) for word in argv)
+    if not words:
+        raise ValueError("argv is empty")
+    for word in (*words, *(env or {}).keys(), *(env or {}).values()):
+        if "\0" in word:
+            raise ValueError(f"embedded NUL in {word!r}")
+    here = None if cwd is None else os.path.realpath(os.fspath(cwd))
+    changes: dict[str, object] = dict(limits or {})
+    if timeout is not None:
+        changes["wall"] = timeout
+    parsed = [parse_volume(item, os.getcwd()) if isinstance(item, str) else item for item in volumes]
+    chosen = override_profile(
+        load_command_profile(profile), limits=changes, volumes=parsed, env=env, policy=policy, origin="argument of `sandbox.run`"
+    )
+    contents = {name: content.encode() if isinstance(content, str) else bytes(content) for name, content in (files or {}).items()}
+    sink: Sink
+    owned = audit is None or isinstance(audit, (str, os.PathLike))
+    if audit is None:
+        sink = NullSink()
+    elif isinstance(audit, (str, os.PathLike)):
+        sink = FileSink(os.fspath(audit))
+    else:
+        sink = audit
+    feed = stdin.encode() if isinstance(stdin, str) else stdin
+    try:
+        prepared = prepare(
+            Command(
+                argv=words, profile=chosen, cwd=here, environ=dict(os.environ), files=contents, require_cgroup=require_cgroup, executor=executor
+            )
+        )
+        streams = Streams(stdin=feed, stdout=None if capture_output else 1, stderr=None if capture_output else 2)
+        result = execute(prepared, streams, Hooks(sink=sink)).result
+    finally:
+        if owned:
+            sink.close()
+    if check and not result.ok:
+        raise RunFailed(result)
+    return result
+
+
+__all__ = ["PolicyError", "RunFailed", "run"]

@@ -1,0 +1,297 @@
+"""Start a prepared launch, supervise it, and turn what was seen into a `Result`."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from sandbox.api.prepare import Prepared, build_request
+from sandbox.audit.sinks import NullSink, Sink
+from sandbox.audit.summary import DenialSummary
+from sandbox.cgroup.model import CgroupRun, CgroupUsage
+from sandbox.errors import ExecuteError, InternalError, SandboxError, SetupError
+from sandbox.launch.idmap import HostId, claim_host_id, write_maps, write_range_maps
+from sandbox.launch.spawn import spawn
+from sandbox.plan.build import build_plan
+from sandbox.plan.codec import Table
+from sandbox.plan.lower import lower_plan
+from sandbox.plan.steps import CloneInit, ClonePayload, Execute, InstallFilter, Plan, SetWorkdir
+from sandbox.policy.profile import IdMode
+from sandbox.result import Enforcement, Outcome, Result, Usage, Verdict, classify_outcome, decode_wait_status
+from sandbox.seccomp.decide import decide
+from sandbox.supervise.monitor import Collected, Monitor, Watched
+from sandbox.supervise.notify import NotifyListener
+from sandbox.supervise.pump import Pump
+
+
+@dataclass(slots=True, kw_only=True)
+class Streams:
+    """Where the standard streams of one run go.
+
+    `stdin` is bytes, a descriptor (borrowed), or None for an empty one. `stdout` and `stderr` are descriptors (borrowed) or None to capture.
+    With `terminal` the three descriptors are not used: it gets the pty master and returns pumps.
+    """
+
+    stdin: bytes | int | None = None
+    stdout: int | None = None
+    stderr: int | None = None
+    terminal: Callable[[int], list[Pump]] | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Hooks:
+    """What a front end adds: a descriptor that wakes the loop, and what to do then."""
+
+    wake_fd: int = -1
+    on_wake: Callable[[Monitor], None] | None = None
+    sink: Sink = field(default_factory=NullSink)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """A result, and the denials behind it for the human's lines."""
+
+    result: Result
+    denials: DenialSummary
+
+
+def execute(prepared: Prepared, streams: Streams, hooks: Hooks) -> Finished:
+    """Run a prepared launch to its end.
+
+    Raises:
+        SandboxError: the sandbox could not be set up; nothing of it is left.
+    """
+    host_id: HostId | None = None
+    cgroup: CgroupRun | None = None
+    try:
+        if prepared.as_root:
+            host_id = claim_host_id()
+        if prepared.backend is not None:
+            cgroup = prepared.backend.reserve(prepared.run_id, prepared.profile.limits)
+        return _run(prepared, streams, hooks, host_id, cgroup)
+    finally:
+        if cgroup is not None:
+            try:
+                cgroup.remove()
+            finally:
+                cgroup.close()
+        if host_id is not None:
+            host_id.close()
+
+
+def _run(prepared: Prepared, streams: Streams, hooks: Hooks, host_id: HostId | None, cgroup: CgroupRun | None) -> Finished:
+    joins = cgroup.joins if cgroup is not None else ()
+    removals = cgroup.removals if cgroup is not None else ()
+    directories = tuple(dict.fromkeys(fd for fd, _ in (*joins, *removals)))
+    index = {fd: number for number, fd in enumerate(directories)}
+    request = build_request(
+        prepared,
+        outside_id=host_id.number if host_id is not None else -1,
+        joins=tuple((index[fd], path) for fd, path in joins),
+        removals=tuple((index[fd], path) for fd, path in removals),
+        directories=len(directories),
+    )
+    plan = build_plan(request)
+    table = lower_plan(plan)
+    children, pumps = _open_streams(streams)
+    outputs = pumps[1:]
+
+    def on_started(pid: int) -> None:
+        if cgroup is not None:
+            cgroup.make()
+        _write_maps(prepared, pid, host_id)
+
+    def listen(fd: int) -> NotifyListener:
+        def decision(number: int, args: tuple[int, ...]) -> object:
+            return decide(prepared.policy, prepared.arch, number, args)
+
+        return NotifyListener(fd, decide=decision, run_id=prepared.run_id, arch=prepared.arch, sink=hooks.sink)  # type: ignore[arg-type]
+
+    watched = Watched(
+        limits=prepared.profile.limits,
+        started=on_started,
+        needs_word=prepared.external_map or bool(joins),
+        explain=lambda row, error: explain_failure(plan, table, row, error),
+        pumps=pumps,
+        cgroup=cgroup,
+        listen=listen,
+        terminal=streams.terminal,
+        wake_fd=hooks.wake_fd,
+        on_wake=hooks.on_wake,
+        sample=prepared.sampled,
+    )
+    try:
+        launched = spawn(table, stdio=children, extra=directories, executor=prepared.command.executor)
+    except BaseException:
+        for pump in pumps:
+            pump.close()
+        raise
+    finally:
+        for fd in children:
+            os.close(fd)
+    with launched:
+        collected = Monitor(launched, watched).run()
+        counted = cgroup.usage() if cgroup is not None else None
+    captured = tuple(bytes(pump.captured) if pump.destination < 0 and not streams.terminal else None for pump in outputs)
+    stdout, stderr = captured if len(captured) == 2 else (None, None)
+    if streams.stdout is not None:
+        stdout = None
+    if streams.stderr is not None:
+        stderr = None
+    return _finish(prepared, plan, collected, counted, cgroup.enforced if cgroup is not None else (), stdout, stderr)
+
+
+def _open_streams(streams: Streams) -> tuple[tuple[int, int, int], list[Pump]]:
+    """Make the payload's ends (for the child, to be closed after the spawn) and the pumps of ours.
+
+    Pipes always, never the caller's own files: through /proc/self/fd a same-uid payload could reopen those for writing.
+    """
+    if streams.terminal is not None:
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        return (null, os.dup(null), os.dup(null)), []
+    made: list[int] = []
+    try:
+        pairs = []
+        for _ in range(3):
+            pairs.append(os.pipe2(os.O_CLOEXEC))
+            made += pairs[-1]
+        (stdin_r, stdin_w), (stdout_r, stdout_w), (stderr_r, stderr_w) = pairs
+        if isinstance(streams.stdin, int):
+            feed = Pump(streams.stdin, stdin_w, close_source=False, close_destination=True)
+        else:
+            feed = Pump(-1, stdin_w, data=streams.stdin or b"", close_destination=True)
+        out = Pump(stdout_r, -1 if streams.stdout is None else streams.stdout, count=True)
+        err = Pump(stderr_r, -1 if streams.stderr is None else streams.stderr, count=True)
+    except BaseException:
+        for fd in made:
+            os.close(fd)
+        raise
+    return (stdin_r, stdout_w, stderr_w), [feed, out, err]
+
+
+def _write_maps(prepared: Prepared, pid: int, host_id: HostId | None) -> None:
+    profile = prepared.profile
+    if host_id is not None:
+        write_maps(pid, inside_uid=profile.uid, inside_gid=profile.gid, outside=host_id.number)
+    elif profile.ids is IdMode.RANGE:
+        import pwd
+
+        user = pwd.getpwuid(prepared.host.uid).pw_name
+        write_range_maps(
+            pid, inside_uid=profile.uid, inside_gid=profile.gid, uid=prepared.host.uid, gid=prepared.host.gid, user=user
+        )
+
+
+def explain_failure(plan: Plan, table: Table, row: int, error: int) -> SandboxError:
+    """Turn (row, errno) into an error in the words of the step it belongs to."""
+    if not 0 <= row < len(table.rows):
+        return InternalError(f"the executor ran past its table (row {row})", hint="please report this")
+    entry = table.rows[row]
+    steps = plan.steps()
+    step = steps[entry.step]
+    place = f"step {entry.step + 1} of {len(steps)}, {step.describe()}"
+    hint: str | None = None
+    match step:
+        case Execute(path=path):
+            if error == errno.ENOENT and os.path.exists(path):
+                hint = "the file's interpreter (its `#!` line, or the dynamic linker) does not exist inside the sandbox"
+            elif error == errno.EACCES:
+                hint = "the payload's user may not execute it; see `ls -l`"
+            return ExecuteError(path, error, step=place, hint=hint)
+        case CloneInit() | ClonePayload():
+            from sandbox.kernel.probe_userns import gather_userns_facts, userns_refusal_hint
+            from sandbox.launch.spawn import executor_command
+
+            hint = userns_refusal_hint(error, gather_userns_facts(executor_command()[0])) or None
+        case InstallFilter(listener=True) if error == errno.EBUSY:
+            hint = "another seccomp listener is active (nested sandbox?); run with `--no-audit`"
+        case SetWorkdir(path=path):
+            hint = f"`{path}` is not a directory that the payload's user may enter"
+        case _:
+            pass
+    return SetupError(entry.label, error, step=place, hint=hint)
+
+
+def _finish(
+    prepared: Prepared, plan: Plan, collected: Collected, counted: CgroupUsage | None, counted_enforced: tuple[Enforcement, ...],
+    stdout: bytes | None, stderr: bytes | None,
+) -> Finished:  # fmt: skip
+    usage = _usage(collected, counted)
+    summary = collected.listener.summary() if collected.listener is not None else DenialSummary()
+    limits = prepared.profile.limits
+    asked = {
+        "wall_ns": limits.wall_ns, "cpu_ns": limits.cpu_ns, "memory_bytes": limits.memory_bytes,
+        "processes": limits.processes, "output_bytes": limits.output_bytes,
+    }  # fmt: skip
+    outcome = Outcome(wait_status=collected.wait_status, killed_for=collected.killed_for, usage=usage)
+    verdict, cause = classify_outcome(outcome, asked)
+    if collected.wait_status is not None and collected.killed_for is None:
+        code, number = decode_wait_status(collected.wait_status)
+    else:
+        code, number = 137, 9
+    result = Result(
+        verdict=verdict,
+        cause=cause,
+        exit_code=code,
+        signal=number,
+        usage=usage,
+        run_id=prepared.run_id,
+        profile=prepared.profile.name,
+        profile_digest=prepared.profile.digest,
+        policy=prepared.policy.name,
+        policy_digest=prepared.policy.digest,
+        stdout=stdout,
+        stderr=stderr,
+        denials=summary.by_syscall(),
+        denials_suppressed=summary.suppressed,
+        enforced=(*prepared.enforced, *counted_enforced, *_watched_limits(prepared)),
+        notes=(*prepared.notes, *plan.notes),
+    )
+    return Finished(result=result, denials=summary)
+
+
+def _watched_limits(prepared: Prepared) -> tuple[Enforcement, ...]:
+    limits = prepared.profile.limits
+    entries = []
+    if limits.wall_ns is not None:
+        entries.append(Enforcement(what="wall time", how="supervisor's deadline"))
+    if limits.output_bytes is not None:
+        entries.append(Enforcement(what="output", how="counted by the supervisor"))
+    return tuple(entries)
+
+
+def _usage(collected: Collected, counted: CgroupUsage | None) -> Usage:
+    if counted is not None:
+        return Usage(
+            wall_ns=collected.wall_ns,
+            cpu_user_ns=counted.cpu_user_ns,
+            cpu_sys_ns=counted.cpu_sys_ns,
+            cpu_source=counted.cpu_source,
+            memory_peak_bytes=counted.memory_peak_bytes,
+            memory_source=counted.memory_source,
+            processes_peak=counted.processes_peak,
+            processes_source=counted.processes_source,
+            output_bytes=collected.output_bytes,
+            oom_kills=max(counted.oom_kills or 0, int(collected.cgroup_oom)) if counted.oom_kills is not None else None,
+            process_limit_hits=counted.process_limit_hits,
+        )
+    largest = collected.maxrss_bytes
+    usage = Usage(
+        wall_ns=collected.wall_ns,
+        cpu_user_ns=collected.cpu_user_ns,
+        cpu_sys_ns=collected.cpu_sys_ns,
+        cpu_source="rusage of the process tree",
+        memory_peak_bytes=largest,
+        memory_source="ru_maxrss of the largest process",
+        output_bytes=collected.output_bytes,
+    )
+    if collected.sampled_memory_bytes > largest:
+        usage = replace(usage, memory_peak_bytes=collected.sampled_memory_bytes, memory_source="sampled RSS of all processes")
+    if collected.samples:
+        usage = replace(usage, processes_peak=collected.sampled_processes, processes_source="sampled threads")
+    return usage
+
+
+__all__ = ["Finished", "Hooks", "Streams", "Verdict", "execute", "explain_failure"]
