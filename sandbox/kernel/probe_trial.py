@@ -1,6 +1,6 @@
 """Trials: short experiments, each in a forked child of its own, that a kernel feature works for this user.
 
-A trial is a function that returns a word on what it saw or raises `OSError`; whatever it changes (namespaces, filters, rules,
+A trial is a function that returns a word on what it saw or raises (mostly `OSError`); whatever it changes (namespaces, filters, rules,
 mounts) dies with the child. Only `probe_deep` and tests may import this: it forks, so it is not for threaded programs.
 """
 
@@ -73,6 +73,8 @@ def _encode(trial: Callable[[], str]) -> bytes:
         return f"0\0{trial()}".encode("utf-8", "replace")[:4000]
     except OSError as error:
         return f"{error.errno or errno.EIO}\0{error.strerror or error}".encode("utf-8", "replace")[:4000]
+    except Exception as error:
+        return f"{errno.EIO}\0{type(error).__name__}: {error}".encode("utf-8", "replace")[:4000]
 
 
 def enter_user_namespace(flags: int = 0) -> None:
@@ -216,7 +218,7 @@ def time_namespace() -> str:
 def seccomp_filter() -> str:
     """Install a filter that gives getppid an errno of its own, and see it."""
     calls.prctl(calls.PR_SET_NO_NEW_PRIVS, 1)
-    calls.install_filter(_filter_one("getppid", 0x00050000 | 77), 0)
+    calls.install_filter(filter_one_call("getppid", 0x00050000 | 77), 0)
     try:
         calls.raw("getppid")
     except OSError as error:
@@ -243,7 +245,7 @@ def user_notification(flags: int = 0, *, isolated: bool = True, sync: bool = Fal
             if isolated:
                 enter_user_namespace()
             calls.prctl(calls.PR_SET_NO_NEW_PRIVS, 1)
-            fd = calls.install_filter(_filter_one("getppid", 0x7FC00000), calls.SECCOMP_FILTER_FLAG_NEW_LISTENER | flags)
+            fd = calls.install_filter(filter_one_call("getppid", 0x7FC00000), calls.SECCOMP_FILTER_FLAG_NEW_LISTENER | flags)
             os.write(written, struct.pack("ii", 0, fd))
             os.read(go, 1)
             try:
@@ -373,7 +375,7 @@ def _write(path: str, text: str) -> None:
         os.close(fd)
 
 
-def _filter_one(name: str, action: int) -> bytes:
+def filter_one_call(name: str, action: int) -> bytes:
     """BPF: give one call an action, allow the others; other architectures are allowed, as this only ever filters a trial."""
     number, arch = calls.NUMBERS.get(name), calls.AUDIT_ARCH.get(os.uname().machine)
     if number is None or arch is None:

@@ -15,6 +15,7 @@ from sandbox.kernel import procfs
 from sandbox.kernel.probe import parse_release
 
 _LIMITS = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time")
+_LAYERED = frozenset({"overlay", "fuse.fuse-overlayfs", "aufs", "btrfs", "zfs"})  # what Docker's storage drivers mount
 _PROFILE_DIRECTORY = "/etc/apparmor.d"
 
 
@@ -81,13 +82,13 @@ def gather_userns_facts(executable: str = "") -> UsernsFacts:
         selinux_enforcing=(procfs.read_text("/sys/fs/selinux/enforce") or "").strip() == "1",
         seccomp_mode=_number(status.get("Seccomp")),
         no_new_privs=status.get("NoNewPrivs") == "1",
-        container=detect_container(cgroup, os.environ, os.path.exists),
+        container=detect_container(cgroup, os.environ, os.path.exists, next((one.fs_type for one in mounts if one.mount_point == "/"), "")),
         unit=find_unit(cgroup),
         user_unit="/user@" in cgroup,
         chrooted=procfs.is_chrooted(mounts, of_init),
         nested=uid_map.split() != ["0", "0", "4294967295"],
         uid_mapped=_is_mapped(uid_map, os.geteuid()),
-        proc_masked=not procfs.judge_proc(mounts).mountable,
+        proc_masked=not (verdict := procfs.judge_proc(mounts)).mountable or verdict.read_only,
         executable=executable,
         profile=find_apparmor_profile(executable) if restrict and executable else "",
     )
@@ -116,6 +117,9 @@ def explain_userns_refusal(errno: int, facts: UsernsFacts) -> Refusal:
         )
     if errno == _errno.ENOMEM:
         return Refusal(cause="the kernel is out of memory, or pid 1 of this pid namespace has gone", fix="start it from a fresh shell")
+    if errno == _errno.EROFS:
+        cause = "/proc is mounted read-only, so that no ids can be mapped"
+        return Refusal(cause=cause, fix=container_fix(facts) if facts.container else "sudo mount -o remount,rw /proc")
     if errno == _errno.ENOSYS and not blocked:
         if parse_release(facts.kernel) < (5, 3):
             return Refusal(cause=f"Linux {facts.kernel} has no clone3", fix="use Linux 5.13 or newer")
@@ -137,7 +141,7 @@ def explain_userns_refusal(errno: int, facts: UsernsFacts) -> Refusal:
     if blocked and facts.unit:
         return Refusal(
             cause=f"a seccomp filter refuses it, as RestrictNamespaces= of the unit {facts.unit} does",
-            fix=f"systemctl {'--user ' if facts.user_unit else ''}edit {facts.unit}, add `[Service]` and `RestrictNamespaces=no`, then restart it",
+            fix=f"systemctl {'--user ' if facts.user_unit else ''}edit {facts.unit}: `[Service]`, `RestrictNamespaces=no`; then restart it",
         )
     if blocked:
         return Refusal(
@@ -243,8 +247,8 @@ def find_apparmor_profile(executable: str, directory: str = _PROFILE_DIRECTORY) 
         if text is None:
             continue
         rules = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
-        words = {word.strip('"') for line in rules for word in line.split()}
-        if executable in words and any(line.strip().startswith("userns") for line in rules):
+        named = any(executable in line.split() or f'"{executable}"' in line for line in rules)
+        if named and any(line.strip().startswith("userns") for line in rules):
             return path
     return ""
 
@@ -257,13 +261,14 @@ def read_apparmor_label() -> str | None:
     return None if text is None else text.strip("\0\n")
 
 
-def detect_container(cgroup: str, environ: Mapping[str, str], exists: Callable[[str], bool]) -> str:
+def detect_container(cgroup: str, environ: Mapping[str, str], exists: Callable[[str], bool], root_type: str) -> str:
     """Name the kind of container this process runs in, or return an empty string.
 
     Args:
         cgroup: text of /proc/self/cgroup.
         environ: the environment, a mapping of text.
         exists: tells whether a path exists.
+        root_type: file system type of "/"; a machine whose disk was made from an image keeps the image's /.dockerenv.
     """
     if environ.get("KUBERNETES_SERVICE_HOST") or exists("/var/run/secrets/kubernetes.io") or "/kubepods" in cgroup:
         return "kubernetes"
@@ -273,7 +278,7 @@ def detect_container(cgroup: str, environ: Mapping[str, str], exists: Callable[[
         return "snap"
     if exists("/run/.containerenv") or "/libpod-" in cgroup:
         return "podman"
-    if exists("/.dockerenv") or "/docker/" in cgroup or "/docker-" in cgroup:
+    if (exists("/.dockerenv") and root_type in _LAYERED) or "/docker/" in cgroup or "/docker-" in cgroup:
         return "docker"
     said = environ.get("container") or ""
     for word, kind in (("nspawn", "nspawn"), ("lxc", "lxc"), ("podman", "podman"), ("docker", "docker")):
@@ -309,8 +314,11 @@ def _explain_exhausted(facts: UsernsFacts) -> Refusal:
 
 
 def _outside(facts: UsernsFacts, name: str, value: str, cause: str) -> Refusal:
-    """A sysctl that only real root may set: in a container that is done on the machine around it."""
-    if facts.nested and not facts.container:
+    """A sysctl that only real root may set: in a container that is done on the machine around it.
+
+    Those below ``user.`` belong to a user namespace: in a nested one an enclosing sandbox has set them.
+    """
+    if facts.nested and name.startswith("user."):
         return Refusal(cause=f"{cause} in the enclosing sandbox", fix="start it outside of that sandbox")
     fix = f"sudo sysctl -w {name}={value}"
     return Refusal(cause=cause, fix=f"on the machine that runs the container: {fix}" if facts.container else fix)
@@ -324,18 +332,14 @@ def _restricted_by_apparmor(facts: UsernsFacts) -> bool:
 def _explain_apparmor(facts: UsernsFacts) -> Refusal:
     cause = "AppArmor refuses it: kernel.apparmor_restrict_unprivileged_userns is 1"
     if facts.container:
-        return Refusal(
-            cause=cause, fix="on the machine that runs the container: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
-        )
+        return _outside(facts, "kernel.apparmor_restrict_unprivileged_userns", "0", cause)
     if facts.profile:
         return Refusal(
             cause=f"{cause}, and the profile in {facts.profile} does not help: perhaps it is not loaded",
             fix=f"sudo apparmor_parser -r {facts.profile}",
         )
-    return Refusal(
-        cause=cause,
-        fix="sandbox doctor --apparmor-profile | sudo tee /etc/apparmor.d/sandbox-init && sudo apparmor_parser -r /etc/apparmor.d/sandbox-init",
-    )
+    path = _PROFILE_DIRECTORY + "/sandbox-init"
+    return Refusal(cause=cause, fix=f"sandbox doctor --apparmor-profile | sudo tee {path} && sudo apparmor_parser -r {path}")
 
 
 def _container_name(facts: UsernsFacts) -> str:
