@@ -1,0 +1,63 @@
+"""Small public helpers that front ends share: a profile from options, where the audit log is by default, hardening."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+
+from sandbox.policy.profile import Profile
+from sandbox.policy.profile_load import load_profile, override_profile
+from sandbox.rootfs.volumes import parse_volume
+
+
+def build_profile(
+    name: str, *, limits: Mapping[str, object], volumes: Sequence[str], base: str, env: Mapping[str, str], env_pass: Iterable[str] = (),
+    policy: str | None = None, cwd: str | None = None, network: str | None = None, origin: str,
+) -> Profile:  # fmt: skip
+    """Load a profile and apply what was asked for on top.
+
+    Args:
+        name: bare name or path.
+        limits: keys as in ``[limits]``.
+        volumes: `SRC[:DST][:ro|rw]` texts, relative to `base`.
+        base: the caller's working directory.
+        env: variables to set.
+        env_pass: names of the caller's variables to let in.
+        policy: another policy.
+        cwd: ``ro``, ``rw`` or ``no``.
+        network: ``none`` or ``loopback``.
+        origin: who asks, for messages.
+
+    Raises:
+        PolicyError: anything is wrong.
+    """
+    parsed = [parse_volume(text, base) for text in volumes]
+    return override_profile(
+        load_profile(name), limits=limits, volumes=parsed, env=env, env_pass=env_pass, policy=policy, cwd=cwd, network=network, origin=origin
+    )
+
+
+def default_audit_path() -> str | None:
+    """Return where the command line logs denials unless told otherwise, its directory made; None when that cannot be.
+
+    ``$XDG_STATE_HOME/sandbox/audit.jsonl``, by default below ``~/.local/state``.
+    """
+    state = os.environ.get("XDG_STATE_HOME", "")
+    if not os.path.isabs(state):
+        home = os.environ.get("HOME", "")
+        if not os.path.isabs(home):
+            return None
+        state = os.path.join(home, ".local", "state")
+    directory = os.path.join(state, "sandbox")
+    try:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+    except OSError:
+        return None
+    return os.path.join(directory, "audit.jsonl")
+
+
+def harden() -> tuple[str, ...]:
+    """Make the calling process undumpable; for programs that are ours, not for a user's own process."""
+    from sandbox.launch.privileges import harden_supervisor
+
+    return harden_supervisor()

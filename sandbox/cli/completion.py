@@ -1,0 +1,95 @@
+"""``sandbox completion SHELL``: a completion script made from the option tables, so that it cannot be stale."""
+
+from __future__ import annotations
+
+from sandbox.cli.exec import OPTIONS
+from sandbox.cli.main import VERBS
+from sandbox.cli.options import Option, UsageError
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+def run(words: list[str]) -> int:
+    """Print the script of one shell."""
+    if words in (["-h"], ["--help"]):
+        print("usage: sandbox completion bash|zsh|fish\n\nPrint a completion script:\n  sandbox completion bash > ~/.local/share/bash-completion/completions/sandbox")
+        return 0
+    match words:
+        case ["bash"]:
+            print(_bash())
+        case ["zsh"]:
+            print("#compdef sandbox\nautoload -U +X bashcompinit && bashcompinit\n" + _bash())
+        case ["fish"]:
+            print(_fish())
+        case _:
+            raise UsageError("say which shell", hint=f"`sandbox completion {'|'.join(SHELLS)}`")
+    return 0
+
+
+def _bash() -> str:
+    flags = " ".join(f"--{option.name}" for option in OPTIONS)
+    cases = "\n".join(
+        f"        --{option.name}{'|-' + option.short if option.short else ''}) {_bash_values(option)}; return ;;"
+        for option in OPTIONS
+        if option.metavar and not option.metavar.startswith("[")
+    )
+    return f"""_sandbox() {{
+    local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD-1]}} verb=${{COMP_WORDS[1]}} i
+    COMPREPLY=()
+    if [ "$COMP_CWORD" -eq 1 ]; then
+        COMPREPLY=($(compgen -W "{' '.join(VERBS)} --help --version" -- "$cur"))
+        return
+    fi
+    case $verb in
+    profiles|policies) COMPREPLY=($(compgen -W "$(sandbox "$verb" 2>/dev/null | cut -d' ' -f1) --json --help" -- "$cur")); return ;;
+    completion) COMPREPLY=($(compgen -W "{' '.join(SHELLS)}" -- "$cur")); return ;;
+    doctor) COMPREPLY=($(compgen -W "--json --apparmor-profile --help" -- "$cur")); return ;;
+    exec) ;;
+    *) return ;;
+    esac
+    for ((i = 2; i < COMP_CWORD; i++)); do
+        if [ "${{COMP_WORDS[i]}}" = -- ]; then
+            COMPREPLY=($(compgen -c -- "$cur") $(compgen -f -- "$cur"))
+            return
+        fi
+    done
+    case $prev in
+{cases}
+    esac
+    case $cur in
+    -*) COMPREPLY=($(compgen -W "{flags} --" -- "$cur")) ;;
+    *) COMPREPLY=($(compgen -c -- "$cur")) ;;
+    esac
+}}
+complete -F _sandbox sandbox"""
+
+
+def _bash_values(option: Option) -> str:
+    if option.values == ("@files",):
+        return 'COMPREPLY=($(compgen -f -- "$cur"))'
+    if option.values and option.values[0].startswith("@"):
+        return f'COMPREPLY=($(compgen -W "$(sandbox {option.values[0][1:]} 2>/dev/null | cut -d" " -f1)" -- "$cur"))'
+    return f'COMPREPLY=($(compgen -W "{" ".join(option.values)}" -- "$cur"))'
+
+
+def _fish() -> str:
+    lines = [f"complete -c sandbox -n __fish_use_subcommand -f -a {verb} -d '{_quote(text)}'" for verb, text in VERBS.items()]
+    for option in OPTIONS:
+        short = f" -s {option.short}" if option.short else ""
+        value = ""
+        if option.metavar and not option.metavar.startswith("["):
+            if option.values == ("@files",):
+                value = " -r -F"
+            elif option.values and option.values[0].startswith("@"):
+                value = f" -x -a '(sandbox {option.values[0][1:]} 2>/dev/null | string split -f1 \" \")'"
+            else:
+                value = f" -x -a '{' '.join(option.values)}'"
+        lines.append(f"complete -c sandbox -n '__fish_seen_subcommand_from exec' -l {option.name}{short}{value} -d '{_quote(option.help)}'")
+    lines.append("complete -c sandbox -n '__fish_seen_subcommand_from profiles' -f -a '(sandbox profiles 2>/dev/null | string split -f1 \" \")'")
+    lines.append("complete -c sandbox -n '__fish_seen_subcommand_from policies' -f -a '(sandbox policies 2>/dev/null | string split -f1 \" \")'")
+    lines.append(f"complete -c sandbox -n '__fish_seen_subcommand_from completion' -f -a '{' '.join(SHELLS)}'")
+    return "\n".join(lines)
+
+
+def _quote(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("'", "\\'")

@@ -1,0 +1,208 @@
+"""``sandbox exec``: run one command and end as it ended."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from sandbox.cli.options import Option, UsageError, format_options, parse_options
+from sandbox.errors import PolicyError, SandboxError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.api.execute import Finished
+    from sandbox.api.prepare import Prepared
+    from sandbox.audit.sinks import Sink
+    from sandbox.result import Result
+
+OPTIONS = (
+    Option(name="profile", short="p", metavar="NAME", help="profile by name or path (default: default)", values=("@profiles",)),
+    Option(name="policy", metavar="NAME", help="another syscall policy than the profile's", values=("@policies",)),
+    Option(name="volume", short="v", metavar="SRC[:DST][:ro|rw]", help="share a host path, read-only unless rw", many=True, values=("@files",)),
+    Option(name="env", short="e", metavar="NAME[=VALUE]", help="set a variable, or pass the caller's", many=True),
+    Option(name="cwd", metavar="ro|rw|no", help="how the working directory is shared", values=("ro", "rw", "no")),
+    Option(name="network", metavar="none|loopback", help="what the run's own network has", values=("none", "loopback")),
+    Option(name="limit", short="l", metavar="KEY=VALUE", help="wall=10s cpu=5s memory=64M processes=8 output=1M tmp=…", many=True),
+    Option(name="require-cgroup", help="refuse where limits would be rlimits and sampling"),
+    Option(name="audit", metavar="FILE", help="append denied syscalls here as JSON lines", values=("@files",)),
+    Option(name="no-audit", help="refuse in the kernel, record nothing"),
+    Option(name="result", metavar="FILE", help="write verdict, evidence and usage as JSON", values=("@files",)),
+    Option(name="dry-run", metavar="[=json|syscalls]", help="print the plan and run nothing", values=("json", "syscalls")),
+    Option(name="tty", short="t", help="give it a terminal of its own (default when ours is one)"),
+    Option(name="no-tty", help="pipes even on a terminal"),
+    Option(name="quiet", short="q", help="no summary line on stderr"),
+    Option(name="executor", metavar="KIND", help="auto, native, or python (the reference)", values=("auto", "native", "python")),
+    Option(name="help", short="h", help="this text"),
+)
+
+
+def run(words: list[str]) -> int:
+    """Run the verb; returns the payload's exit code, or raises a SandboxError for ours."""
+    options, argv = parse_options(words, OPTIONS, "exec")
+    if "help" in options:
+        print("usage: sandbox exec [OPTION...] [--] COMMAND [ARGUMENT...]\n")
+        print("\n".join(format_options(OPTIONS)))
+        print("\nExit code: the command's own, 128+n for signal n; 125 the sandbox failed,\n126 not executable, 127 not found. More: sandbox-exec(1), sandbox-profile(5).")
+        return 0
+    if not argv:
+        raise UsageError("no command given", hint="`sandbox exec --profile strict -- python3 script.py`")
+    prepared = _prepare(options, argv)
+    if "dry-run" in options:
+        return _dry_run(prepared, options["dry-run"][0])
+    return _execute(prepared, options)
+
+
+def _prepare(options: dict[str, list[str]], argv: list[str]) -> Prepared:
+    from sandbox.api.prepare import Command, prepare
+    from sandbox.api.request import build_profile
+
+    name = options.get("profile", ["default"])[0]
+    limits: dict[str, object] = {}
+    for text in options.get("limit", []):
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UsageError(f"`--limit {text}` is not KEY=VALUE", hint="for example `--limit memory=64M`")
+        limits[key] = value
+    env: dict[str, str] = {}
+    passed: list[str] = []
+    for text in options.get("env", []):
+        key, equals, value = text.partition("=")
+        if equals:
+            env[key] = value
+        else:
+            passed.append(text)
+    if "audit" in options and "no-audit" in options:
+        raise UsageError("`--audit` and `--no-audit` exclude each other")
+    if "tty" in options and "no-tty" in options:
+        raise UsageError("`--tty` and `--no-tty` exclude each other")
+    cwd = _working_directory()
+    profile = build_profile(
+        name, limits=limits, volumes=options.get("volume", []), base=cwd, env=env, env_pass=passed,
+        policy=options.get("policy", [None])[0], cwd=options.get("cwd", [None])[0], network=options.get("network", [None])[0],
+        origin="command line",
+    )  # fmt: skip
+    interactive = "tty" in options or ("no-tty" not in options and all(os.isatty(fd) for fd in (0, 1)))
+    if interactive and not os.isatty(0):
+        raise UsageError("`--tty` needs a terminal as standard input")
+    return prepare(
+        Command(
+            argv=tuple(argv), profile=profile, cwd=cwd, environ=dict(os.environ), audit="no-audit" not in options,
+            require_cgroup="require-cgroup" in options, interactive=interactive, executor=options.get("executor", ["auto"])[0],
+        )
+    )  # fmt: skip
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError as error:
+        raise PolicyError(f"the working directory does not exist any more: {error.strerror}", hint="`cd` to one that does") from None
+
+
+def _dry_run(prepared: Prepared, form: str) -> int:
+    from sandbox.api.prepare import dry_plan
+    from sandbox.plan.lower import lower_plan
+    from sandbox.plan.render import render_json, render_rows, render_text
+
+    plan = dry_plan(prepared)
+    match form:
+        case "":
+            text = render_text(plan, prepared.notes)
+        case "json":
+            text = render_json(plan, prepared.notes)
+        case "syscalls":
+            text = render_rows(plan, lower_plan(plan))
+        case _:
+            raise UsageError(f"`--dry-run={form}`: unknown form", hint="json or syscalls")
+    print(text)
+    return 0
+
+
+def _execute(prepared: Prepared, options: dict[str, list[str]]) -> int:
+    from sandbox.api.execute import Hooks, Streams, execute
+    from sandbox.api.request import harden
+    from sandbox.cli.signals import Forwarder
+
+    quiet = "quiet" in options
+    result_path = options.get("result", [None])[0]
+    sink = _open_sink(options)
+    try:
+        if result_path is not None:
+            _check_result_path(result_path)
+        if not quiet:
+            for note in prepared.notes:
+                _say(note)
+        harden()
+        with Forwarder(interactive=prepared.command.interactive) as forwarder:
+            streams = Streams(stdin=0, stdout=1, stderr=2, terminal=forwarder.attach_terminal if prepared.command.interactive else None)
+            finished = execute(prepared, streams, Hooks(wake_fd=forwarder.fd, on_wake=forwarder.on_wake, sink=sink))
+        if not quiet:
+            _summarize(finished, sink)
+    finally:
+        sink.close()
+    if result_path is not None:
+        _write_result(result_path, finished.result)
+    return finished.result.exit_code
+
+
+def _open_sink(options: dict[str, list[str]]) -> Sink:
+    from sandbox.api.request import default_audit_path
+    from sandbox.audit.sinks import FileSink, NullSink
+
+    if "no-audit" in options:
+        return NullSink()
+    if "audit" in options:
+        return FileSink(options["audit"][0])
+    path = default_audit_path()
+    if path is None:
+        return NullSink()
+    try:
+        return FileSink(path)
+    except SandboxError:
+        return NullSink()  # nobody asked for this file; denials are still counted and summarised
+
+
+def _say(text: str) -> None:
+    from sandbox.audit.events import escape_untrusted
+
+    print(f"sandbox: {escape_untrusted(text, 1000)}", file=sys.stderr, flush=True)
+
+
+def _summarize(finished: Finished, sink: Sink) -> None:
+    from sandbox.audit.summary import summary_lines
+    from sandbox.result import Verdict
+
+    result = finished.result
+    if result.verdict not in (Verdict.OK, Verdict.NONZERO_EXIT, Verdict.SIGNALED):
+        _say(f"{result.verdict}: {result.cause}")
+    for line in summary_lines(finished.denials, sink.report()):
+        _say(line)
+
+
+def _check_result_path(path: str) -> None:
+    """Fail before the run, not after it."""
+    directory = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(directory) or not os.access(directory, os.W_OK) or os.path.isdir(path):
+        raise PolicyError(f"`--result {path}` cannot be written", hint=f"is `{directory}` a directory that you may write to?")
+
+
+def _write_result(path: str, result: Result) -> None:
+    """Write the JSON beside its place and rename: a reader never sees half of it."""
+    import json
+
+    text = json.dumps(result.to_dict(), indent=2, ensure_ascii=True) + "\n"
+    if os.path.exists(path) and not os.path.isfile(path):
+        with open(path, "w", encoding="ascii") as device:  # /dev/fd/3, a FIFO
+            device.write(text)
+        return
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "x", encoding="ascii") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except OSError as error:
+        try:
+            os.unlink(temporary)
+        except OSError:
+            pass
+        raise PolicyError(f"`--result {path}` cannot be written: {error.strerror}") from None

@@ -1,0 +1,84 @@
+"""The `sandbox` command: choose the verb, print errors in the house's form, return the exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from sandbox.errors import SandboxError
+
+VERBS = {
+    "exec": "run a command in a sandbox",
+    "doctor": "what of this host works, and what would fix the rest",
+    "profiles": "list profiles, or show one",
+    "policies": "list policies, or show one",
+    "completion": "print a completion script for bash, zsh or fish",
+}
+
+_INTERRUPTED = 130
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return its exit code: the payload's own, or 125 (126, 127) for ours."""
+    words = sys.argv[1:] if argv is None else argv
+    try:
+        return _dispatch(words)
+    except SandboxError as error:
+        from sandbox.audit.events import escape_untrusted
+
+        text = "\n".join(escape_untrusted(line, 4000) for line in str(error).split("\n"))
+        print(f"error: {text}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 125
+
+
+def _dispatch(words: list[str]) -> int:
+    from sandbox.cli.options import UsageError
+
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0 if words else 125
+    if words[0] in ("-V", "--version"):
+        from sandbox import __version__
+
+        print(f"sandbox {__version__}")
+        return 0
+    verb, rest = words[0], words[1:]
+    match verb:
+        case "exec":
+            from sandbox.cli import exec as exec_verb
+
+            return exec_verb.run(rest)
+        case "doctor":
+            from sandbox.cli import doctor
+
+            return doctor.run(rest)
+        case "profiles":
+            from sandbox.cli import listing
+
+            return listing.profiles(rest)
+        case "policies":
+            from sandbox.cli import listing
+
+            return listing.policies(rest)
+        case "completion":
+            from sandbox.cli import completion
+
+            return completion.run(rest)
+        case _:
+            from difflib import get_close_matches
+
+            close = get_close_matches(verb, VERBS, n=1)
+            hint = f"did you mean `sandbox {close[0]}`?" if close else "see `sandbox --help`; to run a command: `sandbox exec -- COMMAND`"
+            raise UsageError(f"unknown verb `{verb}`", hint=hint)
+
+
+def _help() -> str:
+    lines = ["usage: sandbox VERB [OPTION...]", "", "Run untrusted programs in rootless containers.", ""]
+    lines += [f"  {verb:<12}{text}" for verb, text in VERBS.items()]
+    lines += ["", "  sandbox exec --profile strict -- python3 script.py", "", "`sandbox VERB --help` tells more."]
+    return "\n".join(lines)
