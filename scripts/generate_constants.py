@@ -61,7 +61,7 @@ FAMILIES: dict[str, tuple[str, str, str]] = {
     "clock_ioctl": (
         "linux/rtc.h linux/ptp_clock.h",
         r"RTC_(SET|RD|AIE|UIE|PIE|WIE|ALM|IRQP|EPOCH|WKALM|VL|PARAM)_\w+|PTP_(CLOCK_|EXTTS_REQ|PEROUT_REQ|ENABLE|SYS|PIN_)\w+",
-        "",
+        r"PTP_ENABLE_FEATURE|RTC_PARAM_(FEATURES|CORRECTION|BACKUP\w+)|RTC_VL_(DATA_INVALID|BACKUP_\w+|ACCURACY_LOW)",
     ),
     "loop_ioctl": ("linux/loop.h", r"LOOP_(SET|CLR|GET|CHANGE|CONFIGURE|CTL)\w*", r"LOOP_(SET|CONFIGURE)_\w+_FLAGS"),
     "tun_ioctl": ("linux/if_tun.h", r"TUN(SET|GET)\w+", ""),
@@ -88,7 +88,13 @@ FAMILIES: dict[str, tuple[str, str, str]] = {
     "fcntl": ("linux/fcntl.h", r"F_[A-Z]\w+", r"F_(RDLCK|WRLCK|UNLCK|EXLCK|SHLCK|SEAL_\w+|OWNER_\w+|\w+64|LINUX_SPECIFIC_BASE)"),
     "fcntl_value": ("linux/fcntl.h", r"F_(RDLCK|WRLCK|UNLCK|SEAL_\w+)|DN_\w+|FD_CLOEXEC", ""),
     "lock": ("asm/fcntl.h", r"LOCK_\w+", ""),
-    "at": ("linux/fcntl.h", r"AT_\w+", r"AT_FDCWD"),
+    # One bit means something else in each call, so the calls that differ have families of their own.
+    "at": ("linux/fcntl.h", r"AT_\w+", r"AT_(FDCWD|EACCESS|REMOVEDIR|HANDLE_\w+|RENAME_\w+|STATX_SYNC_\w+)"),
+    "at_statx": ("linux/fcntl.h", r"AT_STATX_SYNC_\w+", ""),
+    "at_access": ("linux/fcntl.h", r"AT_EACCESS", ""),
+    "at_unlink": ("linux/fcntl.h", r"AT_REMOVEDIR", ""),
+    "at_handle": ("linux/fcntl.h", r"AT_HANDLE_\w+", ""),
+    "at_rename": ("linux/fcntl.h", r"AT_RENAME_\w+", ""),
     "fdcwd": ("linux/fcntl.h", r"AT_FDCWD", ""),
     "open": ("asm/fcntl.h linux/openat2.h", r"O_\w+", r"O_(RDONLY|WRONLY|RDWR|NDELAY)"),
     "open_access": ("asm/fcntl.h", r"O_(RDONLY|WRONLY|RDWR)", ""),
