@@ -26,7 +26,7 @@ class Denial:
 
     `syscall` is its name, or ``#`` and its number when it has none. `args` are the six raw registers, `decoded` the known ones in words
     (``clockid=CLOCK_REALTIME``). `pid` is the calling thread in the supervisor's pid namespace, 0 if unknown. `comm` is what the payload
-    calls itself: untrusted, empty if the caller was gone. `errno` is the name of the errno given. `rule_file` is empty when no rule decided.
+    calls itself: untrusted, empty if the caller was gone. `errno` names the errno given. `rule_file` is empty when no rule decided.
     """
 
     time_ns: int

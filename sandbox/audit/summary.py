@@ -32,8 +32,8 @@ class DenialCount:
 class DenialSummary:
     """All denials of a run, in the order in which each system call was first denied.
 
-    `mismatches` counts refused calls that the policy, asked again, would have allowed: a bug of ours. `interrupted` counts callers that
-    were gone before their answer.
+    `mismatches` counts refused calls that the policy, asked again, allowed or could not judge: a bug of ours. `interrupted` counts
+    callers that were gone before their answer.
     """
 
     counts: tuple[DenialCount, ...] = ()
@@ -90,7 +90,7 @@ def _notes(summary: DenialSummary, log: SinkReport | None) -> list[str]:
     """The lines that must not be lost in the crowd, at most two."""
     notes: list[str] = []
     if summary.mismatches:
-        notes.append(f"bug: {summary.mismatches} calls that the policy allows were refused; please report the policy")
+        notes.append(f"bug: {summary.mismatches} refused calls that the policy allows or cannot judge; please report the policy")
     missing = []
     if summary.suppressed:
         missing.append(f"{summary.suppressed} denials are counted but not recorded")

@@ -22,7 +22,7 @@ from sandbox.audit.decode import decode_arguments, name_arch, name_syscall
 from sandbox.audit.events import Denial, Suppressed
 from sandbox.audit.sinks import Sink
 from sandbox.audit.summary import DenialSummary
-from sandbox.audit.tally import Tally, TokenBucket
+from sandbox.audit.tally import Counter, Tally, TokenBucket
 from sandbox.errors import InternalError, describe_errno
 from sandbox.kernel.seccomp_notify import (
     Notification,
@@ -64,9 +64,9 @@ class DecisionLike(Protocol):
 
 
 class _Answer:
-    """A decision made ready: what to send and what to record."""
+    """A decision made ready: what to send, what to record and, after its first use, what counts it."""
 
-    __slots__ = ("errno", "errno_name", "file", "line", "mismatch", "reason")
+    __slots__ = ("counter", "errno", "errno_name", "file", "line", "mismatch", "reason")
 
     def __init__(self, errno: int, reason: str, *, file: str = "", line: int = 0, mismatch: bool = False) -> None:
         self.errno = errno
@@ -75,6 +75,7 @@ class _Answer:
         self.line = line
         self.reason = reason
         self.mismatch = mismatch
+        self.counter: Counter | None = None
 
 
 class NotifyListener:
@@ -127,6 +128,7 @@ class NotifyListener:
         self._pause_ns = -(-self._pause_calls * _SECOND_NS // rate_per_s)
         self._resume_at_ns: int | None = None
         self._answers: dict[tuple[int, tuple[int, ...]], _Answer] = {}
+        self._foreign = _Answer(_errno.ENOSYS, "bug: the filter kills calls of another architecture")
         self._buffer = notification_buffer()
         self._poll = select.poll()
         self._poll.register(fd, select.POLLIN)
@@ -202,22 +204,25 @@ class NotifyListener:
     def _refuse(self, notification: Notification, now_ns: int) -> None:
         number, args = notification.number, notification.args
         foreign = notification.arch != self._audit_arch
-        answer = self._answers.get((number, args)) if not foreign else _foreign_answer()
+        answer = self._foreign if foreign else self._answers.get((number, args))
         if answer is None:
             answer = self._answer(number, args)
         if answer.mismatch:
             self._mismatches += 1
-        key = _FOREIGN if foreign else number
-        counter = self._tally.find(key)
-        if counter is None:
-            name = "foreign architecture" if foreign else name_syscall(self._arch, number)
-            counter = self._tally.open(
-                key, now_ns, name=name, errno=answer.errno_name, rule_file=answer.file, rule_line=answer.line, reason=answer.reason
-            )
-        if self._tally.count(counter, now_ns):
+        if answer.counter is None:
+            answer.counter = self._find_counter(number, answer, now_ns)
+        if self._tally.count(answer.counter, now_ns):
             self._record(notification, answer, foreign)
         if not refuse_call(self._fd, notification.identity, answer.errno):
             self._interrupted += 1
+
+    def _find_counter(self, number: int, answer: _Answer, now_ns: int) -> Counter:
+        foreign = answer is self._foreign
+        key = _FOREIGN if foreign else number
+        name = "foreign architecture" if foreign else name_syscall(self._arch, number)
+        return self._tally.find(key) or self._tally.open(
+            key, now_ns, name=name, errno=answer.errno_name, rule_file=answer.file, rule_line=answer.line, reason=answer.reason
+        )
 
     def _answer(self, number: int, args: tuple[int, ...]) -> _Answer:
         try:
@@ -269,10 +274,6 @@ class NotifyListener:
         counts = self._tally.take_suppressed()
         if counts:
             self._sink.write(Suppressed(time_ns=self._clock(), run=self._run_id, counts=counts))
-
-
-def _foreign_answer() -> _Answer:
-    return _Answer(_errno.ENOSYS, "bug: the filter kills calls of another architecture")
 
 
 def _read_comm(pid: int) -> bytes:

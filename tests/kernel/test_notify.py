@@ -18,6 +18,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fcntl import ioctl
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -400,13 +401,12 @@ def test_no_decision_lets_a_call_through(
 ) -> None:
     """Whatever the policy answers, what goes to the kernel is an errno with all flags clear: never CONTINUE."""
     sent: list[tuple[int, int, int]] = []
-    real = seccomp_notify.ioctl
 
-    def spy(fd: int, request: int, argument: bytes | bytearray | int) -> int:
+    def spy(fd: int, request: int, argument: bytes | bytearray | int) -> int | bytes:
         if request == seccomp_notify.NOTIF_SEND:
             assert isinstance(argument, bytes)
             sent.append(struct.unpack("=8xqiI", argument))
-        return real(fd, request, argument)
+        return ioctl(fd, request, argument)
 
     monkeypatch.setattr(seccomp_notify, "ioctl", spy)
 

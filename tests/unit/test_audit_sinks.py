@@ -68,7 +68,12 @@ def test_file_sink_writes_each_record_by_one_call(tmp_path: Path, monkeypatch: p
     sink = FileSink(str(tmp_path / "log"))
     calls: list[bytes] = []
     real = os.write
-    monkeypatch.setattr(os, "write", lambda fd, data: (calls.append(bytes(data)), real(fd, data))[1])
+
+    def spy(fd: int, data: bytes) -> int:
+        calls.append(data)
+        return real(fd, data)
+
+    monkeypatch.setattr(os, "write", spy)
     sink.write(denial())
     sink.close()
     assert len(calls) == 1 and calls[0].endswith(b"\n") and calls[0].count(b"\n") == 1

@@ -98,7 +98,7 @@ def test_summary_is_short_and_counts_what_it_leaves_out() -> None:
         "denied c28 (29): EPERM",
         "denied c27 (28): EPERM",
         f"denied 27 more system calls ({sum(range(1, 28))})",
-        "bug: 3 calls that the policy allows were refused; please report the policy",
+        "bug: 3 refused calls that the policy allows or cannot judge; please report the policy",
         "audit log: 30 denials are counted but not recorded; 7 records are missing: the log is full; "
         "2 records are lost: No space left on device (ENOSPC)",
     ]
