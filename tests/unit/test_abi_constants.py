@@ -126,7 +126,7 @@ def test_a_name_has_one_value(arch: Arch) -> None:
     assert sorted(words) == sorted(set(words))
 
 
-# Older kernel headers lack the newest constants and renamed a few; what they do have must have our value.
+# Older kernel headers lack the newest constants; what they do have must have our value. A mask grows with the flags that it leaves out.
 HEADERS = (
     "linux/sched.h asm/ioctls.h asm/fcntl.h linux/prctl.h linux/keyctl.h linux/futex.h linux/seccomp.h "
     "linux/personality.h linux/mount.h linux/ptrace.h linux/serial.h"
@@ -138,7 +138,7 @@ def test_values_agree_with_installed_headers(tmp_path: Path) -> None:
         pytest.skip("needs gcc and Linux headers on x86_64")
     includes = "".join(f"#include <{header}>\n" for header in HEADERS.split())
     macros = subprocess.run(["gcc", "-E", "-dM", "-xc", "-"], input=includes, capture_output=True, text=True, check=True).stdout
-    names = [name for name in constant_names() if re.search(rf"^#define {name} ", macros, re.MULTILINE)]
+    names = [name for name in constant_names() if re.search(rf"^#define {name} ", macros, re.MULTILINE) and not name.endswith("_MASK")]
     assert len(names) > 300
     program = tmp_path / "a"
     body = "".join(f'printf("{name} %lld\\n", (long long)({name}));\n' for name in names)
