@@ -12,7 +12,14 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from sandbox.api import RunFailed, run
     from sandbox.errors import (
-        CompileError, ExecuteError, InternalError, PolicyError, ProtocolError, SandboxError, SetupError, UnsupportedError,
+        CompileError,
+        ExecuteError,
+        InternalError,
+        PolicyError,
+        ProtocolError,
+        SandboxError,
+        SetupError,
+        UnsupportedError,
     )  # fmt: skip
     from sandbox.result import Enforcement, Result, Usage, Verdict
 

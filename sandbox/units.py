@@ -33,7 +33,9 @@ def parse_size(value: object, *, where: str | None = None) -> int:
         match = _SIZE.fullmatch(value.strip())
         if match is None:
             raise PolicyError(f"size `{value}` is not a number with an optional suffix K, M, G or T", origin=where)
-        number = int(float(match[1]) * _SIZE_FACTOR[match[2].upper()]) if "." in match[1] else int(match[1]) * _SIZE_FACTOR[match[2].upper()]
+        number = (
+            int(float(match[1]) * _SIZE_FACTOR[match[2].upper()]) if "." in match[1] else int(match[1]) * _SIZE_FACTOR[match[2].upper()]
+        )
     if not 0 <= number <= _MAXIMUM:
         raise PolicyError(f"size `{value}` is out of range (0 to 2^63-1 bytes)", origin=where)
     return number

@@ -104,7 +104,13 @@ def run(
     try:
         prepared = prepare(
             Command(
-                argv=words, profile=chosen, cwd=here, environ=dict(os.environ), files=contents, require_cgroup=require_cgroup, executor=executor
+                argv=words,
+                profile=chosen,
+                cwd=here,
+                environ=dict(os.environ),
+                files=contents,
+                require_cgroup=require_cgroup,
+                executor=executor,
             )
         )
         streams = Streams(stdin=feed, stdout=None if capture_output else 1, stderr=None if capture_output else 2)

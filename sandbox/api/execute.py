@@ -179,9 +179,7 @@ def _write_maps(prepared: Prepared, pid: int, host_id: HostId | None) -> None:
         import pwd
 
         user = pwd.getpwuid(prepared.host.uid).pw_name
-        write_range_maps(
-            pid, inside_uid=profile.uid, inside_gid=profile.gid, uid=prepared.host.uid, gid=prepared.host.gid, user=user
-        )
+        write_range_maps(pid, inside_uid=profile.uid, inside_gid=profile.gid, uid=prepared.host.uid, gid=prepared.host.gid, user=user)
 
 
 def explain_failure(plan: Plan, table: Table, row: int, error: int) -> SandboxError:

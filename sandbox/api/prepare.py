@@ -125,7 +125,9 @@ def prepare(command: Command) -> Prepared:
     )
 
 
-def build_request(prepared: Prepared, *, outside_id: int, joins: tuple[tuple[int, str], ...], removals: tuple[tuple[int, str], ...], directories: int) -> Request:
+def build_request(
+    prepared: Prepared, *, outside_id: int, joins: tuple[tuple[int, str], ...], removals: tuple[tuple[int, str], ...], directories: int
+) -> Request:
     """Put a prepared launch and the run's own numbers into the plan's terms.
 
     Args:
@@ -195,7 +197,9 @@ def without_cwd(profile: Profile) -> Profile:
 
 def _choose_limits(profile: Profile, require_cgroup: bool) -> tuple[Backend | None, frozenset[str], tuple[Enforcement, ...], list[str]]:
     limits = profile.limits
-    wanted = {name for name, value in zip(_LIMITED, (limits.memory_bytes, limits.processes, limits.cpu_ns), strict=True) if value is not None}
+    wanted = {
+        name for name, value in zip(_LIMITED, (limits.memory_bytes, limits.processes, limits.cpu_ns), strict=True) if value is not None
+    }
     backend = find_backend() if wanted or require_cgroup else None
     provides = backend.provides if backend is not None else frozenset()
     missing = wanted - provides
@@ -218,7 +222,9 @@ def _choose_limits(profile: Profile, require_cgroup: bool) -> tuple[Backend | No
     )
     enforced = fallback_enforcements(weaker)
     names = ", ".join(sorted(missing))
-    note = f"no writable cgroup: {names} enforced by rlimits and sampling (profile `{profile.name}` accepts that; `--require-cgroup` refuses)"
+    note = (
+        f"no writable cgroup: {names} enforced by rlimits and sampling (profile `{profile.name}` accepts that; `--require-cgroup` refuses)"
+    )
     return (backend if provides & wanted else None), frozenset(missing), enforced, [note]
 
 
@@ -261,13 +267,18 @@ def _rlimits(limits: Limits, sampled: frozenset[str], notes: list[str]) -> tuple
 def _walls(profile: Profile, policy: SyscallPolicy, compiled: Filter, host: HostFeatures, audit: bool) -> tuple[Enforcement, ...]:
     entries = [
         Enforcement(what="namespaces", how="user mount pid net ipc uts cgroup" + (" time" if profile.time_namespace else "")),
-        Enforcement(what="root filesystem", how="tmpfs root, " + ("pivot_root" if host.root_pivotable else "move-mount and chroot") + ", mounts locked"),
+        Enforcement(
+            what="root filesystem",
+            how="tmpfs root, " + ("pivot_root" if host.root_pivotable else "move-mount and chroot") + ", mounts locked",
+        ),
         Enforcement(what="system calls", how=f"seccomp filter `{policy.name}`, {compiled.instructions} instructions"),
         Enforcement(what="capabilities", how="five empty sets, securebits locked, no_new_privs"),
     ]
     if profile.landlock is not LandlockMode.OFF:
         missing = "Landlock is absent on this kernel" if host.landlock_abi == 0 else ""
-        entries.append(Enforcement(what="paths", how=f"mounts, Landlock ABI {host.landlock_abi}" if not missing else "mounts", weaker=missing))
+        entries.append(
+            Enforcement(what="paths", how=f"mounts, Landlock ABI {host.landlock_abi}" if not missing else "mounts", weaker=missing)
+        )
     if not audit:
         entries.append(Enforcement(what="audit", how="off", weaker="denied calls are refused in the kernel and not recorded"))
     return tuple(entries)

@@ -33,7 +33,15 @@ def build_profile(
     """
     parsed = [parse_volume(text, base) for text in volumes]
     return override_profile(
-        load_profile(name), limits=limits, volumes=parsed, env=env, env_pass=env_pass, policy=policy, cwd=cwd, network=network, origin=origin
+        load_profile(name),
+        limits=limits,
+        volumes=parsed,
+        env=env,
+        env_pass=env_pass,
+        policy=policy,
+        cwd=cwd,
+        network=network,
+        origin=origin,
     )
 
 

@@ -12,7 +12,9 @@ SHELLS = ("bash", "zsh", "fish")
 def run(words: list[str]) -> int:
     """Print the script of one shell."""
     if words in (["-h"], ["--help"]):
-        print("usage: sandbox completion bash|zsh|fish\n\nPrint a completion script:\n  sandbox completion bash > ~/.local/share/bash-completion/completions/sandbox")
+        print(
+            "usage: sandbox completion bash|zsh|fish\n\nPrint a completion script:\n  sandbox completion bash > ~/.local/share/bash-completion/completions/sandbox"
+        )
         return 0
     match words:
         case ["bash"]:
@@ -37,12 +39,12 @@ def _bash() -> str:
     local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD-1]}} verb=${{COMP_WORDS[1]}} i
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        COMPREPLY=($(compgen -W "{' '.join(VERBS)} --help --version" -- "$cur"))
+        COMPREPLY=($(compgen -W "{" ".join(VERBS)} --help --version" -- "$cur"))
         return
     fi
     case $verb in
     profiles|policies) COMPREPLY=($(compgen -W "$(sandbox "$verb" 2>/dev/null | cut -d' ' -f1) --json --help" -- "$cur")); return ;;
-    completion) COMPREPLY=($(compgen -W "{' '.join(SHELLS)}" -- "$cur")); return ;;
+    completion) COMPREPLY=($(compgen -W "{" ".join(SHELLS)}" -- "$cur")); return ;;
     doctor) COMPREPLY=($(compgen -W "--json --apparmor-profile --help" -- "$cur")); return ;;
     exec) ;;
     *) return ;;
@@ -85,8 +87,12 @@ def _fish() -> str:
             else:
                 value = f" -x -a '{' '.join(option.values)}'"
         lines.append(f"complete -c sandbox -n '__fish_seen_subcommand_from exec' -l {option.name}{short}{value} -d '{_quote(option.help)}'")
-    lines.append("complete -c sandbox -n '__fish_seen_subcommand_from profiles' -f -a '(sandbox profiles 2>/dev/null | string split -f1 \" \")'")
-    lines.append("complete -c sandbox -n '__fish_seen_subcommand_from policies' -f -a '(sandbox policies 2>/dev/null | string split -f1 \" \")'")
+    lines.append(
+        "complete -c sandbox -n '__fish_seen_subcommand_from profiles' -f -a '(sandbox profiles 2>/dev/null | string split -f1 \" \")'"
+    )
+    lines.append(
+        "complete -c sandbox -n '__fish_seen_subcommand_from policies' -f -a '(sandbox policies 2>/dev/null | string split -f1 \" \")'"
+    )
     lines.append(f"complete -c sandbox -n '__fish_seen_subcommand_from completion' -f -a '{' '.join(SHELLS)}'")
     return "\n".join(lines)
 

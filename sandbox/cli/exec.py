@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 OPTIONS = (
     Option(name="profile", short="p", metavar="NAME", help="profile by name or path (default: default)", values=("@profiles",)),
     Option(name="policy", metavar="NAME", help="another syscall policy than the profile's", values=("@policies",)),
-    Option(name="volume", short="v", metavar="SRC[:DST][:ro|rw]", help="share a host path, read-only unless rw", many=True, values=("@files",)),
+    Option(
+        name="volume", short="v", metavar="SRC[:DST][:ro|rw]", help="share a host path, read-only unless rw", many=True, values=("@files",)
+    ),
     Option(name="env", short="e", metavar="NAME[=VALUE]", help="set a variable, or pass the caller's", many=True),
     Option(name="cwd", metavar="ro|rw|no", help="how the working directory is shared", values=("ro", "rw", "no")),
     Option(name="network", metavar="none|loopback", help="what the run's own network has", values=("none", "loopback")),
@@ -42,7 +44,9 @@ def run(words: list[str]) -> int:
     if "help" in options:
         print("usage: sandbox exec [OPTION...] [--] COMMAND [ARGUMENT...]\n")
         print("\n".join(format_options(OPTIONS)))
-        print("\nExit code: the command's own, 128+n for signal n; 125 the sandbox failed,\n126 not executable, 127 not found. More: sandbox-exec(1), sandbox-profile(5).")
+        print(
+            "\nExit code: the command's own, 128+n for signal n; 125 the sandbox failed,\n126 not executable, 127 not found. More: sandbox-exec(1), sandbox-profile(5)."
+        )
         return 0
     if not argv:
         raise UsageError("no command given", hint="`sandbox exec --profile strict -- python3 script.py`")

@@ -94,13 +94,15 @@ class Executor:
             elif op == Op.EXIT:
                 _leave(args[0])
             elif op == Op.REAP:
-                self._reap(*args[:4])
+                self._reap(*args[:5])
             else:
                 result = -errno.EPROTO
             if result < 0 and -result not in tolerated:
                 self._fail(at, -result)
             if store:
-                struct.pack_into("<I" if flags & Flag.STORE32 else "<Q", self.memory, store, result & (0xFFFFFFFF if flags & Flag.STORE32 else _WORD))
+                struct.pack_into(
+                    "<I" if flags & Flag.STORE32 else "<Q", self.memory, store, result & (0xFFFFFFFF if flags & Flag.STORE32 else _WORD)
+                )
             at += 1
         self._fail(self.count, errno.EPROTO)
 
@@ -113,7 +115,7 @@ class Executor:
         _call(_WRITE, self.status_fd, self.base + self.failure, RECORD.size)
         _leave(125)
 
-    def _reap(self, payload: int, control: int, record: int, status_fd: int) -> NoReturn:
+    def _reap(self, payload: int, control: int, record: int, status_fd: int, patience: int) -> NoReturn:
         """The life of pid 1; the same states as `reap` in init.c."""
         mask = ctypes.c_uint64(1 << (_SIGCHLD - 1))
         fd = _call(_SIGNALFD4, -1, ctypes.addressof(mask), 8, 0o2004000)
@@ -121,6 +123,13 @@ class Executor:
             _leave(125)
         polled = ctypes.create_string_buffer(struct.pack("<ihhihh", fd, _POLLIN, 0, control, _POLLIN, 0), 16)
         status, drain, number = ctypes.c_int(), ctypes.create_string_buffer(128), ctypes.c_ubyte()
+        clock, left = (ctypes.c_long * 2)(), (ctypes.c_long * 2)()
+
+        def monotonic() -> int:
+            _call(_CLOCK_GETTIME, 1, ctypes.addressof(clock))
+            return clock[0] * 1_000_000_000 + clock[1]
+
+        deadline = monotonic() + patience if patience else 0
         killed = False
         ended = False
         while not ended:
@@ -130,7 +139,16 @@ class Executor:
                 break
             if pid < 0 and pid != -errno.EINTR:
                 _leave(125)
-            _call(_PPOLL, ctypes.addressof(polled), 1 if killed else 2, 0, 0, 8)
+            if deadline:
+                ns = deadline - monotonic()
+                if ns <= 0:
+                    _call(_KILL, -1, _SIGKILL)
+                    killed, deadline = True, 0
+                else:
+                    left[0], left[1] = divmod(ns, 1_000_000_000)
+            struct.pack_into("<h", polled, 6, 0)
+            struct.pack_into("<h", polled, 14, 0)
+            _call(_PPOLL, ctypes.addressof(polled), 1 if killed else 2, ctypes.addressof(left) if deadline else 0, 0, 8)
             while _call(_READ, fd, ctypes.addressof(drain), 128) == 128:
                 pass
             (events,) = struct.unpack_from("<h", polled, 14)
@@ -141,15 +159,14 @@ class Executor:
                 elif got not in (-errno.EINTR, -errno.EAGAIN):
                     _call(_KILL, -1, _SIGKILL)
                     killed = True
-        now = (ctypes.c_long * 2)()
-        _call(_CLOCK_GETTIME, 1, ctypes.addressof(now))
+        end = monotonic()
         _call(_KILL, -1, _SIGKILL)
         ignored = ctypes.c_int()
         pid = 1
         while pid > 0 or pid == -errno.EINTR:
             pid = _call(_WAIT4, -1, ctypes.addressof(ignored), _WALL, 0)
         _call(_GETRUSAGE, _RUSAGE_CHILDREN, record + 24)
-        struct.pack_into("<qq", self.memory, record - self.base + 8, status.value, now[0] * 1_000_000_000 + now[1])
+        struct.pack_into("<qq", self.memory, record - self.base + 8, status.value, end)
         _call(_WRITE, status_fd, record, RECORD.size)
         _leave(0)
 

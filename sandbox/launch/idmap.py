@@ -129,17 +129,26 @@ def write_range_maps(pid: int, *, inside_uid: int, inside_gid: int, uid: int, gi
         found = subordinate_range(table, user, uid)
         if found is None:
             raise UnsupportedError(
-                f"a range of ids for `{user}` in {table}", "identity.ids", hint=f"as root: `usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}`"
+                f"a range of ids for `{user}` in {table}",
+                "identity.ids",
+                hint=f"as root: `usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}`",
             )
         first, count = found
         wanted = [(0, first, min(inside, count)), (inside, outside, 1)]
         if count > inside:
             wanted.append((inside + 1, first + inside, min(count, 65536) - inside))
         words = [str(number) for extent in wanted if extent[2] > 0 for number in extent]
-        program = next((path for directory in ("/usr/bin", "/bin", "/usr/local/bin") if os.access(path := f"{directory}/{tool}", os.X_OK)), None)
+        program = next(
+            (path for directory in ("/usr/bin", "/bin", "/usr/local/bin") if os.access(path := f"{directory}/{tool}", os.X_OK)), None
+        )
         if program is None:
             raise UnsupportedError(tool, "identity.ids", hint="as root: `apt-get install uidmap`")
         child = os.posix_spawn(program, [tool, str(pid), *words], {"PATH": "/usr/bin:/bin"})
         _, status = os.waitpid(child, 0)
         if status:
-            raise SetupError(f"{tool} {pid} {' '.join(words)}", 1, step="id range", hint="newuidmap needs its setuid bit: no_new_privs or `nosuid` takes it away")
+            raise SetupError(
+                f"{tool} {pid} {' '.join(words)}",
+                1,
+                step="id range",
+                hint="newuidmap needs its setuid bit: no_new_privs or `nosuid` takes it away",
+            )

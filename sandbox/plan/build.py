@@ -12,20 +12,64 @@ from sandbox.abi import uapi
 from sandbox.abi.host import HostFeatures
 from sandbox.errors import UnsupportedError
 from sandbox.plan import fds
+from sandbox.plan.check import check_plan
 from sandbox.plan.landlock import landlock_step
 from sandbox.plan.root import Bind, Directory, FileBytes, RootEntry, RootSpec, Symlink, Tmpfs
 from sandbox.plan.steps import (
-    AttachTree, AwaitGo, AwaitSupervisor, BecomeIds, CloexecFrom, CloneDevice, CloneInit, ClonePayload, CloneTree, CloseFrom, DieWithJanitor,
-    DropCapabilities, DropGroups, EnterRoot, Execute, ForbidNamespaces, Guard, InstallFilter, JoinCgroups, LoopbackUp, MakeDirectory,
-    MakeSymlink, MapIds, MaskProc, MountDevpts, MountProc, MountRoot, MountTmpfs, NewKeyring, NewSession, NewTimeNamespace,
-    NoNewPrivileges, NotDumpable, OpenHostProc, OpenTerminal, Plan, PreferForOom, PrivateMounts, Reap, ReportStarted, ResetSignals,
-    RestrictLandlock, RootReadOnly, SetHostname, SetLimit, SetWorkdir, Step, WriteFile,
+    AttachTree,
+    AwaitGo,
+    AwaitSupervisor,
+    BecomeIds,
+    CloexecFrom,
+    CloneDevice,
+    CloneInit,
+    ClonePayload,
+    CloneTree,
+    CloseFrom,
+    DieWithJanitor,
+    DropCapabilities,
+    DropGroups,
+    EnterRoot,
+    Execute,
+    ForbidNamespaces,
+    Guard,
+    InstallFilter,
+    JoinCgroups,
+    LoopbackUp,
+    MakeDirectory,
+    MakeSymlink,
+    MapIds,
+    MaskProc,
+    MountDevpts,
+    MountProc,
+    MountRoot,
+    MountTmpfs,
+    NewKeyring,
+    NewSession,
+    NewTimeNamespace,
+    NoNewPrivileges,
+    NotDumpable,
+    OpenHostProc,
+    OpenTerminal,
+    Plan,
+    PreferForOom,
+    PrivateMounts,
+    Reap,
+    ReportStarted,
+    ResetSignals,
+    RootReadOnly,
+    SetHostname,
+    SetLimit,
+    SetWorkdir,
+    Step,
+    WriteFile,
 )  # fmt: skip
 from sandbox.policy.profile import LandlockMode, NetworkMode, ProcMode, Profile
 
 ROOT_BYTES = 16 << 20
 ROOT_INODES = 4096
 OOM_SCORE = 500
+INIT_GRACE_NS = 5_000_000_000  # how long after the wall limit init waits for the supervisor to act
 
 DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
 
@@ -118,7 +162,9 @@ def build_plan(request: Request) -> Plan:
         if host.user_namespace_sysctl:
             init.append(ForbidNamespaces(allowed_users=1 if inner else 0))
         else:
-            notes.append("user.max_*_namespaces cannot be written here (/proc/sys is read-only): nested namespaces are refused by the filter alone")
+            notes.append(
+                "user.max_*_namespaces cannot be written here (/proc/sys is read-only): nested namespaces are refused by the filter alone"
+            )
     init += [
         ClonePayload(flags=uapi.CLONE_NEWUSER | uapi.CLONE_NEWNS if inner else 0),
         NotDumpable(),
@@ -126,9 +172,12 @@ def build_plan(request: Request) -> Plan:
         DropCapabilities(),
         NoNewPrivileges(),
         InstallFilter(bpf=request.init_filter_bpf, policy="init", listener=False),
-        Reap(),
+        Reap(patience_ns=0 if profile.limits.wall_ns is None else profile.limits.wall_ns + INIT_GRACE_NS),
     ]
-    return Plan(arch=host.arch, janitor=tuple(janitor), init=tuple(init), payload=tuple(_payload_steps(request, inner, notes)), notes=tuple(notes))
+    payload = tuple(_payload_steps(request, inner, notes))
+    plan = Plan(arch=host.arch, janitor=tuple(janitor), init=tuple(init), payload=payload, notes=tuple(notes))
+    check_plan(plan, filtered=request.filter_bpf is not None)
+    return plan
 
 
 def _namespaces() -> tuple[int, tuple[str, ...]]:
@@ -146,9 +195,7 @@ def _payload_steps(request: Request, inner: bool, notes: list[str]) -> list[Step
     profile, host = request.profile, request.host
     steps: list[Step] = []
     if inner:
-        steps.append(
-            MapIds(inside_uid=profile.uid, inside_gid=profile.gid, outside_uid=profile.uid, outside_gid=profile.gid, inner=True)
-        )
+        steps.append(MapIds(inside_uid=profile.uid, inside_gid=profile.gid, outside_uid=profile.uid, outside_gid=profile.gid, inner=True))
     steps += [PreferForOom(score=OOM_SCORE), CloexecFrom(first=3), NewSession(terminal=request.interactive)]
     steps += [SetLimit(resource=r, name=uapi.RLIMIT_NAMES[r], soft=soft, hard=hard) for r, soft, hard in request.rlimits]
     if host.keyrings:
@@ -160,7 +207,7 @@ def _payload_steps(request: Request, inner: bool, notes: list[str]) -> list[Step
             notes.append("Landlock is off: asked for by the profile")
         case LandlockMode.REQUIRED if wall is None:
             raise UnsupportedError(
-                "Landlock", "landlock", hint="boot with `lsm=landlock,...`, or set `landlock = \"best-effort\"` in the profile"
+                "Landlock", "landlock", hint='boot with `lsm=landlock,...`, or set `landlock = "best-effort"` in the profile'
             )
         case _ if wall is None:
             notes.append("Landlock is absent on this kernel: paths are held by mounts alone")
@@ -241,10 +288,10 @@ def _entry_steps(entry: RootEntry, within: bool, made: bool, trees: list[CloneTr
         case Bind(path=path, directory=directory):
             key = f"tree:{len(trees)}"
             trees.append(CloneTree(bind=entry, key=key))
-            target: list[Step] = []
+            ground: list[Step] = []
             if not within and not made:
-                target.append(MakeDirectory(path=path) if directory else WriteFile(path=path, content=b"", mode=0o444))
-            return [*target, AttachTree(path=path, key=key, within=within)]
+                ground.append(MakeDirectory(path=path) if directory else WriteFile(path=path, content=b"", mode=0o444))
+            return [*ground, AttachTree(path=path, key=key, within=within)]
 
 
 def _parents(path: str) -> list[str]:
@@ -263,6 +310,3 @@ def _covering_bind(path: str, entries: dict[str, RootEntry]) -> str | None:
             case _:
                 continue
     return None
-
-
-__all__ = ["Plan", "Request", "RestrictLandlock", "build_plan"]

@@ -37,6 +37,9 @@ class Flag(IntFlag):
     RETRY = 2  # call again on EINTR
 
 
+NO_FLAG = Flag(0)
+
+
 class Kind(IntEnum):
     """What a record tells."""
 
@@ -72,7 +75,7 @@ class Row:
     number: int = 0
     args: tuple[Arg, ...] = ()
     store: int = 0
-    flags: Flag = Flag(0)
+    flags: Flag = NO_FLAG
     tolerate: tuple[int, ...] = ()
     step: int = -1
     label: str = ""
@@ -107,7 +110,7 @@ class TableBuilder:
         self._data += content + bytes(size - len(content))
         return Ref(offset)
 
-    def bytes(self, content: bytes) -> Ref:
+    def blob(self, content: bytes) -> Ref:
         """Place bytes (shared when equal: rows never write to them)."""
         if content not in self._strings:
             self._strings[content] = self.reserve(len(content), content).offset
@@ -115,7 +118,7 @@ class TableBuilder:
 
     def string(self, text: str) -> Ref:
         """Place a NUL-terminated path or name."""
-        return self.bytes(text.encode("utf-8", "surrogateescape") + b"\0")
+        return self.blob(text.encode("utf-8", "surrogateescape") + b"\0")
 
     def slot(self, value: int = -1) -> int:
         """Set a 64-bit slot aside and return its offset."""
@@ -128,7 +131,7 @@ class TableBuilder:
 
     def vector(self, items: list[bytes]) -> Ref:
         """Place a NULL-terminated array of strings, as execve(2) wants it."""
-        references = [self.bytes(item + b"\0") for item in items]
+        references = [self.blob(item + b"\0") for item in items]
         vector = self.reserve(8 * (len(items) + 1))
         for index, reference in enumerate(references):
             self.pointer_at(vector.offset + 8 * index, reference)

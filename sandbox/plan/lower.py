@@ -15,11 +15,41 @@ from sandbox.abi.arch import Arch
 from sandbox.abi.tables import syscall_number
 from sandbox.errors import InternalError
 from sandbox.plan import fds
-from sandbox.plan.codec import RECORD, Arg, Flag, Kind, Op, Ref, Row, Slot, Table, TableBuilder
+from sandbox.plan.check import check_table
+from sandbox.plan.codec import NO_FLAG, RECORD, Arg, Flag, Kind, Op, Ref, Row, Slot, Table, TableBuilder
 from sandbox.plan.steps import (
-    AwaitGo, AwaitSupervisor, BecomeIds, CloexecFrom, CloneInit, ClonePayload, CloseFrom, DieWithJanitor, DropCapabilities, DropGroups, Execute,
-    ForbidNamespaces, Guard, InstallFilter, JoinCgroups, LoopbackUp, MapIds, NewKeyring, NewSession, NewTimeNamespace, NoNewPrivileges,
-    NotDumpable, OpenHostProc, Plan, PreferForOom, Reap, ReportStarted, ResetSignals, RestrictLandlock, SetHostname, SetLimit, SetWorkdir,
+    AwaitGo,
+    AwaitSupervisor,
+    BecomeIds,
+    CloexecFrom,
+    CloneInit,
+    ClonePayload,
+    CloseFrom,
+    DieWithJanitor,
+    DropCapabilities,
+    DropGroups,
+    Execute,
+    ForbidNamespaces,
+    Guard,
+    InstallFilter,
+    JoinCgroups,
+    LoopbackUp,
+    MapIds,
+    NewKeyring,
+    NewSession,
+    NewTimeNamespace,
+    NoNewPrivileges,
+    NotDumpable,
+    OpenHostProc,
+    Plan,
+    PreferForOom,
+    Reap,
+    ReportStarted,
+    ResetSignals,
+    RestrictLandlock,
+    SetHostname,
+    SetLimit,
+    SetWorkdir,
     Step,
 )  # fmt: skip
 
@@ -36,7 +66,7 @@ class Lowering:
     slots: dict[str, int] = field(default_factory=dict)
     step: int = -1
     clones: list[int] = field(default_factory=list)
-    ready: Ref = Ref(0)
+    ready: Ref = field(default_factory=lambda: Ref(0))
 
     def slot(self, name: str) -> int:
         """The data offset of a named slot, made on first use."""
@@ -45,7 +75,7 @@ class Lowering:
         return self.slots[name]
 
     def call(
-        self, name: str, *args: Arg | str, store: int = 0, tolerate: tuple[int, ...] = (), flags: Flag = Flag(0), label: str | None = None
+        self, name: str, *args: Arg | str, store: int = 0, tolerate: tuple[int, ...] = (), flags: Flag = NO_FLAG, label: str | None = None
     ) -> None:
         """Add a system call row; a `str` argument becomes a pointer to a NUL-terminated string."""
         number = syscall_number(self.arch, name)
@@ -70,7 +100,7 @@ class Lowering:
 
     def write_file(self, directory: Arg, path: str, content: str, *, tolerate: tuple[int, ...] = ()) -> None:
         """open, write, close of a kernel file."""
-        text = self.builder.bytes(content.encode())
+        text = self.builder.blob(content.encode())
         fd = self.slot("file")
         self.call("openat", directory, path, uapi.O_WRONLY | uapi.O_CLOEXEC, store=fd, tolerate=tolerate, label=f"`{path}`")
         after = (errno.EBADF,) if tolerate else ()
@@ -111,7 +141,9 @@ def lower_plan(plan: Plan) -> Table:
                 _lower_step(low, step)
     for index, start in zip(low.clones, starts[1:], strict=True):
         low.builder.rows[index] = replace(low.builder.rows[index], number=start)
-    return low.builder.encode(failure_record=failure, status_fd=fds.STATUS)
+    table = low.builder.encode(failure_record=failure, status_fd=fds.STATUS)
+    check_table(plan, table)
+    return table
 
 
 def _clone_arguments(low: Lowering, flags: int, pidfd: int) -> Ref:
@@ -152,7 +184,12 @@ def _guard(low: Lowering, step: Guard) -> None:
     low.call("pidfd_send_signal", pidfd, uapi.SIGKILL, 0, 0, tolerate=(errno.ESRCH,))
     record = low.record(Kind.REAPED)
     low.call(
-        "wait4", Slot(low.slot("init-pid")), Ref(record.offset + _RECORD_A), uapi.WALL, Ref(record.offset + _RECORD_RUSAGE), flags=Flag.RETRY
+        "wait4",
+        Slot(low.slot("init-pid")),
+        Ref(record.offset + _RECORD_A),
+        uapi.WALL,
+        Ref(record.offset + _RECORD_RUSAGE),
+        flags=Flag.RETRY,
     )
     low.send(record, tolerate=(errno.EPIPE, errno.ECONNRESET))
     if step.removals:
@@ -208,15 +245,15 @@ def _drop_groups(low: Lowering, step: DropGroups) -> None:
 def _loopback_up(low: Lowering, step: LoopbackUp) -> None:
     fd = low.slot("file")
     low.call("socket", uapi.AF_INET, uapi.SOCK_DGRAM | uapi.SOCK_CLOEXEC, 0, store=fd)
-    request = low.builder.bytes(struct.pack("<16sh22x", b"lo", uapi.IFF_UP))
+    request = low.builder.blob(struct.pack("<16sh22x", b"lo", uapi.IFF_UP))
     low.call("ioctl", Slot(fd), uapi.SIOCSIFFLAGS, request, label="SIOCSIFFLAGS lo up")
     low.call("close", Slot(fd))
 
 
 def _set_hostname(low: Lowering, step: SetHostname) -> None:
     name = step.name.encode()
-    low.call("sethostname", low.builder.bytes(name), len(name))
-    low.call("setdomainname", low.builder.bytes(b"\0"), 0)
+    low.call("sethostname", low.builder.blob(name), len(name))
+    low.call("setdomainname", low.builder.blob(b"\0"), 0)
 
 
 def _new_time_namespace(low: Lowering, step: NewTimeNamespace) -> None:
@@ -246,7 +283,7 @@ def _cloexec_from(low: Lowering, step: CloexecFrom) -> None:
 
 
 def _set_limit(low: Lowering, step: SetLimit) -> None:
-    pair = low.builder.bytes(struct.pack("<QQ", step.soft, step.hard))
+    pair = low.builder.blob(struct.pack("<QQ", step.soft, step.hard))
     low.call("prlimit64", 0, step.resource, pair, 0, label=step.name)
 
 
@@ -260,7 +297,7 @@ def _prefer_for_oom(low: Lowering, step: PreferForOom) -> None:
 
 def _restrict_landlock(low: Lowering, step: RestrictLandlock) -> None:
     size = 8 if step.abi < 4 else 16 if step.abi < 6 else 24
-    attributes = low.builder.bytes(struct.pack("<QQQ", step.handled, 0, step.scoped)[:size])
+    attributes = low.builder.blob(struct.pack("<QQQ", step.handled, 0, step.scoped)[:size])
     ruleset = low.slot("landlock")
     low.call("landlock_create_ruleset", attributes, size, 0, store=ruleset)
     for path, access in step.rules:
@@ -272,7 +309,7 @@ def _restrict_landlock(low: Lowering, step: RestrictLandlock) -> None:
 
 
 def _reset_signals(low: Lowering, step: ResetSignals) -> None:
-    low.call("rt_sigprocmask", uapi.SIG_SETMASK, low.builder.bytes(bytes(8)), 0, 8)
+    low.call("rt_sigprocmask", uapi.SIG_SETMASK, low.builder.blob(bytes(8)), 0, 8)
     low.call("umask", 0o022)
 
 
@@ -285,8 +322,8 @@ def _drop_capabilities(low: Lowering, step: DropCapabilities) -> None:
     for number in range(uapi.CAP_NUMBERS if step.bounding else 0):
         low.call("prctl", uapi.PR_CAPBSET_DROP, number, 0, 0, 0, tolerate=(errno.EINVAL,), label=f"PR_CAPBSET_DROP {number}")
     low.call("prctl", uapi.PR_CAP_AMBIENT, uapi.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0, label="PR_CAP_AMBIENT_CLEAR_ALL")
-    header = low.builder.bytes(struct.pack("<II", uapi.CAPABILITY_VERSION_3, 0))
-    low.call("capset", header, low.builder.bytes(bytes(24)), label="all empty")
+    header = low.builder.blob(struct.pack("<II", uapi.CAPABILITY_VERSION_3, 0))
+    low.call("capset", header, low.builder.blob(bytes(24)), label="all empty")
 
 
 def _no_new_privileges(low: Lowering, step: NoNewPrivileges) -> None:
@@ -295,7 +332,7 @@ def _no_new_privileges(low: Lowering, step: NoNewPrivileges) -> None:
 
 def _install_filter(low: Lowering, step: InstallFilter) -> None:
     program = low.builder.reserve(16, struct.pack("<HxxxxxxQ", len(step.bpf) // 8, 0))
-    low.builder.pointer_at(program.offset + 8, low.builder.bytes(step.bpf))
+    low.builder.pointer_at(program.offset + 8, low.builder.blob(step.bpf))
     flags = 0
     store = 0
     if step.listener:
@@ -316,7 +353,7 @@ def _execute(low: Lowering, step: Execute) -> None:
 
 
 def _reap(low: Lowering, step: Reap) -> None:
-    low.operate(Op.REAP, Slot(low.slot("payload-pid")), fds.CONTROL, low.record(Kind.EXITED), fds.STATUS, label="reap")
+    low.operate(Op.REAP, Slot(low.slot("payload-pid")), fds.CONTROL, low.record(Kind.EXITED), fds.STATUS, step.patience_ns, label="reap")
 
 
 def _lower_step(low: Lowering, step: Step) -> None:

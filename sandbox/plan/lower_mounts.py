@@ -11,10 +11,24 @@ import struct
 from typing import TYPE_CHECKING
 
 from sandbox.abi import uapi
-from sandbox.plan.codec import Arg, Flag, Ref, Slot
+from sandbox.plan.codec import Arg, Ref, Slot
 from sandbox.plan.steps import (
-    AttachTree, CloneDevice, CloneTree, EnterRoot, MakeDirectory, MakeSymlink, MaskProc, MountDevpts, MountProc, MountRoot, MountTmpfs,
-    OpenTerminal, PrivateMounts, RootReadOnly, Step, WriteFile,
+    AttachTree,
+    CloneDevice,
+    CloneTree,
+    EnterRoot,
+    MakeDirectory,
+    MakeSymlink,
+    MaskProc,
+    MountDevpts,
+    MountProc,
+    MountRoot,
+    MountTmpfs,
+    OpenTerminal,
+    PrivateMounts,
+    RootReadOnly,
+    Step,
+    WriteFile,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -96,14 +110,14 @@ def _attach(low: Lowering, mount: Arg, path: str) -> None:
 
 
 def _set_attributes(low: Lowering, mount: Arg, attributes: int, *, recursive: bool = True, tolerate: tuple[int, ...] = ()) -> None:
-    block = low.builder.bytes(struct.pack("<QQQQ", attributes, 0, 0, 0))
+    block = low.builder.blob(struct.pack("<QQQQ", attributes, 0, 0, 0))
     flags = uapi.AT_EMPTY_PATH | (uapi.AT_RECURSIVE if recursive else 0)
     low.call("mount_setattr", mount, "", flags, block, _ATTRIBUTES, tolerate=tolerate)
 
 
 def _open_source(low: Lowering, path: str) -> int:
     how = uapi.O_PATH | uapi.O_CLOEXEC | uapi.O_NOFOLLOW[low.arch]
-    block = low.builder.bytes(struct.pack("<QQQ", how, 0, uapi.RESOLVE_NO_SYMLINKS | uapi.RESOLVE_NO_MAGICLINKS))
+    block = low.builder.blob(struct.pack("<QQQ", how, 0, uapi.RESOLVE_NO_SYMLINKS | uapi.RESOLVE_NO_MAGICLINKS))
     source = low.slot("source")
     low.call("openat2", uapi.AT_FDCWD, path, block, 24, store=source, label=f"`{path}`")
     return source
@@ -136,7 +150,7 @@ def _write_file(low: Lowering, step: WriteFile) -> None:
     low.call("openat", _root(low), step.path[1:], flags, step.mode, store=fd, label=f"`{step.path}`")
     if step.content:
         got = low.slot("got")
-        low.call("write", Slot(fd), low.builder.bytes(step.content), len(step.content), store=got, label=f"`{step.path}`")
+        low.call("write", Slot(fd), low.builder.blob(step.content), len(step.content), store=got, label=f"`{step.path}`")
         low.expect(Ref(got), 8, 0xFFFFFFFFFFFFFFFF, len(step.content), errno.ENOSPC, "all bytes written")
     low.call("close", Slot(fd))
 
@@ -149,7 +163,7 @@ def _attach_tree(low: Lowering, step: AttachTree) -> None:
         how = uapi.O_PATH | uapi.O_CLOEXEC | uapi.O_NOFOLLOW[low.arch]
         resolve = uapi.RESOLVE_BENEATH | uapi.RESOLVE_NO_SYMLINKS | uapi.RESOLVE_NO_MAGICLINKS
         point = low.slot("point")
-        block = low.builder.bytes(struct.pack("<QQQ", how, 0, resolve))
+        block = low.builder.blob(struct.pack("<QQQ", how, 0, resolve))
         low.call("openat2", _root(low), step.path[1:], block, 24, store=point, label=f"mount point `{step.path}`")
         flags = uapi.MOVE_MOUNT_F_EMPTY_PATH | uapi.MOVE_MOUNT_T_EMPTY_PATH
         low.call("move_mount", tree, "", Slot(point), "", flags, label=f"on `{step.path}`")
@@ -173,7 +187,9 @@ def _mask_proc(low: Lowering, step: MaskProc) -> None:
         flags = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC | uapi.AT_RECURSIVE
         low.call("open_tree", proc, name, flags, store=cover, tolerate=gone, label=f"`/proc/{name}`")
         _set_attributes(low, Slot(cover), read_only, tolerate=absent)
-        low.call("move_mount", Slot(cover), "", proc, name, uapi.MOVE_MOUNT_F_EMPTY_PATH, tolerate=(*gone, *absent), label=f"`/proc/{name}`")
+        low.call(
+            "move_mount", Slot(cover), "", proc, name, uapi.MOVE_MOUNT_F_EMPTY_PATH, tolerate=(*gone, *absent), label=f"`/proc/{name}`"
+        )
         low.call("close", Slot(cover), tolerate=absent)
 
 
@@ -181,7 +197,7 @@ def _open_terminal(low: Lowering) -> None:
     master, slave = low.ready.offset + 16, low.slot("slave")
     flags = uapi.O_RDWR | uapi.O_NOCTTY | uapi.O_CLOEXEC
     low.call("openat", _root(low), "dev/pts/ptmx", flags, store=master, label="`/dev/pts/ptmx`")
-    low.call("ioctl", Slot(master), uapi.TIOCSPTLCK, low.builder.bytes(bytes(8)), label="TIOCSPTLCK")
+    low.call("ioctl", Slot(master), uapi.TIOCSPTLCK, low.builder.blob(bytes(8)), label="TIOCSPTLCK")
     low.call("ioctl", Slot(master), uapi.TIOCGPTPEER, uapi.O_RDWR | uapi.O_NOCTTY, store=slave, label="TIOCGPTPEER")
     for number in range(3):
         low.call("dup3", Slot(slave), number, 0)
@@ -198,7 +214,7 @@ def _enter_root(low: Lowering, pivot: bool) -> None:
     low.call("chdir", "/")
     # CVE-2024-21626: a working directory outside the root would read "(unreachable)…".
     path = low.builder.reserve(64)
-    low.call("getcwd", path, 64, flags=Flag(0))
+    low.call("getcwd", path, 64)
     low.expect(path, 4, 0xFFFF, ord("/"), errno.EXDEV, "the working directory to be `/`")
 
 

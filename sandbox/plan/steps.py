@@ -155,7 +155,11 @@ class CloneTree:
 
     def describe(self) -> str:
         kind = "writable" if self.bind.writable else "read-only"
-        return f"take `{self.bind.source}` {kind}" + ("" if self.bind.executable else ", noexec") + (f" ({self.bind.why})" if self.bind.why else "")
+        return (
+            f"take `{self.bind.source}` {kind}"
+            + ("" if self.bind.executable else ", noexec")
+            + (f" ({self.bind.why})" if self.bind.why else "")
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -310,7 +314,9 @@ class EnterRoot:
     pivot: bool
 
     def describe(self) -> str:
-        return "pivot into the new root, detach the host's tree" if self.pivot else "chroot into the new root mounted over / (initial ramfs)"
+        return (
+            "pivot into the new root, detach the host's tree" if self.pivot else "chroot into the new root mounted over / (initial ramfs)"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -436,7 +442,9 @@ class InstallFilter:
     wait_killable: bool = True
 
     def describe(self) -> str:
-        return f"install filter of policy `{self.policy}` ({len(self.bpf) // 8} instructions)" + (", denials to the audit" if self.listener else "")
+        return f"install filter of policy `{self.policy}` ({len(self.bpf) // 8} instructions)" + (
+            ", denials to the audit" if self.listener else ""
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -459,10 +467,13 @@ class Execute:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reap:
-    """Pid 1's life."""
+    """Pid 1's life; after `patience_ns` (0: never) it kills everything by itself, should the supervisor not have."""
+
+    patience_ns: int = 0
 
     def describe(self) -> str:
-        return "reap children, forward signals, end with the payload"
+        own = f", kill everything after {self.patience_ns // 1_000_000} ms" if self.patience_ns else ""
+        return f"reap children, forward signals, end with the payload{own}"
 
 
 Step: TypeAlias = (

@@ -12,7 +12,19 @@ from sandbox.abi.tables import syscall_number
 from sandbox.errors import InternalError
 
 # What `reap` in init.c and its twin in the reference executor call.
-INIT_CALLS = ("wait4", "ppoll", "read", "write", "kill", "getrusage", "clock_gettime", "signalfd4", "exit_group", "restart_syscall", "rt_sigreturn")
+INIT_CALLS = (
+    "wait4",
+    "ppoll",
+    "read",
+    "write",
+    "kill",
+    "getrusage",
+    "clock_gettime",
+    "signalfd4",
+    "exit_group",
+    "restart_syscall",
+    "rt_sigreturn",
+)
 # What a Python interpreter needs besides, to run the same loop.
 REFERENCE_CALLS = (
     "brk", "mmap", "munmap", "mprotect", "madvise", "mremap", "close", "futex", "exit", "getpid", "rt_sigaction", "rt_sigprocmask", "getrandom",

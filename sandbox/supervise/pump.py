@@ -28,7 +28,14 @@ class Pump:
     """
 
     def __init__(
-        self, source: int, destination: int, *, data: bytes = b"", close_source: bool = True, close_destination: bool = False, count: bool = False
+        self,
+        source: int,
+        destination: int,
+        *,
+        data: bytes = b"",
+        close_source: bool = True,
+        close_destination: bool = False,
+        count: bool = False,
     ) -> None:
         self.source = source
         self.destination = destination

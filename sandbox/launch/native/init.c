@@ -75,7 +75,14 @@ static __attribute__((noreturn)) void fail(struct record *record, u32 status_fd,
 
 /* Pid 1's life: reap whatever ends, pass signals on, and when the payload has ended (or the control pipe closed) kill
  * everything, reap it, report. kill(-1) in a pid namespace reaches every process of it but its init, atomically against fork. */
-static __attribute__((noreturn)) void reap(s64 payload, int control, struct record *record, int status_fd)
+static s64 monotonic(void)
+{
+    struct timespec now;
+    CALL(clock_gettime, 1, &now, 0, 0, 0);
+    return now.sec * 1000000000 + now.nsec;
+}
+
+static __attribute__((noreturn)) void reap(s64 payload, int control, struct record *record, int status_fd, s64 patience)
 {
     enum { WNOHANG = 1, WALL = 0x40000000, SIGKILL = 9, SIGCHLD = 17, SFD_FLAGS = 02004000, POLLIN = 1, RUSAGE_CHILDREN = -1 };
     u64 mask = 1ul << (SIGCHLD - 1);
@@ -85,6 +92,7 @@ static __attribute__((noreturn)) void reap(s64 payload, int control, struct reco
     if (sfd < 0)
         leave(125);
     struct pollfd fds[2] = {{(int)sfd, POLLIN, 0}, {control, POLLIN, 0}};
+    s64 deadline = patience ? monotonic() + patience : 0;
     for (;;) {
         s64 pid;
         while ((pid = CALL(wait4, -1, &status, WNOHANG | WALL, 0, 0)) > 0)
@@ -92,7 +100,20 @@ static __attribute__((noreturn)) void reap(s64 payload, int control, struct reco
                 goto ended;
         if (pid < 0 && pid != -EINTR) /* no child left: the payload was reaped and missed */
             leave(125);
-        CALL(ppoll, fds, killed ? 1 : 2, 0, 0, 8);
+        struct timespec left = {0, 0};
+        if (deadline) {
+            s64 ns = deadline - monotonic();
+            if (ns <= 0) { /* the second line of defence: the supervisor should have ended this */
+                CALL(kill, -1, SIGKILL, 0, 0, 0);
+                killed = 1;
+                deadline = 0;
+            } else {
+                left.sec = ns / 1000000000;
+                left.nsec = ns % 1000000000;
+            }
+        }
+        fds[0].revents = fds[1].revents = 0;
+        CALL(ppoll, fds, killed ? 1 : 2, deadline ? &left : 0, 0, 8);
         if (fds[0].revents)
             while (CALL(read, sfd, drain, sizeof drain, 0, 0) == sizeof drain) {}
         if (!killed && fds[1].revents) {
@@ -107,8 +128,7 @@ static __attribute__((noreturn)) void reap(s64 payload, int control, struct reco
         }
     }
 ended:;
-    struct timespec now;
-    CALL(clock_gettime, 1, &now, 0, 0, 0);
+    s64 end = monotonic();
     int ignored;
     s64 pid;
     CALL(kill, -1, SIGKILL, 0, 0, 0);
@@ -117,7 +137,7 @@ ended:;
     while (pid > 0 || pid == -EINTR);
     CALL(getrusage, RUSAGE_CHILDREN, record->rusage, 0, 0, 0);
     record->a = status;
-    record->b = now.sec * 1000000000 + now.nsec;
+    record->b = end;
     CALL(write, status_fd, record, sizeof *record, 0, 0);
     leave(0);
 }
@@ -166,7 +186,7 @@ __attribute__((noreturn, used)) void run(void)
         case OP_EXIT:
             leave((int)a[0]);
         case OP_REAP:
-            reap((s64)a[0], (int)a[1], (struct record *)a[2], (int)a[3]);
+            reap((s64)a[0], (int)a[1], (struct record *)a[2], (int)a[3], (s64)a[4]);
         default:
             result = -EPROTO;
         }

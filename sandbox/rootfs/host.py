@@ -1,0 +1,237 @@
+"""Builds the root of a run from the host's own files: `build_root_spec`, the one door of this floor for the launch path.
+
+Looks at the file system (stat, readlink, the first bytes of scripts) and changes nothing; what it returns are values. `api` imports it.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import stat
+from collections.abc import Mapping, Sequence
+
+from sandbox.errors import PolicyError, describe_errno
+from sandbox.plan.root import Bind, Directory, FileBytes, RootSpec, Symlink, Tmpfs
+from sandbox.policy.profile import CwdMode, Profile
+from sandbox.policy.profile_fields import check_volume_targets
+from sandbox.rootfs.command import STANDARD_PATH, Resolver, compose_path
+from sandbox.rootfs.environment import compose_environment
+from sandbox.rootfs.interpreters import Interpreters
+from sandbox.rootfs.sockets import find_sockets
+from sandbox.rootfs.system import add_base
+from sandbox.rootfs.view import View, is_within
+from sandbox.rootfs.volumes import caller_homes, check_volume, check_writable, protected_paths
+
+_NOT_OURS = ("/proc", "/sys", "/dev", "/run", "/etc", "/boot")
+
+
+def build_root_spec(
+    profile: Profile,
+    *,
+    argv: Sequence[str],
+    cwd: str | None,
+    environ: Mapping[str, str],
+    files: Mapping[str, bytes] | None = None,
+    is_root: bool,
+    mask_sockets: bool = True,
+) -> tuple[RootSpec, dict[str, str]]:
+    """Return what the new root contains for one command, and the program's environment.
+
+    Args:
+        profile: limits of the tmpfs, what is shared, who the program is; overrides already in it.
+        argv: the command; only the first word is looked at.
+        cwd: the caller's working directory, absolute, to be shared as the profile says; None starts in the home inside.
+        environ: the caller's environment: PATH for the search, HOME for what is never shared, and what the profile lets through.
+        files: relative names and contents, made in the directory where the program starts; that must be a place of ours.
+        is_root: the program will run as another user than the caller's, so what others may not read is noted.
+        mask_sockets: look for sockets in shared directories and hide them; a caller whose filter refuses `connect` may save the scan.
+
+    Raises:
+        PolicyError: a volume, directory or file that cannot be shared or made.
+        CommandNotFound: the command is nowhere; its `exit_code` is the shell's.
+    """
+    if not argv:
+        raise PolicyError("no command given")
+    view = View()
+    notes: list[str] = []
+    homes = caller_homes(environ)
+    add_base(view, profile)
+    shared = _share(view, profile, cwd, homes, protected_paths(profile, environ, homes), notes)
+    workdir = _choose_workdir(view, profile, cwd, shared, homes, notes)
+    if files:
+        _add_files(view, files, workdir, profile)
+    if mask_sockets:
+        for bind in shared:
+            _mask_sockets(view, bind, notes)
+    extra: dict[str, str] = {}
+    interpreters = Interpreters(view, homes)
+    settings = dict(profile.env_set)
+    search = settings.get("PATH", environ.get("PATH", "")).split(":")
+    if search == [""]:
+        search = list(STANDARD_PATH)
+    _activate(interpreters, environ, search, extra)
+    resolver = Resolver(view, interpreters, search=search, cwd=cwd or workdir, workdir=workdir, environ=environ)
+    argv0 = resolver.resolve(argv[0])
+    if resolver.python_user_base:
+        extra["PYTHONUSERBASE"] = resolver.python_user_base
+    view.check()
+    if is_root:
+        _note_unreadable(view, argv0, workdir, shared, notes)
+    notes += interpreters.notes
+    env = compose_environment(profile, environ, path=compose_path(resolver), extra=extra)
+    spec = RootSpec(entries=tuple(view.entries.values()), workdir=workdir, argv0=argv0, notes=tuple(dict.fromkeys(notes)))
+    return spec, env
+
+
+def _share(
+    view: View, profile: Profile, cwd: str | None, homes: tuple[str, ...], protected: Mapping[str, str], notes: list[str]
+) -> list[Bind]:
+    """Add the working directory, then the volumes, and return the mounts that came of them."""
+    check_volume_targets(profile.volumes)
+    volumes = [check_volume(volume, protected) for volume in profile.volumes]
+    shared = []
+    if cwd is not None and profile.cwd is not CwdMode.NO:
+        real = os.path.realpath(cwd)
+        # A volume on the working directory itself says better what is wanted of it.
+        if not any(is_within(real, bind.path) and bind.source + real[len(bind.path) :] == real for bind in volumes):
+            bind = _working_directory(view, profile, real, homes, protected, notes)
+            if bind is not None:
+                shared.append(bind)
+    for bind in (*shared, *volumes):
+        if bind.path.startswith("/var/tmp/") and isinstance(view.entries.get("/var/tmp"), Symlink):
+            view.entries["/var/tmp"] = Directory(path="/var/tmp")
+        if isinstance(view.entries.get(bind.path), Symlink):
+            raise PolicyError(f"mount on `{bind.path}`: it is a symbolic link inside", origin=bind.why, hint="choose another target")
+        view.add(bind)
+    return [*shared, *volumes]
+
+
+def _working_directory(
+    view: View, profile: Profile, real: str, homes: tuple[str, ...], protected: Mapping[str, str], notes: list[str]
+) -> Bind | None:
+    """Return the mount of the caller's working directory, or None with the reason in `notes` (or without, where it is visible anyway)."""
+    writable = profile.cwd is CwdMode.WRITABLE
+    reason = ""
+    hint = ""
+    try:
+        mode = os.stat(real).st_mode
+    except OSError as error:
+        mode = 0
+        reason = describe_errno(error.errno or 0)
+    if reason:
+        pass
+    elif not stat.S_ISDIR(mode):
+        reason = "it is not a directory"
+    elif view.shows(real):
+        if writable:
+            notes.append(f"working directory `{real}` not writable: it is a part of the system")
+        return None
+    elif real == "/":
+        reason = "it is the host's root"
+    elif any(is_within(home, real) for home in homes) or real == "/root" or (real.startswith("/home/") and real.count("/") == 2):
+        reason = "it is a home directory" if real in homes or real != "/home" else "it holds the home directories"
+        hint = "; start from a directory in it, or share what is needed with `-v`"
+    elif any(is_within(real, top) for top in _NOT_OURS):
+        reason = "it belongs to the host's system"
+    elif real in view.entries or any(not isinstance(entry, Bind) for entry in view.below(real)):
+        reason = "the sandbox has its own there"
+        hint = "; start from a directory in it"
+    elif not os.access(real, os.R_OK | os.X_OK):
+        reason = "it cannot be read"
+    if reason:
+        notes.append(f"working directory `{real}` not shared: {reason}{hint}")
+        return None
+    if writable:
+        check_writable(real, real, protected, "working directory")
+    return Bind(path=real, source=real, directory=True, writable=writable, why="working directory")
+
+
+def _choose_workdir(
+    view: View, profile: Profile, cwd: str | None, shared: list[Bind], homes: tuple[str, ...], notes: list[str]
+) -> str:
+    """Return the caller's directory if it is visible under its own name, else the home inside."""
+    if cwd is None:
+        return profile.home
+    real = os.path.realpath(cwd)
+    if view.shows(real) and os.path.isdir(real) and (profile.cwd is not CwdMode.NO or any(is_within(real, bind.path) for bind in shared)):
+        return real
+    return profile.home
+
+
+def _add_files(view: View, files: Mapping[str, bytes], workdir: str, profile: Profile) -> None:
+    """Add the caller's files, which must land on a tmpfs: anywhere else they would be written to the host."""
+    cover = view.cover(workdir)
+    if not isinstance(cover, Tmpfs):
+        raise PolicyError(f"make files in `{workdir}`: it is shared from the host", hint="give no working directory, or write the files there yourself")
+    total = sum(len(content) for content in files.values())
+    if total > cover.size_bytes:
+        raise PolicyError(f"make files in `{workdir}`: {total} bytes are more than its limit of {cover.size_bytes}", hint="raise the limit `home`")
+    made = {name: posixpath.join(workdir, name) for name in files}
+    directories: set[str] = set()
+    for name, path in made.items():
+        parts = name.split("/")
+        if not name or name.startswith("/") or any(part in ("", ".", "..") for part in parts) or "\0" in name:
+            raise PolicyError(f"make file `{name}`: not a relative path inside the working directory")
+        if any(len(os.fsencode(part)) > 255 for part in parts) or len(os.fsencode(path)) > 4095:
+            raise PolicyError(f"make file `{name}`: name too long")
+        if path in view.entries or isinstance(view.cover(path), Bind):
+            raise PolicyError(f"make file `{name}`: a volume is shared there")
+        parent = posixpath.dirname(path)
+        while parent != workdir:
+            directories.add(parent)
+            parent = posixpath.dirname(parent)
+    if len(made) + len(directories) >= cover.inodes:
+        raise PolicyError(f"make files in `{workdir}`: {len(made)} files are more than its limit of {cover.inodes} inodes")
+    for name, path in made.items():
+        if path in directories:
+            raise PolicyError(f"make file `{name}`: another file's directory has that name")
+    for path in sorted(directories):
+        if path not in view.entries:
+            view.add(Directory(path=path))
+    for name, path in made.items():
+        content = bytes(files[name])
+        view.add(FileBytes(path=path, content=content, mode=0o755 if content.startswith((b"#!", b"\x7fELF")) else 0o644))
+
+
+def _mask_sockets(view: View, bind: Bind, notes: list[str]) -> None:
+    if not bind.directory or view.entries.get(bind.path) is not bind:
+        return
+    scan = find_sockets(bind.source)
+    for source in scan.paths:
+        path = bind.path + source[len(bind.source) :]
+        if view.cover(path) is bind:
+            view.add(Bind(path=path, source="/dev/null", directory=False, executable=False, why=f"mask of the socket `{source}`"))
+    if not scan.complete:
+        notes.append(f"`{bind.source}` is too large to look for sockets in all of it")
+
+
+def _activate(interpreters: Interpreters, environ: Mapping[str, str], search: list[str], extra: dict[str, str]) -> None:
+    """Share the environments that the caller's shell has activated: programs in them are found by others, too (`make test`)."""
+    for variable, programs in (("VIRTUAL_ENV", "bin"), ("CONDA_PREFIX", "bin"), ("NVM_BIN", "")):
+        prefix = environ.get(variable, "")
+        if not prefix.startswith("/") or posixpath.join(prefix, programs).rstrip("/") not in search:
+            continue
+        prefix = posixpath.normpath(prefix)
+        if interpreters.expose_environment(prefix if programs else posixpath.dirname(prefix), variable) and programs:
+            extra[variable] = prefix
+
+
+def _note_unreadable(view: View, argv0: str, workdir: str, shared: list[Bind], notes: list[str]) -> None:
+    """Say beforehand what the program, who is another user when root calls, will not be able to read."""
+    for bind in shared:
+        mode = os.stat(bind.source).st_mode
+        if mode & (0o005 if bind.directory else 0o004) != (0o005 if bind.directory else 0o004):
+            notes.append(f"`{bind.source}` cannot be read inside: the program runs as another user than root; `chmod o+rX` it")
+    end = view.trace(argv0)
+    host = view.host_path(end) if end is not None else None
+    if end is None or host is None:
+        return
+    top = view.cover(end)
+    at = host
+    while isinstance(top, Bind) and is_within(at, top.source):
+        mode = os.stat(at).st_mode
+        if not mode & 0o001:
+            notes.append(f"`{at}` cannot be entered or executed inside: the program runs as another user than root; `chmod o+rx` it")
+        if at == top.source:
+            break
+        at = posixpath.dirname(at)

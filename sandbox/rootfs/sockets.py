@@ -1,0 +1,108 @@
+"""Finds what must not be reachable in a shared directory: sockets, and files that only a group may read.
+
+A read-only mount does not stop connect(2): a D-Bus, Docker or ssh-agent socket in a shared directory is a way out (bubblewrap's README
+says so of itself). Masking what a bounded scan finds is the *second* line: the first is the filter and Landlock, for a socket may be made after the scan.
+Only `rootfs` imports this module.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from dataclasses import dataclass
+
+MAXIMUM_ENTRIES = 20_000
+BUDGET_NS = 50_000_000
+MAXIMUM_MASKS = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """What a scan found: host paths, and whether it saw everything."""
+
+    paths: tuple[str, ...]
+    complete: bool
+
+
+def find_sockets(directory: str, limit: int = MAXIMUM_ENTRIES, budget_ns: int = BUDGET_NS) -> Scan:
+    """Return the Unix sockets in a directory tree, nearest the top first; symbolic links are not followed.
+
+    Args:
+        directory: an absolute host path.
+        limit: how many entries are looked at.
+        budget_ns: how long the scan may take; checked once for each directory, so one slow directory can exceed it.
+    """
+    found: list[str] = []
+    queue = [directory]
+    seen = 0
+    deadline = time.monotonic_ns() + budget_ns
+    for current in queue:
+        if len(found) > MAXIMUM_MASKS or time.monotonic_ns() > deadline:
+            return Scan(paths=tuple(found[:MAXIMUM_MASKS]), complete=False)
+        try:
+            entries = os.scandir(current)
+        except OSError:
+            continue  # what we cannot list the program, who is the same user or a lesser one, cannot either
+        with entries:
+            for entry in entries:
+                seen += 1
+                if seen > limit:
+                    return Scan(paths=tuple(found[:MAXIMUM_MASKS]), complete=False)
+                # These three answer from the directory itself; only rarities cost a stat.
+                if entry.is_file(follow_symlinks=False) or entry.is_symlink():
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    queue.append(entry.path)
+                elif _is_socket(entry):
+                    found.append(entry.path)
+    return Scan(paths=tuple(found[:MAXIMUM_MASKS]), complete=len(found) <= MAXIMUM_MASKS)
+
+
+def _is_socket(entry: os.DirEntry[str]) -> bool:
+    try:
+        return stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode)
+    except OSError:
+        return False
+
+
+def find_private(directory: str, limit: int = 2_000) -> Scan:
+    """Return the files and directories of a tree that others may not read; they are not looked into.
+
+    Supplementary groups stay with a rootless program, so a file that a group may read (``root:ssl-cert`` keys) is readable inside.
+
+    Args:
+        directory: an absolute host path that others may read.
+        limit: how many entries are looked at.
+    """
+    found: list[str] = []
+    queue = [directory]
+    seen = 0
+    for current in queue:
+        try:
+            entries = os.scandir(current)
+        except OSError:
+            continue
+        with entries:
+            for entry in entries:
+                seen += 1
+                if seen > limit or len(found) > MAXIMUM_MASKS:
+                    return Scan(paths=tuple(found[:MAXIMUM_MASKS]), complete=False)
+                if entry.is_symlink():
+                    continue
+                try:
+                    mode = entry.stat(follow_symlinks=False).st_mode
+                except OSError:
+                    continue
+                if not is_public(mode):
+                    found.append(entry.path)
+                elif stat.S_ISDIR(mode):
+                    queue.append(entry.path)
+    return Scan(paths=tuple(found), complete=True)
+
+
+def is_public(mode: int) -> bool:
+    """Tell whether others may read a regular file, or list and enter a directory; anything else is not public."""
+    if stat.S_ISDIR(mode):
+        return mode & 0o005 == 0o005
+    return stat.S_ISREG(mode) and bool(mode & 0o004)

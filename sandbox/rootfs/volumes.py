@@ -1,0 +1,148 @@
+"""Volumes and the working directory: what the user shares, checked before anything is mounted.
+
+Resolves each source once, refuses what no read-only flag makes harmless, and keeps the sandbox's own files from being shared writable.
+`rootfs.host` and the front ends (for `parse_volume`) import this module.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import stat
+import sys
+from collections.abc import Mapping
+
+from sandbox.errors import PolicyError, describe_errno
+from sandbox.plan.root import Bind
+from sandbox.policy.locate import data_dir
+from sandbox.policy.profile import Profile, Volume
+from sandbox.policy.profile_fields import Where, mount_target
+from sandbox.rootfs.view import is_within
+
+_KERNEL_TREES = ("/proc", "/sys", "/dev")
+_KINDS = {
+    stat.S_IFSOCK: "a socket: whoever reaches it talks to a program outside, read-only or not",
+    stat.S_IFIFO: "a FIFO: its other end is outside",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def parse_volume(text: str, cwd: str, *, option: str = "-v") -> Volume:
+    """Read ``SRC[:DST][:ro|rw]``; DST defaults to SRC's own absolute path, the mode to ``ro``.
+
+    Args:
+        text: what the user wrote; a path with a colon cannot be written so, the Python interface takes it.
+        cwd: where a relative SRC starts from, absolute.
+        option: how the option was spelled, for messages.
+
+    Raises:
+        PolicyError: the text has another form, or DST is no mount target.
+    """
+    origin = f"option `{option} {text}`"
+    parts = text.split(":")
+    mode = parts.pop() if len(parts) > 1 and parts[-1] in ("ro", "rw") else "ro"
+    if len(parts) > 2 or not all(parts):
+        hint = f"`{parts[-1]}` is neither `ro` nor `rw`" if len(parts) == 3 and parts[-1] else None
+        raise PolicyError(f"volume `{text}` is not of the form SRC[:DST][:ro|rw]", origin=origin, hint=hint)
+    if "\0" in text:
+        raise PolicyError("volume contains a NUL byte", origin=origin)
+    source = os.path.normpath(os.path.join(cwd, os.path.expanduser(parts[0])))
+    target = parts[1] if len(parts) == 2 else source
+    if target.startswith("/"):
+        target = posixpath.normpath("/" + target.lstrip("/"))
+    return Volume(source=source, target=mount_target(target, Where(key=origin, origin=origin)), writable=mode == "rw", origin=origin)
+
+
+def check_volume(volume: Volume, protected: Mapping[str, str]) -> Bind:
+    """Resolve a volume's source and return its mount.
+
+    Args:
+        volume: from an option, a profile or the Python interface.
+        protected: see `protected_paths`.
+
+    Raises:
+        PolicyError: the source is missing, of a kind that cannot be shared, or may not be shared writable.
+    """
+    where = volume.origin or f"volume `{volume.source}`"
+    target = mount_target(volume.target, Where(key=where, origin=where))
+    if not volume.source.startswith("/"):
+        raise PolicyError(f"volume source `{volume.source}` must be an absolute path", origin=where)
+    try:
+        real = os.path.realpath(volume.source, strict=True)
+        mode = os.stat(real).st_mode
+    except OSError as error:
+        raise PolicyError(f"share `{volume.source}`: {describe_errno(error.errno or 0)}", origin=where) from None
+    if real == "/":
+        raise PolicyError(
+            f"share `{volume.source}`: it is the host's whole file system", origin=where, hint="name the directories that are needed, each with its own `-v`"
+        )
+    for tree in _KERNEL_TREES:
+        if is_within(real, tree):
+            raise PolicyError(f"share `{volume.source}`: it lies in the host's `{tree}`", origin=where, hint=f"the sandbox has a `{tree}` of its own or none")
+    kind = _KINDS.get(stat.S_IFMT(mode))
+    if kind is not None:
+        raise PolicyError(f"share `{volume.source}`: it is {kind}", origin=where)
+    if volume.writable:
+        check_writable(real, volume.source, protected, where)
+    return Bind(path=target, source=real, directory=stat.S_ISDIR(mode), writable=volume.writable, why=where)
+
+
+def check_writable(real: str, shown: str, protected: Mapping[str, str], where: str) -> None:
+    """Refuse to share something writable that holds, or lies in, files that decide over the next sandbox.
+
+    A program that can write them, or create them where they are absent, writes its own policy (firejail #7154, #7132).
+    """
+    for path, what in protected.items():
+        if is_within(path, real) or is_within(real, path):
+            relation = "contains" if is_within(path, real) else "lies in"
+            raise PolicyError(
+                f"share `{shown}` writable: it {relation} {what} (`{path}`)",
+                origin=where,
+                hint="share a directory beside it, or share this one read-only",
+            )
+
+
+def protected_paths(profile: Profile, environ: Mapping[str, str], homes: tuple[str, ...]) -> dict[str, str]:
+    """Return host paths that must never be writable inside, with what each is; they need not exist.
+
+    Args:
+        profile: the files it came from are protected too.
+        environ: the caller's environment, for the XDG directories.
+        homes: the caller's home directories.
+    """
+    package = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+    paths = {package: "the sandbox's own code"}
+    for kind in ("profiles", "policies"):
+        paths[str(data_dir(kind))] = f"the shipped {kind}"  # type: ignore[arg-type]
+    for variable, default, what in (
+        ("XDG_CONFIG_HOME", ".config", "configuration"),
+        ("XDG_STATE_HOME", ".local/state", "state"),
+        ("XDG_CACHE_HOME", ".cache", "cache"),
+        ("XDG_DATA_HOME", ".local/share", "data"),
+    ):
+        bases = [environ.get(variable, "")] + [f"{home}/{default}" for home in homes]
+        for base in bases:
+            if base.startswith("/"):
+                paths[os.path.realpath(os.path.join(base, "sandbox"))] = f"the sandbox's {what} directory"
+    for prefix in (sys.prefix, sys.base_prefix, sys.exec_prefix, os.path.dirname(os.path.realpath(sys.executable or "/usr/bin/python3"))):
+        paths[os.path.realpath(prefix)] = "the Python that runs the sandbox"
+    files = {profile.path, *(origin.rpartition(":")[0] for _, origin in profile.origins)}
+    if "/" in profile.policy:
+        files.add(profile.policy)
+    for file in files:
+        if file.startswith("/"):
+            paths.setdefault(os.path.realpath(file), "a file of this run's profile")
+    return paths
+
+
+def caller_homes(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the caller's home directories, resolved: of the environment and of the user database, which may differ."""
+    import pwd
+
+    homes = [environ.get("HOME", "")]
+    try:
+        homes.append(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:
+        pass
+    return tuple(dict.fromkeys(os.path.realpath(home) for home in homes if home.startswith("/") and home != "/"))

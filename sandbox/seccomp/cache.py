@@ -1,0 +1,194 @@
+"""Compiled filters on disk, so that a run never loads libseccomp.
+
+An entry is named by everything that determines its bytes: the policy's digest, the numbers, argument places and constants that our tables give it,
+architecture, `notify`, libseccomp's version, the compiling machine and the compiler's own version. It carries its hash, and one that is not exactly
+what we would have written ourselves is ignored and written anew. Imported by `api`; never imports pyseccomp on a hit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+
+from sandbox.abi.arch import Arch, audit_arch
+from sandbox.abi.constants import constant
+from sandbox.abi.signatures import argument_index, argument_mask
+from sandbox.abi.tables import syscall_number
+from sandbox.policy.conditions import leaves, names
+from sandbox.policy.model import SyscallPolicy
+from sandbox.seccomp.filter import INSTRUCTION_BYTES, MAXIMUM_INSTRUCTIONS, Filter, make_filter
+
+COMPILER_VERSION = 1
+"""Raise it whenever the compiler may produce other bytes for the same input."""
+
+_MAGIC = b"sandbox filter 1\n"
+_HEADER_BYTES = len(_MAGIC) + 64 + 1
+_LIBRARY = "libseccomp.so.2"
+_LIBRARY_DIRS = (
+    "/usr/lib/x86_64-linux-gnu",
+    "/usr/lib/aarch64-linux-gnu",
+    "/lib/x86_64-linux-gnu",
+    "/lib/aarch64-linux-gnu",
+    "/usr/lib64",
+    "/lib64",
+    "/usr/lib",
+    "/lib",
+    "/usr/local/lib64",
+    "/usr/local/lib",
+)
+
+
+def load_filter(policy: SyscallPolicy, arch: Arch, *, notify: bool = True, cache_dir: str | None = None) -> Filter:
+    """Return a policy's filter, from the cache or compiled now.
+
+    Args:
+        policy: the merged policy; it need not be checked, compiling checks it and a cached filter was compiled once.
+        arch: the architecture whose calls are judged.
+        notify: see `compile.compile_filter`.
+        cache_dir: where entries lie; None means ``$XDG_CACHE_HOME/sandbox/filters``. Made with mode 0700 if missing. When it cannot be used, or
+            somebody else could write there, the filter is compiled in memory.
+
+    Raises:
+        PolicyError: the policy's meaning is wrong.
+        CompileError: it cannot become a filter.
+    """
+    key = cache_key(policy, arch, notify)
+    directory = _open_directory(cache_dir if cache_dir is not None else default_cache_dir())
+    try:
+        bpf = _read(directory, key, arch) if directory is not None else None
+        if bpf is not None:
+            return make_filter(bpf, arch=arch, policy=policy.name, policy_digest=policy.digest, notify=notify)
+        from sandbox.seccomp.compile import compile_filter
+
+        result = compile_filter(policy, arch, notify=notify)
+        if directory is not None:
+            _write(directory, key, result.bpf)
+        return result
+    finally:
+        if directory is not None:
+            os.close(directory)
+
+
+def cache_key(policy: SyscallPolicy, arch: Arch, notify: bool) -> str:
+    """Return the hex name of an entry: SHA-256 over everything that determines its bytes."""
+    digest = hashlib.sha256()
+    head = (COMPILER_VERSION, policy.digest, str(arch), audit_arch(arch), notify, libseccomp_version(), os.uname().machine)
+    digest.update(repr(head).encode())
+    for syscall, entries in policy.rules.items():
+        digest.update(f"{syscall} {syscall_number(arch, syscall)}\n".encode())
+        if syscall_number(arch, syscall) is None:
+            continue
+        for entry in entries:
+            condition = entry.rule.condition
+            if condition is None:
+                continue
+            for leaf in leaves(condition):
+                index = argument_index(syscall, leaf.argument, arch)
+                mask = argument_mask(syscall, index, arch) if index is not None else None
+                digest.update(f"{leaf.argument} {index} {mask}\n".encode())
+            for name in names(condition):
+                digest.update(f"{name} {constant(name, arch)}\n".encode())
+    return digest.hexdigest()
+
+
+def libseccomp_version() -> str:
+    """Return the file name behind libseccomp.so.2, such as ``libseccomp.so.2.5.4``, without loading it; empty where it is not in a usual place.
+
+    The name carries the version in every distribution's package; its size and time tell rebuilt ones apart.
+    """
+    for directory in _LIBRARY_DIRS:
+        path = os.path.join(directory, _LIBRARY)
+        try:
+            status = os.stat(path)
+        except OSError:
+            continue
+        return f"{os.path.basename(os.path.realpath(path))} {status.st_size} {status.st_mtime_ns}"
+    return ""
+
+
+def default_cache_dir() -> str | None:
+    """Return ``$XDG_CACHE_HOME/sandbox/filters`` (default ``~/.cache``), or None when neither variable gives an absolute path."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):
+        home = os.environ.get("HOME", "")
+        if not os.path.isabs(home):
+            return None
+        base = os.path.join(home, ".cache")
+    return os.path.join(base, "sandbox", "filters")
+
+
+def _is_ours(status: os.stat_result) -> bool:
+    # Whoever else can write the file chooses the filter; sudo with the user's HOME is the usual way to meet one.
+    return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _open_directory(path: str | None) -> int | None:
+    """Return an fd of the cache directory, owned by the caller, or None when it cannot be trusted or used."""
+    if path is None:
+        return None
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            pass
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        return None
+    if _is_ours(os.fstat(fd)):
+        return fd
+    os.close(fd)
+    return None
+
+
+def _seal(key: str, bpf: bytes) -> bytes:
+    """Return the entry's bytes; the key is hashed too, so that one entry cannot stand in for another."""
+    return _MAGIC + hashlib.sha256(key.encode() + bpf).hexdigest().encode() + b"\n" + bpf
+
+
+def _read(directory: int, key: str, arch: Arch) -> bytes | None:
+    """Return an entry's program, or None when it is missing or anything about it is wrong."""
+    limit = _HEADER_BYTES + MAXIMUM_INSTRUCTIONS * INSTRUCTION_BYTES
+    try:
+        fd = os.open(key, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=directory)
+    except OSError:
+        return None
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or not _is_ours(status) or not _HEADER_BYTES < status.st_size <= limit:
+            return None
+        content = os.read(fd, limit + 1)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    bpf = content[_HEADER_BYTES:]
+    if content != _seal(key, bpf) or len(bpf) % INSTRUCTION_BYTES:
+        return None
+    # The program of the right key for the wrong architecture cannot exist; a filter that does not test its architecture must not.
+    return bpf if bpf[12:16] == audit_arch(arch).to_bytes(4, "little") else None
+
+
+def _write(directory: int, key: str, bpf: bytes) -> None:
+    """Add an entry by an atomic rename, so that two writers leave one whole entry; failing to is no error."""
+    temporary = f".{key[:16]}.{os.getpid()}.{os.urandom(8).hex()}"
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
+    except OSError:
+        return
+    content = _seal(key, bpf)
+    try:
+        try:
+            whole = os.write(fd, content) == len(content)
+        finally:
+            os.close(fd)
+        if whole:
+            os.rename(temporary, key, src_dir_fd=directory, dst_dir_fd=directory)
+            return
+    except OSError:
+        pass
+    try:
+        os.unlink(temporary, dir_fd=directory)
+    except OSError:
+        pass

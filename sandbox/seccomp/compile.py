@@ -1,0 +1,162 @@
+"""Policy → BPF through libseccomp. The only importer of pyseccomp, whose import costs some 20 ms: `cache.py` keeps a run from needing this.
+
+libseccomp is given nothing to decide: tests are disjoint and confined to the bits the kernel keeps (`lower.py`), numbers come from our own tables
+(libseccomp 2.5.4 does not know the newest calls), and every result is checked against the policy's direct reading before anybody may use it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pyseccomp
+
+from sandbox.abi.arch import X32_SYSCALL_BIT, Arch, audit_arch, native_arch
+from sandbox.abi.tables import syscall_number, syscall_table
+from sandbox.errors import CompileError, InternalError
+from sandbox.policy.check import check_policy
+from sandbox.policy.cubes import register_of
+from sandbox.policy.model import Action, Outcome, SyscallPolicy
+from sandbox.seccomp.decide import decide
+from sandbox.seccomp.evaluate import (
+    ABS,
+    JEQ,
+    JGE,
+    JMP,
+    LD,
+    RET_KILL_PROCESS,
+    Instruction,
+    RejectedError,
+    check_program,
+    decode,
+    encode,
+    pack_data,
+    run_program,
+)
+from sandbox.seccomp.filter import Filter, make_filter
+from sandbox.seccomp.lower import NumberRule, lower_policy, partition, return_value
+
+LAUNCH_CALLS = ("read", "write", "execve", "exit_group", "rt_sigreturn")
+"""What the executor itself still calls once the filter is in place."""
+
+_BINARY_TREE = 2
+_API_LEVEL = 5  # USER_NOTIF; set explicitly so that the bytes do not depend on the kernel that compiles
+_OFFSET_ARCH = 4
+
+
+def compile_filter(policy: SyscallPolicy, arch: Arch, *, notify: bool = True) -> Filter:
+    """Compile a policy.
+
+    Args:
+        policy: the merged policy; it is checked first.
+        arch: the architecture whose calls the filter judges; calls of any other kill.
+        notify: whether a supervisor will listen. Without one, recorded refusals become plain errnos in the kernel.
+
+    Raises:
+        PolicyError: the policy's meaning is wrong (`check_policy`).
+        CompileError: the launch path's own calls are not allowed, the filter is too large, or the host cannot compile for `arch`.
+        InternalError: the filter does not do what the policy says.
+    """
+    _require_launch_calls(policy, arch)
+    check_policy(policy)
+    rules = lower_policy(policy, arch, notify)
+    bpf = _assemble(policy, arch, rules, return_value(policy.default, notify))
+    program = decode(bpf)
+    try:
+        check_program(program)
+    except RejectedError as error:
+        raise CompileError(f"compile policy `{policy.name}` for {arch}: the kernel would refuse the filter: {error}") from None
+    _verify(policy, arch, notify, program)
+    return make_filter(bpf, arch=arch, policy=policy.name, policy_digest=policy.digest, notify=notify)
+
+
+def _require_launch_calls(policy: SyscallPolicy, arch: Arch) -> None:
+    for name in LAUNCH_CALLS:
+        entries = policy.rules.get(name, ())
+        outcome = entries[0].rule.outcome if entries and entries[0].rule.condition is None else None
+        if name not in policy.rules:
+            outcome = policy.default
+        if outcome is None or outcome.action is not Action.ALLOW:
+            place = f"{entries[0].rule.place}, rule[{entries[0].rule.index}]" if entries else str(policy.stack[0].path)
+            raise CompileError(
+                f"compile policy `{policy.name}` for {arch}: syscall `{name}` must be allowed unconditionally, the launch itself needs it",
+                origin=place,
+                hint='extend `base`, which allows it: `extends = ["base"]`',
+            )
+
+
+def _assemble(policy: SyscallPolicy, arch: Arch, rules: tuple[NumberRule, ...], default: int) -> bytes:
+    host = native_arch()
+    if host is not arch and host is not Arch.X86_64:
+        raise CompileError(
+            f"compile policy `{policy.name}` for {arch}: on {host} only {host} filters can be made",
+            hint="libseccomp adds the x32 test only where x86_64 is native; compile on an x86_64 machine",
+        )
+    try:
+        pyseccomp.set_api(_API_LEVEL)
+        tree = pyseccomp.SyscallFilter(default)
+        # Always the native collection: for a foreign one libseccomp would translate our numbers by name, and it lacks the newest names.
+        tree.set_attr(pyseccomp.Attr.ACT_BADARCH, RET_KILL_PROCESS)
+        tree.set_attr(pyseccomp.Attr.CTL_OPTIMIZE, _BINARY_TREE)
+        for rule in rules:
+            arguments = [pyseccomp.Arg(index, pyseccomp.MASKED_EQ, mask, value) for index, mask, value in rule.tests]
+            tree.add_rule_exactly(rule.value, rule.number, *arguments)
+        with open(os.memfd_create("filter", os.MFD_CLOEXEC), "w+b", buffering=0) as file:
+            tree.export_bpf(file)
+            file.seek(0)
+            bpf = file.read()
+    except OSError as error:
+        raise CompileError(
+            f"compile policy `{policy.name}` for {arch}: libseccomp: {os.strerror(error.errno or 0)} ({errno.errorcode.get(error.errno or 0)})"
+        ) from None
+    return bpf if host is arch else _retarget(bpf, host, arch)
+
+
+def _retarget(bpf: bytes, host: Arch, arch: Arch) -> bytes:
+    """Return a program made for x86_64 with the audit word of another architecture and without the x32 test."""
+    program = list(decode(bpf))
+    word = audit_arch(host)
+    tests = [at for at, (code, _, _, k) in enumerate(program) if code == JMP | JEQ and k == word]
+    x32 = [at for at, (code, _, _, k) in enumerate(program[:8]) if code == JMP | JGE and k == X32_SYSCALL_BIT]
+    if program[0] != (LD | ABS, 0, 0, _OFFSET_ARCH) or tests != [1] or len(x32) != 1:
+        raise InternalError(f"libseccomp's filter for {host} does not begin as expected, so it cannot be retargeted to {arch}")
+    code, jt, jf, _ = program[1]
+    program[1] = (code, jt, jf, audit_arch(arch))
+    code, _, jf, k = program[x32[0]]
+    program[x32[0]] = (code, jf, jf, k)  # whatever the number: go on
+    return encode(program)
+
+
+def _verify(policy: SyscallPolicy, arch: Arch, notify: bool, program: tuple[Instruction, ...]) -> None:
+    """Compare the program with the policy at the corners of every syscall's every piece; a difference is a bug of ours and no filter."""
+    word = audit_arch(arch)
+
+    def expect(number: int, arch_word: int, arguments: tuple[int, ...], expected: int) -> None:
+        actual = run_program(program, pack_data(number, arch_word, arguments))
+        if actual != expected:
+            raise InternalError(
+                f"compiled policy `{policy.name}` for {arch} differs from its text: "
+                f"call {number} {[hex(argument) for argument in arguments]} gives {actual:#x}, should give {expected:#x}",
+                hint="please report this with the policy; the filter was not used",
+            )
+
+    numbers = {*range(1024), *syscall_table(arch).values(), -1, 0x3FFF_FFFF, 0x4000_0000, 0x4000_0001, 0x7FFF_FFFF, 0x8000_0000}
+    for number in sorted(numbers):
+        decision = decide(policy, arch, number, (0, 0, 0, 0, 0, 0))
+        expect(number, word, (0,) * 6, return_value(Outcome(action=decision.action, errno=decision.errno), notify))
+    for other in (0, audit_arch(Arch.AARCH64) ^ audit_arch(Arch.X86_64) ^ word, word & ~0x8000_0000, 0x4000_0003, 0xFFFF_FFFF):
+        expect(1, other, (0,) * 6, RET_KILL_PROCESS)
+    for syscall in policy.rules:
+        number = syscall_number(arch, syscall)
+        if number is None:
+            continue
+        pieces = partition(policy, syscall, arch, notify)
+        if len(pieces) == 1:
+            continue
+        for cubes in pieces.values():
+            for cube in cubes:
+                registers = [register_of(cube, index) for index in range(6)]
+                for filler in (0, (1 << 64) - 1, 0xFFFF_FFFF_0000_0000):
+                    arguments = tuple(value | (filler & ~care) for care, value in registers)
+                    decision = decide(policy, arch, number, arguments)
+                    expect(number, word, arguments, return_value(Outcome(action=decision.action, errno=decision.errno), notify))
