@@ -253,14 +253,14 @@ def test_meanings_name_arguments_and_families_that_exist(line: str) -> None:
 CALLS = sorted(syscall_names(X86) & syscall_names(ARM))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, database=None)
 @given(st.sampled_from(list(Arch)), st.sampled_from(CALLS), st.integers(0, 5), st.integers(0, (1 << 64) - 1))
 def test_decode_gives_short_printable_text_for_anything(arch: Arch, syscall: str, index: int, value: int) -> None:
     text = decode_argument(arch, syscall, index, value)
     assert text.isascii() and text.isprintable() and 0 < len(text) < 1200
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, database=None)
 @given(st.sampled_from(list(Arch)), st.sampled_from(["clone", "openat", "socket", "mmap", "mount", "unshare", "personality"]), st.data())
 def test_decoded_flags_or_together_to_the_value(arch: Arch, syscall: str, data: st.DataObject) -> None:
     """Nothing is lost and nothing is invented: the names' values or-ed are the value."""

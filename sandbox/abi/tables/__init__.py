@@ -44,4 +44,4 @@ def syscall_name(arch: Arch, number: int) -> str | None:
 
 def known_anywhere(name: str) -> bool:
     """Tell whether either architecture has a syscall of this name."""
-    return any(name in syscall_table(arch) for arch in Arch)
+    return name in syscall_table(Arch.X86_64) or name in syscall_table(Arch.AARCH64)
