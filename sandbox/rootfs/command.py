@@ -1,6 +1,6 @@
 """Finds the program that a command line means, as the caller's shell would, and what its ``#!`` line needs.
 
-Raises `CommandNotFound`, which carries the shell's exit code. Only `rootfs` imports the rest of this module; front ends catch the exception.
+Raises `CommandNotFound`, which carries the shell's exit code; front ends catch it. Only `rootfs` imports the rest of this module.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterator, Mapping
 
 from sandbox.errors import SandboxError
+from sandbox.plan.root import FileBytes
 from sandbox.rootfs.interpreters import Interpreters, find_pyenv, is_pyenv_shims
 from sandbox.rootfs.view import View
 
@@ -37,13 +38,14 @@ class Resolver:
         view: the root so far, volumes and working directory included.
         interpreters: adds to the view what a program needs.
         search: the caller's PATH, split.
-        cwd: the caller's working directory, absolute; relative names start there.
+        cwd: the caller's working directory, resolved, where relative names start; None when there is none, then nothing
+            relative is looked for on the host.
         workdir: where the program will start, in the view of the sandbox.
         environ: the caller's environment, for pyenv.
     """
 
     def __init__(
-        self, view: View, interpreters: Interpreters, *, search: list[str], cwd: str, workdir: str, environ: Mapping[str, str]
+        self, view: View, interpreters: Interpreters, *, search: list[str], cwd: str | None, workdir: str, environ: Mapping[str, str]
     ) -> None:
         self.view = view
         self.interpreters = interpreters
@@ -53,7 +55,6 @@ class Resolver:
         self.environ = environ
         self.replaced: dict[str, list[str]] = {}  # directories of PATH that were found through another
         self.python_user_base: str | None = None
-        self.notes: list[str] = []
 
     def resolve(self, argv0: str) -> str:
         """Return the path to execute inside for a command's first word, and share what it needs.
@@ -68,62 +69,70 @@ class Resolver:
         return path
 
     def _named(self, name: str) -> str:
-        inside = posixpath.join(self.workdir, name)
-        problem = self._problem(inside)
-        if problem == "missing" or self.view.host_path(inside) == inside:
-            outside = posixpath.join(self.cwd, name)
-            problem = self._share(outside, f"command `{name}`") or self._problem(outside)
-            inside = outside
+        path = posixpath.join(self.workdir, name)
+        problem = self._problem(path)
+        if problem == "missing" and self.cwd is not None:
+            # The caller's directory may not be shared; then only the file is.
+            path = posixpath.join(self.cwd, name)
+        if problem is None or self.cwd is not None or name.startswith("/"):
+            problem = self._find(path, f"command `{name}`")
         if problem is not None:
             raise self._not_found(name, name, problem)
-        return posixpath.normpath(inside) if "/../" not in inside else inside
+        normal = posixpath.normpath(path)
+        # `a/../b` is `b` only while `a` is no symbolic link.
+        return normal if self.view.trace(normal) == self.view.trace(path) else path
 
     def _searched(self, name: str, command: str) -> str:
-        """Search PATH, the sandbox's view of each directory first."""
+        """Search PATH, in each directory the sandbox's view first."""
         worst = "missing"
         pyenv = ""
         for directory in self.search:
-            directory = posixpath.normpath(posixpath.join(self.cwd, directory or "."))
+            if not directory.startswith("/"):
+                if self.cwd is None:
+                    continue
+                directory = posixpath.join(self.cwd, directory)
+            directory = posixpath.normpath(directory)
             path = posixpath.join(directory, name)
             if is_pyenv_shims(directory) and os.path.isfile(path):
-                program, version = find_pyenv(path, self.cwd, self.environ)
+                program, version = find_pyenv(path, self.cwd or "/", self.environ)
                 if program is None:
                     pyenv = f"pyenv's version `{version}` has no `{name}`"
                     continue
                 self.replaced.setdefault(directory, []).append(posixpath.dirname(program))
                 path = program
-            problem = self._problem(path)
-            if problem in (None, "missing"):
-                # Even a visible one may need more: a link in a shared directory may lead out of it.
-                outside = host_problem(path)
-                if outside is None and (problem is None or not self.view.entries.get(path)):
-                    problem = self._share(path, f"command `{command}`") or self._problem(path)
-                elif problem == "missing":
-                    problem = outside
+            problem = self._find(path, f"command `{command}`")
             if problem is None:
                 return path
             if problem != "missing":
                 worst = problem
         raise self._not_found(name, command, worst, pyenv)
 
-    def _share(self, path: str, why: str) -> str | None:
-        """Make a host program visible; return what is wrong with it, or None."""
-        problem = host_problem(path)
-        if problem is not None:
+    def _find(self, path: str, why: str) -> str | None:
+        """Make the program at a path visible with what it needs; return what is wrong with it, or None."""
+        end = self.view.trace(path)
+        problem = self._problem(path)
+        if problem is None and end is not None and self.view.host_path(end) != os.path.realpath(path):
+            return None  # there under another name than outside, through a volume, or made by us
+        if problem not in (None, "missing"):
             return problem
+        outside = host_problem(path)
+        if outside is not None:
+            return outside
         try:
+            # Also for a visible one: a virtual environment in the working directory has its library elsewhere.
             self.interpreters.expose(path, why)
         except OSError:
             return "missing"
-        return None
+        return self._problem(path)
 
     def _problem(self, path: str) -> str | None:
         """Return what keeps a path inside from being executed, or None."""
         end = self.view.trace(path)
         if end is None:
             return "missing"
-        if self.view.read_head(end, 1) is not None and self.view.host_path(end) is None:
-            return None  # a file that came with the request
+        entry = self.view.entries.get(end)
+        if isinstance(entry, FileBytes):
+            return None if entry.mode & 0o111 else "not executable"
         host = self.view.host_path(end)
         return host_problem(host) if host is not None else "a directory"
 
@@ -163,9 +172,7 @@ class Resolver:
         if "/" not in name:
             return self._searched(name, command)
         path = posixpath.join(self.workdir, name)
-        problem = self._problem(path)
-        if problem == "missing" or self.view.host_path(path) == path:
-            problem = self._share(path, f"interpreter of `{command}`") or self._problem(path)
+        problem = self._find(path, f"interpreter of `{command}`")
         if problem is not None:
             raise self._not_found(name, command, problem)
         return path
@@ -183,7 +190,7 @@ def host_problem(path: str) -> str | None:
 
 
 def parse_shebang(head: bytes) -> list[str]:
-    """Return the words of a script's ``#!`` line; the kernel gives the rest as one argument, ``env -S`` splits it, so the words do for both.
+    """Return the words of a script's ``#!`` line; the kernel gives the rest as one argument and ``env -S`` splits it: words do for both.
 
     Source: execve(2), fs/binfmt_script.c.
     """

@@ -1,6 +1,7 @@
 """The environment of the program: what the profile lets through, what it sets, and a few variables made anew.
 
-Environments are where tokens live, and leaking one is the most reported escape there is, so nothing comes in by default. Only `rootfs` imports this module.
+Environments are where tokens live, and leaking one is the most reported escape there is, so nothing comes in by default. Only `rootfs`
+imports this module.
 """
 
 from __future__ import annotations

@@ -56,8 +56,8 @@ def build_root_spec(
     notes: list[str] = []
     homes = caller_homes(environ)
     add_base(view, profile)
-    shared = _share(view, profile, cwd, homes, protected_paths(profile, environ, homes), notes)
-    workdir = _choose_workdir(view, profile, cwd, shared, homes, notes)
+    shared = _share(view, profile, cwd, homes, environ, notes)
+    workdir = _choose_workdir(view, profile, cwd, shared)
     if files:
         _add_files(view, files, workdir, profile)
     if mask_sockets:
@@ -70,13 +70,14 @@ def build_root_spec(
     if search == [""]:
         search = list(STANDARD_PATH)
     _activate(interpreters, environ, search, extra)
-    resolver = Resolver(view, interpreters, search=search, cwd=cwd or workdir, workdir=workdir, environ=environ)
+    real = os.path.realpath(cwd) if cwd is not None else None
+    resolver = Resolver(view, interpreters, search=search, cwd=real, workdir=workdir, environ=environ)
     argv0 = resolver.resolve(argv[0])
     if resolver.python_user_base:
         extra["PYTHONUSERBASE"] = resolver.python_user_base
     view.check()
     if is_root:
-        _note_unreadable(view, argv0, workdir, shared, notes)
+        _note_unreadable(view, argv0, shared, notes)
     notes += interpreters.notes
     env = compose_environment(profile, environ, path=compose_path(resolver), extra=extra)
     spec = RootSpec(entries=tuple(view.entries.values()), workdir=workdir, argv0=argv0, notes=tuple(dict.fromkeys(notes)))
@@ -84,10 +85,12 @@ def build_root_spec(
 
 
 def _share(
-    view: View, profile: Profile, cwd: str | None, homes: tuple[str, ...], protected: Mapping[str, str], notes: list[str]
+    view: View, profile: Profile, cwd: str | None, homes: tuple[str, ...], environ: Mapping[str, str], notes: list[str]
 ) -> list[Bind]:
     """Add the working directory, then the volumes, and return the mounts that came of them."""
     check_volume_targets(profile.volumes)
+    writable = profile.cwd is CwdMode.WRITABLE or any(volume.writable for volume in profile.volumes)
+    protected = protected_paths(profile, environ, homes) if writable else {}
     volumes = [check_volume(volume, protected) for volume in profile.volumes]
     shared = []
     if cwd is not None and profile.cwd is not CwdMode.NO:
@@ -129,7 +132,8 @@ def _working_directory(
     elif real == "/":
         reason = "it is the host's root"
     elif any(is_within(home, real) for home in homes) or real == "/root" or (real.startswith("/home/") and real.count("/") == 2):
-        reason = "it is a home directory" if real in homes or real != "/home" else "it holds the home directories"
+        above = any(is_within(home, real) and home != real for home in homes)
+        reason = "it contains the home directory" if above else "it is a home directory"
         hint = "; start from a directory in it, or share what is needed with `-v`"
     elif any(is_within(real, top) for top in _NOT_OURS):
         reason = "it belongs to the host's system"
@@ -146,9 +150,7 @@ def _working_directory(
     return Bind(path=real, source=real, directory=True, writable=writable, why="working directory")
 
 
-def _choose_workdir(
-    view: View, profile: Profile, cwd: str | None, shared: list[Bind], homes: tuple[str, ...], notes: list[str]
-) -> str:
+def _choose_workdir(view: View, profile: Profile, cwd: str | None, shared: list[Bind]) -> str:
     """Return the caller's directory if it is visible under its own name, else the home inside."""
     if cwd is None:
         return profile.home
@@ -162,10 +164,12 @@ def _add_files(view: View, files: Mapping[str, bytes], workdir: str, profile: Pr
     """Add the caller's files, which must land on a tmpfs: anywhere else they would be written to the host."""
     cover = view.cover(workdir)
     if not isinstance(cover, Tmpfs):
-        raise PolicyError(f"make files in `{workdir}`: it is shared from the host", hint="give no working directory, or write the files there yourself")
+        hint = "give no working directory, or write the files there yourself"
+        raise PolicyError(f"make files in `{workdir}`: it is not a place of the sandbox's own", hint=hint)
     total = sum(len(content) for content in files.values())
     if total > cover.size_bytes:
-        raise PolicyError(f"make files in `{workdir}`: {total} bytes are more than its limit of {cover.size_bytes}", hint="raise the limit `home`")
+        message = f"make files in `{workdir}`: {total} bytes are more than its limit of {cover.size_bytes}"
+        raise PolicyError(message, hint="raise the limit `home`")
     made = {name: posixpath.join(workdir, name) for name in files}
     directories: set[str] = set()
     for name, path in made.items():
@@ -181,7 +185,7 @@ def _add_files(view: View, files: Mapping[str, bytes], workdir: str, profile: Pr
             directories.add(parent)
             parent = posixpath.dirname(parent)
     if len(made) + len(directories) >= cover.inodes:
-        raise PolicyError(f"make files in `{workdir}`: {len(made)} files are more than its limit of {cover.inodes} inodes")
+        raise PolicyError(f"make files in `{workdir}`: {len(made)} files are more than its limit of {cover.inodes} inodes allows")
     for name, path in made.items():
         if path in directories:
             raise PolicyError(f"make file `{name}`: another file's directory has that name")
@@ -216,7 +220,7 @@ def _activate(interpreters: Interpreters, environ: Mapping[str, str], search: li
             extra[variable] = prefix
 
 
-def _note_unreadable(view: View, argv0: str, workdir: str, shared: list[Bind], notes: list[str]) -> None:
+def _note_unreadable(view: View, argv0: str, shared: list[Bind], notes: list[str]) -> None:
     """Say beforehand what the program, who is another user when root calls, will not be able to read."""
     for bind in shared:
         mode = os.stat(bind.source).st_mode

@@ -1,7 +1,7 @@
 """Programs outside the system directories: which host directory a program needs, and how little of the host that may be.
 
-A virtual environment, a conda or pyenv or nvm version is shared whole, read-only, at its own path; of anything else only the one file, and every
-symbolic link on the way as a link. Never the home directory or anything above it. Only `rootfs` imports this module.
+A virtual environment, a conda or pyenv or nvm version is shared whole, read-only, at its own path; of anything else only the one file, and
+every symbolic link on the way as a link. Never the home directory or anything above it. Only `rootfs` imports this module.
 """
 
 from __future__ import annotations

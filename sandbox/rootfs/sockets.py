@@ -1,7 +1,7 @@
 """Finds what must not be reachable in a shared directory: sockets, and files that only a group may read.
 
-A read-only mount does not stop connect(2): a D-Bus, Docker or ssh-agent socket in a shared directory is a way out (bubblewrap's README
-says so of itself). Masking what a bounded scan finds is the *second* line: the first is the filter and Landlock, for a socket may be made after the scan.
+A read-only mount does not stop connect(2): a D-Bus, Docker or ssh-agent socket in a shared directory is a way out (bubblewrap's README says
+so of itself). Masking what a bounded scan finds is the *second* line: the first is the filter and Landlock, for a socket may be made later.
 Only `rootfs` imports this module.
 """
 

@@ -16,6 +16,8 @@ from sandbox.rootfs.view import View, is_within
 
 _NOBODY = 65534  # what unmapped ids look like: kernel.overflowuid
 
+_DATABASES = ("passwd", "group", "shadow", "hosts", "networks", "protocols", "services")
+
 
 def add_base(view: View, profile: Profile) -> None:
     """Add everything that does not depend on the command, the caller's directory or the volumes.
@@ -43,12 +45,12 @@ def synthetic_etc(profile: Profile) -> dict[str, bytes]:
     """Return the files of /etc that the sandbox makes itself, by name: they tell of the sandbox and not of the host."""
     user, home, host = profile.user, profile.home, profile.hostname
     texts = {
-        "passwd": f"{user}:x:{profile.uid}:{profile.gid}:{user}:{home}:/bin/sh\nnobody:x:{_NOBODY}:{_NOBODY}:nobody:/:/bin/false\n",
+        "passwd": f"{user}:x:{profile.uid}:{profile.gid}:{user}:{home}:/bin/sh\n" + f"nobody:x:{_NOBODY}:{_NOBODY}:nobody:/:/bin/false\n",
         "group": f"{user}:x:{profile.gid}:\nnogroup:x:{_NOBODY}:\n",
         "hosts": f"127.0.0.1 localhost {host}\n::1 localhost {host} ip6-localhost ip6-loopback\n",
         "hostname": f"{host}\n",
         # Without this file glibc asks DNS and daemons of the host, which are not there.
-        "nsswitch.conf": "".join(f"{name}: files\n" for name in ("passwd", "group", "shadow", "hosts", "networks", "protocols", "services")),
+        "nsswitch.conf": "".join(f"{name}: files\n" for name in _DATABASES),
         "resolv.conf": "",
         "shells": "/bin/sh\n/bin/bash\n",
     }

@@ -117,9 +117,8 @@ class View:
             above = self.cover(posixpath.dirname(path)) if path != "/" else None
             why = getattr(entry, "why", "") or "the sandbox's own"
             if isinstance(above, Symlink):
-                raise PolicyError(
-                    f"mount on `{path}`: `{above.path}` is a symbolic link inside", origin=why, hint=f"use a target below `/{above.target.lstrip('/')}`"
-                )
+                hint = f"use a target below `/{above.target.lstrip('/')}`"
+                raise PolicyError(f"mount on `{path}`: `{above.path}` is a symbolic link inside", origin=why, hint=hint)
             if isinstance(above, FileBytes) or (isinstance(above, Bind) and not above.directory):
                 raise PolicyError(f"mount on `{path}`: `{above.path}` is a file inside", origin=why)
             if not isinstance(above, Bind):
@@ -131,9 +130,8 @@ class View:
             wanted = "directory" if isinstance(entry, Tmpfs) or entry.directory else "file"
             if kind != wanted:
                 found = f"there is no {wanted} at" if kind == "nothing" else f"a {kind} is at"
-                raise PolicyError(
-                    f"mount on `{path}`: {found} `{above.source}{path[len(above.path) :]}`", origin=why, hint=f"make the {wanted} there or choose another target"
-                )
+                hint = f"make the {wanted} there or choose another target"
+                raise PolicyError(f"mount on `{path}`: {found} `{above.source}{path[len(above.path) :]}`", origin=why, hint=hint)
 
 
 def _mount_point_kind(source: str, relative: str) -> str:

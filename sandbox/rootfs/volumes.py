@@ -75,11 +75,14 @@ def check_volume(volume: Volume, protected: Mapping[str, str]) -> Bind:
         raise PolicyError(f"share `{volume.source}`: {describe_errno(error.errno or 0)}", origin=where) from None
     if real == "/":
         raise PolicyError(
-            f"share `{volume.source}`: it is the host's whole file system", origin=where, hint="name the directories that are needed, each with its own `-v`"
+            f"share `{volume.source}`: it is the host's whole file system",
+            origin=where,
+            hint="name the directories that are needed, each with its own `-v`",
         )
     for tree in _KERNEL_TREES:
         if is_within(real, tree):
-            raise PolicyError(f"share `{volume.source}`: it lies in the host's `{tree}`", origin=where, hint=f"the sandbox has a `{tree}` of its own or none")
+            hint = f"the sandbox has a `{tree}` of its own or none"
+            raise PolicyError(f"share `{volume.source}`: it lies in the host's `{tree}`", origin=where, hint=hint)
     kind = _KINDS.get(stat.S_IFMT(mode))
     if kind is not None:
         raise PolicyError(f"share `{volume.source}`: it is {kind}", origin=where)
@@ -113,8 +116,8 @@ def protected_paths(profile: Profile, environ: Mapping[str, str], homes: tuple[s
     """
     package = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
     paths = {package: "the sandbox's own code"}
-    for kind in ("profiles", "policies"):
-        paths[str(data_dir(kind))] = f"the shipped {kind}"  # type: ignore[arg-type]
+    paths[str(data_dir("profiles"))] = "the shipped profiles"
+    paths[str(data_dir("policies"))] = "the shipped policies"
     for variable, default, what in (
         ("XDG_CONFIG_HOME", ".config", "configuration"),
         ("XDG_STATE_HOME", ".local/state", "state"),
