@@ -31,13 +31,14 @@ class Streams:
     """Where the standard streams of one run go.
 
     `stdin` is bytes, a descriptor (borrowed), or None for an empty one. `stdout` and `stderr` are descriptors (borrowed) or None to capture.
-    With `terminal` the three descriptors are not used: it gets the pty master and returns pumps.
+    With `terminal` the payload has a pty of its own between the descriptors `stdin` and `stdout`; `terminal` is told its master (borrowed) before
+    anything moves.
     """
 
     stdin: bytes | int | None = None
     stdout: int | None = None
     stderr: int | None = None
-    terminal: Callable[[int], list[Pump]] | None = None
+    terminal: Callable[[int], None] | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -109,6 +110,12 @@ def _run(prepared: Prepared, streams: Streams, hooks: Hooks, host_id: HostId | N
 
         return NotifyListener(fd, decide=decision, run_id=prepared.run_id, arch=prepared.arch, sink=hooks.sink)  # type: ignore[arg-type]
 
+    def attach(master: int) -> list[Pump]:
+        assert streams.terminal is not None and isinstance(streams.stdin, int) and streams.stdout is not None
+        back = os.dup(master)
+        streams.terminal(back)
+        return [Pump(streams.stdin, back, close_source=False, close_destination=True), Pump(master, streams.stdout, count=True)]
+
     watched = Watched(
         limits=prepared.profile.limits,
         started=on_started,
@@ -117,7 +124,7 @@ def _run(prepared: Prepared, streams: Streams, hooks: Hooks, host_id: HostId | N
         pumps=pumps,
         cgroup=cgroup,
         listen=listen,
-        terminal=streams.terminal,
+        terminal=attach if streams.terminal is not None else None,
         wake_fd=hooks.wake_fd,
         on_wake=hooks.on_wake,
         sample=prepared.sampled,
@@ -292,4 +299,4 @@ def _usage(collected: Collected, counted: CgroupUsage | None) -> Usage:
     return usage
 
 
-__all__ = ["Finished", "Hooks", "Streams", "Verdict", "execute", "explain_failure"]
+__all__ = ["Finished", "Hooks", "Monitor", "Streams", "Verdict", "execute", "explain_failure"]

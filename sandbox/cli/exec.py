@@ -66,7 +66,7 @@ def _prepare(options: dict[str, list[str]], argv: list[str]) -> Prepared:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise UsageError(f"`--limit {text}` is not KEY=VALUE", hint="for example `--limit memory=64M`")
-        limits[key] = value
+        limits[key] = int(value) if value.isdecimal() else value
     env: dict[str, str] = {}
     passed: list[str] = []
     for text in options.get("env", []):

@@ -51,7 +51,11 @@ def parse_options(words: list[str], options: tuple[Option, ...], command: str) -
         index += 1
         name, equals, value = word.partition("=")
         if name not in by_word and len(word) > 2 and not word.startswith("--") and word[:2] in by_word:
-            name, equals, value = word[:2], "=", word[2:]  # -vSRC:DST
+            name, value = word[:2], word[2:]
+            equals = "=" if by_word[name].metavar else ""
+            if not equals:  # -qp NAME is -q -p NAME; -vSRC:DST has its value
+                words = [*words[:index], f"-{value}", *words[index:]]
+                value = ""
         option = by_word.get(name)
         if option is None:
             raise UsageError(f"unknown option `{name}`", hint=_nearest(name, by_word, command))

@@ -11,8 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sandbox.supervise.monitor import Monitor
-    from sandbox.supervise.pump import Pump
+    from sandbox.api.execute import Monitor
 
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -61,17 +60,12 @@ class Forwarder:
             else:
                 monitor.signal(number)
 
-    def attach_terminal(self, master: int) -> list[Pump]:
-        """Take the master of the payload's terminal and return the pumps between it and ours."""
-        from sandbox.supervise.pump import Pump
-
+    def attach_terminal(self, master: int) -> None:
+        """Remember the master of the payload's terminal, for window sizes, and make ours raw."""
         self._master = os.dup(master)
-        os.set_inheritable(self._master, False)
         self._copy_window_size()
         self._terminal = termios.tcgetattr(0)
         tty.setraw(0)
-        back = fcntl.fcntl(master, fcntl.F_DUPFD_CLOEXEC, 3)
-        return [Pump(0, back, close_source=False, close_destination=True), Pump(master, 1, count=True)]
 
     def _copy_window_size(self) -> None:
         if self._master >= 0:
