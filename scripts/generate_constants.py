@@ -33,6 +33,11 @@ FAMILIES: dict[str, tuple[str, str, str]] = {
     "sol": ("libc:sys/socket.h libc:netinet/in.h libc:netinet/tcp.h libc:netinet/udp.h", r"SOL_(?!DECNET)\w+", ""),
     "so": ("asm/socket.h", r"SO_\w+", r"SO_\w+_(OLD|NEW)"),
     "ipproto": ("linux/in.h linux/in6.h", r"IPPROTO_\w+", ""),
+    "tcp": (
+        "linux/tcp.h",
+        r"TCP_[A-Z0-9_]+",
+        r"TCP_(MSS_DE\w+|REPAIR_O\w+|MD5SIG_(FLAG|MAXKEYLEN)\w*|\w+_HINT|ESTABLISHED|CLOSE|\w+_WAIT\d?|LISTEN|CLOSING|LAST_ACK|SYN_\w+)",
+    ),
     "netlink": (
         "linux/netlink.h",
         r"NETLINK_(ROUTE|UNUSED|USERSOCK|FIREWALL|SOCK_DIAG|INET_DIAG|NFLOG|XFRM|SELINUX|ISCSI|AUDIT|FIB_LOOKUP|CONNECTOR|NETFILTER"
