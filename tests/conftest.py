@@ -15,12 +15,13 @@ import glob
 import json
 import os
 import pwd
+import re
 import select
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -28,125 +29,45 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 GRACE_S = 3.0
 """How long what a test started may take to disappear after it, when its end is asynchronous (a killed client)."""
+_KEPT_CGROUP = re.compile(r"/sandbox-(\d+|supervisor)/?$")
+"""Directories that stay on purpose: an administrator's base for a user, and where the supervisor of a delegated subtree lives."""
 
-# Runs in a child, because most of these change the process that tries them. Prints {"name": "" or the reason}.
-_PROBE = r"""
-import ctypes, errno, json, os, struct, sys
-libc = ctypes.CDLL(None, use_errno=True)
-OLD = {"x86_64": {"seccomp": 317, "unshare": 272}, "aarch64": {"seccomp": 277, "unshare": 97}}[os.uname().machine]
-def raw(what, number, *args):
-    got = libc.syscall(ctypes.c_long(number), *[a if isinstance(a, ctypes._SimpleCData) else ctypes.c_long(a) for a in args])
-    if got < 0:
-        raise OSError(ctypes.get_errno(), what)
-    return got
-def no_new_privs():
-    if libc.prctl(38, ctypes.c_ulong(1), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)):
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_NO_NEW_PRIVS)")
-def install(flags):
-    no_new_privs()
-    code = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0x7FFF0000), 8)
-    program = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", 1, ctypes.addressof(code)), 16)
-    return raw("seccomp(SET_MODE_FILTER)", OLD["seccomp"], 1, flags, ctypes.c_void_p(ctypes.addressof(program)))
-def userns():
-    raw("unshare(CLONE_NEWUSER|CLONE_NEWNS)", OLD["unshare"], 0x10020000)
-    with open("/proc/self/setgroups", "w") as file:
-        file.write("deny")
-    with open("/proc/self/uid_map", "w") as file:
-        file.write(f"0 {UID} 1")
-def seccomp():
-    install(0)
-def notify():
-    fd = install(8)
-    pidfd = os.pidfd_open(os.getpid())
-    raw("pidfd_getfd", 438, pidfd, fd, 0)
-def landlock():
-    abi = raw("landlock_create_ruleset(VERSION)", 444, ctypes.c_void_p(None), 0, 1)
-    no_new_privs()
-    rights = struct.pack("Q", 1)
-    fd = raw("landlock_create_ruleset", 444, ctypes.c_char_p(rights), 8, 0)
-    raw("landlock_restrict_self", 446, fd, 0)
-UID = os.getuid()
-answers = {}
-for probe in (userns, seccomp, notify, landlock):
-    back, out = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            probe()
-            text = ""
-        except OSError as error:
-            text = f"{error.strerror}: {os.strerror(error.errno)} ({errno.errorcode.get(error.errno, error.errno)})"
-        except BaseException as error:
-            text = repr(error)
-        os.write(out, text.encode())
-        os._exit(0)
-    os.close(out)
-    answers[probe.__name__] = os.read(back, 4096).decode()
-    os.close(back)
-    status = os.waitpid(pid, 0)[1]
-    if status:
-        answers[probe.__name__] = f"the probe ended with wait status {status}"
-print(json.dumps(answers))
+# What each capability needs, in the words of `sandbox doctor`, which tries every feature for real.
+FINDINGS = {
+    "userns": ("user namespace", "nested namespace", "other namespaces", "mounts"),
+    "seccomp": ("seccomp filter",),
+    "notify": ("user notification",),
+    "landlock": ("Landlock",),
+}
+# In a process of its own, because the probe forks and pytest may have threads.
+_PROBE = """
+import json
+from sandbox.cgroup.find import explain_backend
+from sandbox.kernel.probe_deep import probe_deep
+cgroup = explain_backend()
+found = {f.name: [f.status, f.detail] for f in probe_deep()}
+print(json.dumps([found, cgroup.backend, cgroup.reason]))
 """
 
 
 @functools.cache
-def _probed() -> dict[str, str]:
-    done = subprocess.run([sys.executable, "-I", "-S", "-c", _PROBE], capture_output=True, text=True, timeout=60, check=False)
+def _probed() -> tuple[dict[str, tuple[str, str]], str, str]:
+    """Return (finding → (status, detail), the chosen cgroup backend, why it was chosen)."""
+    done = subprocess.run([sys.executable, "-c", _PROBE], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     if done.returncode:
         raise RuntimeError(f"the capability probe failed:\n{done.stderr}")
-    answers: dict[str, str] = json.loads(done.stdout)
-    return answers
+    findings, backend, reason = json.loads(done.stdout)
+    return {name: (status, detail) for name, (status, detail) in findings.items()}, backend, reason
 
 
-def _own_cgroups() -> dict[str, str]:
-    """Return controller → path of this process's cgroup in that hierarchy; "" is the unified one."""
-    lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
-    return {controller: path for _, controllers, path in lines for controller in controllers.split(",")}
+def _why_not_found(capability: str) -> str:
+    findings = _probed()[0]
+    return "; ".join(f"{name}: {findings[name][1]}" for name in FINDINGS[capability] if findings[name][0] == "missing")
 
 
-def _cgroup_mounts() -> list[tuple[str, str, str, str]]:
-    """Return (type, root, mount point, super options) of every cgroup mount."""
-    found = []
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields, tail = (part.split() for part in line.split(" - ", 1))
-        if tail[0] in ("cgroup", "cgroup2"):
-            found.append((tail[0], fields[3], fields[4], tail[2]))
-    return found
-
-
-def _cgroup_directory(controller: str) -> Path | None:
-    """Return this process's own cgroup directory for a controller, "" for the unified hierarchy."""
-    path = _own_cgroups().get(controller)
-    for kind, root, mount, options in _cgroup_mounts():
-        matches = kind == "cgroup2" if controller == "" else kind == "cgroup" and controller in options.split(",")
-        if path is not None and matches:
-            below = path.removeprefix(root) if root != "/" else path
-            return Path(mount + "/" + below.lstrip("/"))
-    return None
-
-
-def _why_no_cgroup1() -> str:
-    for controller in ("memory", "pids"):
-        directory = _cgroup_directory(controller)
-        if directory is None:
-            return f"there is no cgroup v1 hierarchy of `{controller}`"
-        if not os.access(directory, os.W_OK):
-            return f"`{directory}` is not writable for uid {os.geteuid()}"
-    return ""
-
-
-def _why_no_cgroup2() -> str:
-    directory = _cgroup_directory("")
-    if directory is None:
-        return "there is no cgroup v2 hierarchy"
-    controllers = (directory / "cgroup.controllers").read_text().split()
-    missing = [name for name in ("memory", "pids") if name not in controllers]
-    if missing:
-        return f"`{directory}` has no controller {', '.join(missing)}"
-    if not os.access(directory / "cgroup.procs", os.W_OK) or not os.access(directory, os.W_OK):
-        return f"`{directory}` is not delegated to uid {os.geteuid()}"
-    return ""
+def _why_not_cgroup(version: str) -> str:
+    _, backend, reason = _probed()
+    return "" if backend == version else f"the backend here is `{backend}`: {reason}"
 
 
 def _why_no_newuidmap() -> str:
@@ -177,13 +98,10 @@ def _why_not_slow() -> str:
     return "" if os.environ.get("SANDBOX_SLOW") == "1" else "ask with --slow"
 
 
-CAPABILITIES = {
-    "userns": lambda: _probed()["userns"],
-    "seccomp": lambda: _probed()["seccomp"],
-    "notify": lambda: _probed()["notify"],
-    "landlock": lambda: _probed()["landlock"],
-    "cgroup1": _why_no_cgroup1,
-    "cgroup2": _why_no_cgroup2,
+CAPABILITIES: dict[str, Callable[[], str]] = {
+    **{name: functools.partial(_why_not_found, name) for name in FINDINGS},
+    "cgroup1": functools.partial(_why_not_cgroup, "cgroup1"),
+    "cgroup2": functools.partial(_why_not_cgroup, "cgroup2"),
     "newuidmap": _why_no_newuidmap,
     "root": _why_not_root,
     "slow": _why_not_slow,
@@ -269,14 +187,31 @@ def _is_zombie(pid: int) -> bool:
 
 
 def _mounts() -> set[str]:
-    return {line.split(" ", 1)[0] + " " + line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
+    return {f"{line.split()[0]} on {line.split()[4]}" for line in _lines("/proc/self/mountinfo")}
+
+
+@functools.cache
+def _cgroup_bases() -> tuple[str, ...]:
+    """Return the directories in which sandboxes may make cgroups: the root of each hierarchy and our own node in it."""
+    own = {line.split(":", 2)[2].rstrip("/") for line in _lines("/proc/self/cgroup")}
+    mounts = [line.split() for line in _lines("/proc/self/mountinfo") if " - cgroup" in line]
+    points = [fields[4] for fields in mounts if "cgroup2" in fields or {"memory", "pids"} & set(fields[-1].split(","))]
+    return tuple(glob.escape(point + path) for point in points for path in own | {""} if os.path.isdir(point + path))
 
 
 def _cgroups() -> set[str]:
-    """Return the run directories that sandboxes made below any cgroup of ours."""
-    controllers = {"memory", "pids", ""} & _own_cgroups().keys()
-    directories = [directory for controller in controllers if (directory := _cgroup_directory(controller))]
-    return {found for directory in directories for found in glob.glob(f"{glob.escape(str(directory))}/sandbox*/*/")}
+    """Return the empty cgroups of runs: one with processes in it is a run of somebody else beside us."""
+    found: set[str] = set()
+    for base in _cgroup_bases():
+        found.update(glob.glob(f"{base}/sandbox-*"), glob.glob(f"{base}/sandbox*/*/"))
+    return {path for path in found if not _KEPT_CGROUP.search(path) and not _lines(f"{path}/cgroup.procs")}
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return ["gone"]
 
 
 def _descriptors() -> dict[int, str]:
@@ -319,8 +254,10 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
                 os.waitpid(pid, 0)
     problems += [f"mount left: {mount}" for mount in sorted(_mounts() - mounts)]
     # A cgroup can be removed only some moments after its last process is gone, and the janitor does that beside us.
-    while (left := _cgroups() - cgroups) and time.monotonic() < deadline:
+    left = _cgroups() - cgroups
+    while left and time.monotonic() < deadline:
         select.select([], [], [], 0.01)
+        left &= _cgroups()
     problems += [f"cgroup left: {path}" for path in sorted(left)]
     after = _descriptors()
     if after.keys() - descriptors.keys():
@@ -381,7 +318,7 @@ class SandboxCli:
     ) -> subprocess.Popen[bytes]:
         """Start ``sandbox ARGUMENTS``; the caller waits for it or kills it."""
         return subprocess.Popen(
-            [*self.command, *map(os.fspath, arguments)],
+            [*self.command, *[os.fspath(argument) for argument in arguments]],
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
