@@ -26,13 +26,16 @@ def subtract_cube(cube: Cube, hole: Cube) -> list[Cube]:
         return [cube]
     pieces: list[Cube] = []
     free = hole_care & ~care
-    while free:
-        # From the top bit down, so that the pieces of one point are the leaves of its prefix tree.
-        bit = 1 << (free.bit_length() - 1)
-        pieces.append((care | bit, value | (~hole_value & bit)))
-        care |= bit
-        value |= hole_value & bit
-        free ^= bit
+    # Register 0 first, and in it from the top bit down: what is left of one call then is the leaves of a tree over registers and prefixes.
+    for index in range(6):
+        rest = free >> (64 * index) & U64
+        while rest:
+            top = 1 << (rest.bit_length() - 1)
+            rest ^= top
+            bit = top << (64 * index)
+            pieces.append((care | bit, value | (~hole_value & bit)))
+            care |= bit
+            value |= hole_value & bit
     return pieces
 
 
