@@ -27,6 +27,7 @@ from sandbox.supervise.pump import Pump
 
 _SETUP_NS = 30_000_000_000
 _SAMPLE_NS = 20_000_000
+_PATIENCE_NS = 50_000_000
 _DENIALS_A_TURN = 64
 _SIGKILL = 9
 _UCRED = struct.Struct("iII")
@@ -90,6 +91,7 @@ class Monitor:
         self._failure: SandboxError | None = None
         self._cpu_check_ns: int | None = None
         self._sample_at_ns: int | None = None
+        self._kill_at_ns: int | None = None
         self._cpus = len(os.sched_getaffinity(0)) or 1
         self.collected = Collected()
 
@@ -109,10 +111,17 @@ class Monitor:
             self._finish()
 
     def kill(self, verdict: Verdict | None) -> None:
-        """Kill the whole run; the first verdict given stays."""
+        """Kill the whole run; the first verdict given stays.
+
+        For a verdict init is asked to do it, because only what init reaps itself is counted in the usage (the kernel throws the children
+        of a killed pid 1 away uncounted); if it does not at once, or without a verdict, init itself is killed, which cannot fail.
+        """
         if self.collected.killed_for is None:
             self.collected.killed_for = verdict
-        if self._init_pidfd >= 0:
+        if verdict is not None and self._go_ns and self._kill_at_ns is None:
+            self._launched.descriptors.close_one("control")
+            self._kill_at_ns = time.monotonic_ns() + _PATIENCE_NS
+        elif self._init_pidfd >= 0:
             try:
                 pidfd_send_signal(self._init_pidfd, _SIGKILL)
             except ProcessLookupError:
@@ -122,10 +131,11 @@ class Monitor:
 
     def signal(self, number: int) -> None:
         """Pass a signal on to the payload, through init."""
-        try:
-            os.write(self._launched.descriptors.control, bytes([number]))
-        except OSError:
-            pass  # the run is over
+        if self._launched.descriptors.control >= 0:
+            try:
+                os.write(self._launched.descriptors.control, bytes([number]))
+            except OSError:
+                pass  # the run is over
 
     # ---- the loop ------------------------------------------------------------------------------------------
 
@@ -198,10 +208,8 @@ class Monitor:
     def _timeout(self) -> float:
         now = time.monotonic_ns()
         moments = [self._deadline_ns()]
-        if self._cpu_check_ns is not None:
-            moments.append(self._cpu_check_ns)
-        if self._sample_at_ns is not None:
-            moments.append(self._sample_at_ns)
+        if self.collected.killed_for is None:
+            moments += [self._cpu_check_ns, self._sample_at_ns]
         if self.collected.listener is not None and (resume := self.collected.listener.resume_at_ns()) is not None:
             moments.append(resume)
         due = min((moment for moment in moments if moment is not None), default=None)
@@ -209,7 +217,7 @@ class Monitor:
 
     def _deadline_ns(self) -> int | None:
         if self.collected.killed_for is not None:
-            return None
+            return self._kill_at_ns
         if not self._go_ns:
             return self._began_ns + _SETUP_NS
         wall = self._watched.limits.wall_ns
@@ -341,12 +349,16 @@ class Monitor:
         now = time.monotonic_ns()
         deadline = self._deadline_ns()
         if deadline is not None and now >= deadline:
-            if self._go_ns:
-                self.collected.wall_ns = now - self._go_ns
+            if self._kill_at_ns is not None:
+                self.kill(None)
+                self._kill_at_ns = now + _PATIENCE_NS
+            elif self._go_ns:
                 self.kill(Verdict.WALL_LIMIT)
             else:
                 self._failure = SetupError("set up the sandbox", errno.ETIMEDOUT, step=f"nothing came for {_SETUP_NS // 10**9} s")
                 self.kill(Verdict.SETUP_FAILED)
+        if self.collected.killed_for is not None:
+            return
         if self._sample_at_ns is not None and now >= self._sample_at_ns:
             self._sample(now)
         if self._cpu_check_ns is not None and now >= self._cpu_check_ns:
@@ -357,8 +369,6 @@ class Monitor:
         assert limit is not None
         used = self._cpu_used()
         if used > limit:
-            self._cpu_check_ns = None
-            self.collected.wall_ns = now - self._go_ns
             self.kill(Verdict.CPU_LIMIT)
         else:
             # The earliest moment at which all processors together could have used what is left.
