@@ -174,14 +174,15 @@ def _etc(value: object, where: Where) -> tuple[str, ...]:
 
 def _patterns(value: object, where: Where) -> tuple[str, ...]:
     for text in _strings(value, where):
-        check_variable(text.removesuffix("*"), where, "environment pattern")
+        check_variable(text, where, "environment pattern")
     return _strings(value, where)
 
 
 def check_variable(name: str, where: Where, what: str = "environment variable") -> None:
-    """Refuse a name that no environment variable can have; an empty prefix would let everything through."""
-    if not _VARIABLE.fullmatch(name):
-        hint = "letters, digits and `_`; a pattern may end in `*`, as `LC_*`" if what.endswith("pattern") else None
+    """Refuse a name that no environment variable can have; a pattern may end in ``*``, but a bare ``*`` would let everything through."""
+    pattern = what.endswith("pattern")
+    if not _VARIABLE.fullmatch(name.removesuffix("*") if pattern else name):
+        hint = "letters, digits and `_`; a pattern may end in `*`, as `LC_*`" if pattern else None
         where.fail(f"{what} `{name}` is not a name", hint=hint)
 
 

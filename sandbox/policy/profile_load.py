@@ -70,6 +70,7 @@ def load_profile(name_or_path: str) -> Profile:
         digest=digest.hexdigest(),
         limits=Limits(**limits),
         origins=tuple(sorted(gathered.origins.items())),
+        sources=tuple(source.path for source in gathered.sources),
         **rest,
     )
     check_volume_targets(profile.volumes)
@@ -148,7 +149,7 @@ def override_profile(
     passed = tuple(env_pass)
     if passed:
         for pattern in passed:
-            check_variable(pattern.removesuffix("*"), Where(key="environment.pass", origin=origin), "environment pattern")
+            check_variable(pattern, Where(key="environment.pass", origin=origin), "environment pattern")
         changes["env_pass"] = tuple(dict.fromkeys(profile.env_pass + passed))
     if new_limits:
         changes["limits"] = replace(profile.limits, **new_limits)
