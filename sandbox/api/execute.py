@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from sandbox.api.prepare import Prepared, build_request
 from sandbox.audit.sinks import NullSink, Sink
@@ -14,7 +15,7 @@ from sandbox.cgroup.model import CgroupRun, CgroupUsage
 from sandbox.errors import ExecuteError, InternalError, SandboxError, SetupError
 from sandbox.launch.idmap import HostId, claim_host_id, write_maps, write_range_maps
 from sandbox.launch.spawn import spawn
-from sandbox.plan.build import build_plan
+from sandbox.plan.build import Request, build_plan
 from sandbox.plan.codec import Table
 from sandbox.plan.lower import lower_plan
 from sandbox.plan.steps import CloneInit, ClonePayload, Execute, InstallFilter, Plan, SetWorkdir
@@ -94,8 +95,7 @@ def _run(prepared: Prepared, streams: Streams, hooks: Hooks, host_id: HostId | N
         removals=tuple((index[fd], path) for fd, path in removals),
         directories=len(directories),
     )
-    plan = build_plan(request)
-    table = lower_plan(plan)
+    plan, table = _make_table(request)
     children, pumps = _open_streams(streams)
     outputs = pumps[1:]
 
@@ -148,6 +148,13 @@ def _run(prepared: Prepared, streams: Streams, hooks: Hooks, host_id: HostId | N
     if streams.stderr is not None:
         stderr = None
     return _finish(prepared, plan, collected, counted, cgroup.enforced if cgroup is not None else (), stdout, stderr)
+
+
+@lru_cache(maxsize=16)
+def _make_table(request: Request) -> tuple[Plan, Table]:
+    """Equal requests have equal tables: a program that runs one thing often builds it once."""
+    plan = build_plan(request)
+    return plan, lower_plan(plan)
 
 
 def _open_streams(streams: Streams) -> tuple[tuple[int, int, int], list[Pump]]:

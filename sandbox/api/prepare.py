@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from sandbox.abi import uapi
 from sandbox.abi.arch import Arch
 from sandbox.abi.host import HostFeatures
+from sandbox.api.recall import recall_policy, recall_profile
 from sandbox.cgroup.find import explain_backend, find_backend
 from sandbox.cgroup.model import Backend
 from sandbox.cgroup.none import fallback_enforcements, rlimits_for
@@ -21,10 +22,8 @@ from sandbox.errors import UnsupportedError
 from sandbox.kernel.probe import probe_host
 from sandbox.plan.build import Request
 from sandbox.plan.root import RootSpec
-from sandbox.policy.load import load_policy
 from sandbox.policy.model import SyscallPolicy
 from sandbox.policy.profile import CwdMode, IdMode, LandlockMode, Limits, Profile
-from sandbox.policy.profile_load import load_profile
 from sandbox.result import Enforcement
 from sandbox.rootfs.host import build_root_spec
 from sandbox.seccomp.cache import load_filter
@@ -97,7 +96,7 @@ def prepare(command: Command) -> Prepared:
     profile = command.profile
     host = probe_host()
     arch = Arch(host.arch)
-    policy = load_policy(profile.policy)
+    policy = recall_policy(profile.policy)
     compiled = load_filter(policy, arch, notify=command.audit)
     root, environment = build_root_spec(
         profile, argv=command.argv, cwd=command.cwd, environ=command.environ, files=command.files, is_root=host.uid == 0
@@ -155,7 +154,7 @@ def build_request(
         removals=removals,
         rlimits=prepared.rlimits,
         interactive=prepared.command.interactive,
-        uptime_s=int(time.clock_gettime(time.CLOCK_MONOTONIC)),
+        uptime_s=int(time.clock_gettime(time.CLOCK_MONOTONIC)) if prepared.profile.time_namespace else 0,
     )
 
 
@@ -180,7 +179,7 @@ def dry_plan(prepared: Prepared) -> Plan:
 
 def load_command_profile(profile: str | Profile) -> Profile:
     """Return a profile by name or path, or the one given."""
-    return profile if isinstance(profile, Profile) else load_profile(profile)
+    return profile if isinstance(profile, Profile) else recall_profile(profile)
 
 
 def uses_reference(executor: str) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
+from sandbox.api.recall import recall_profile
 from sandbox.policy.profile import Profile
-from sandbox.policy.profile_load import load_profile, override_profile
+from sandbox.policy.profile_load import override_profile
 from sandbox.rootfs.volumes import parse_volume
 
 
@@ -33,7 +34,7 @@ def build_profile(
     """
     parsed = [parse_volume(text, base) for text in volumes]
     return override_profile(
-        load_profile(name),
+        recall_profile(name),
         limits=limits,
         volumes=parsed,
         env=env,

@@ -87,7 +87,7 @@ class Profile:
 
     `fallback` names the limits (``memory``, ``processes``, ``cpu``) that may be enforced by rlimits and sampling where
     there is no cgroup; a limit that is not named there refuses the run instead. `etc` lists host files and directories below /etc
-    that are shared read-only when they exist. `digest` covers every byte of every file the profile came from.
+    that are shared read-only when they exist. `digest` covers every byte of every file in `sources`, which the profile came from.
     """
 
     name: str
@@ -115,3 +115,4 @@ class Profile:
     limits: Limits = field(default_factory=Limits)
     fallback: tuple[str, ...] = ()
     origins: tuple[tuple[str, str], ...] = ()
+    sources: tuple[str, ...] = ()

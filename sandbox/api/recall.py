@@ -1,0 +1,70 @@
+"""Profiles and policies of a process that runs many sandboxes: parsed once, looked up again by the state of their files.
+
+An entry is good while every file it was made of has the same inode, size and times; so an edit counts from the next run
+on. Nothing is kept on disk here.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from sandbox.policy.groups import groups_path
+from sandbox.policy.load import load_policy
+from sandbox.policy.locate import Kind, resolve
+from sandbox.policy.model import SyscallPolicy
+from sandbox.policy.profile import Profile
+from sandbox.policy.profile_load import load_profile
+
+_Value = TypeVar("_Value")
+_State = tuple[tuple[str, int, int, int, int], ...]
+_KEPT = 64
+_SETTLED_NS = 2_000_000_000  # coarser than any file system's clock
+
+_policies: dict[str, tuple[_State, SyscallPolicy]] = {}
+_profiles: dict[str, tuple[_State, Profile]] = {}
+
+
+def recall_policy(name: str) -> SyscallPolicy:
+    """Return a policy by name or path, from memory when its files are unchanged.
+
+    The expensive checks of a policy's text are made when its filter is compiled, so they are not repeated here.
+    """
+    return _recall(_policies, "policies", name, lambda text: load_policy(text, check=False), lambda policy: (*policy.sources, str(groups_path())))
+
+
+def recall_profile(name: str) -> Profile:
+    """Return a profile by name or path, from memory when its files are unchanged."""
+    return _recall(_profiles, "profiles", name, load_profile, lambda profile: profile.sources)
+
+
+def _recall(
+    memory: dict[str, tuple[_State, _Value]], kind: Kind, name: str, load: Callable[[str], _Value], sources: Callable[[_Value], tuple[str, ...]]
+) -> _Value:
+    path = os.path.abspath(resolve(name, kind))
+    entry = memory.get(path)
+    if entry is not None and entry[0] == _state(tuple(item[0] for item in entry[0])):
+        return entry[1]
+    began_ns = time.time_ns()
+    value = load(name)
+    state = _state(sources(value))
+    # A file that changed while it was read has a young ctime; such a value is used but not kept.
+    if all(item[4] < began_ns - _SETTLED_NS for item in state):
+        if len(memory) >= _KEPT:
+            memory.clear()
+        memory[path] = (state, value)
+    return value
+
+
+def _state(paths: tuple[str, ...]) -> _State:
+    found = []
+    for path in paths:
+        try:
+            status = os.stat(path)
+        except OSError:
+            found.append((path, 0, 0, 0, 0))
+            continue
+        found.append((path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+    return tuple(found)
