@@ -136,7 +136,9 @@ class _Parser:
             operator = Operator(token)
         except ValueError:
             if token == "|":
-                raise ConditionError(f"condition needs parentheses around a mask of several bits, as in `{argument} & (A | B) == 0`") from None
+                raise ConditionError(
+                    f"condition needs parentheses around a mask of several bits, as in `{argument} & (A | B) == 0`"
+                ) from None
             raise ConditionError(
                 f"condition needs a comparison after `{argument}`, " + (f"not `{token}`" if token else "but ends there")
             ) from None

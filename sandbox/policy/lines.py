@@ -9,8 +9,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-_HEADER = re.compile(r"\s*(\[\[?)\s*([^\]]*?)\s*\]")
-_KEY = re.compile(r"""\s*([A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')""", re.ASCII)
+_HEADER = re.compile(r"[ \t]*(\[\[?)[ \t]*([^\]\n]*?)[ \t]*\]\]?")
+_KEY = re.compile(r"""[ \t]*([A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')""", re.ASCII)
+# Strings first, so that nothing inside one is taken for structure; up to two quotes may stand before the closing three.
+_TOKEN = re.compile(
+    r'''"""(?:[^"\\]|\\.|"(?!""))*"""+|'''
+    r"""'''(?:[^']|'(?!''))*'''+|"""
+    r""""(?:[^"\\\n]|\\.)*"|'[^'\n]*'|#[^\n]*|[\n\[\]{}]""",
+    re.DOTALL,
+)
 
 
 @dataclass(slots=True)
@@ -32,63 +39,48 @@ class TableLines:
         return lines[index] if index < len(lines) else self.key(name)
 
 
-def _skip_string(text: str, at: int) -> int:
-    """Return the position after the string that starts at `at`."""
-    quote = text[at]
-    if text.startswith(quote * 3, at):
-        end = at + 3
-        while end < len(text) and not text.startswith(quote * 3, end):
-            end += 2 if quote == '"' and text[end] == "\\" else 1
-        end += 3
-        while end < len(text) and text[end] == quote:  # up to two quotes may precede the closing three
-            end += 1
-        return end
-    end = at + 1
-    while end < len(text) and text[end] != quote:
-        end += 2 if quote == '"' and text[end] == "\\" else 1
-    return end + 1
-
-
 def scan_lines(text: str) -> list[TableLines]:
     """Return the tables of a TOML text in order; the first is the top level, at line 1.
 
     Args:
-        text: valid TOML.
+        text: valid TOML, with Unix line ends.
     """
     tables = [TableLines(line=1, name="")]
-    at, line, size = 0, 1, len(text)
-    while at < size:
-        end = text.find("\n", at)
-        end = size if end < 0 else end
-        header = _HEADER.match(text, at, end)
-        if header is not None:
-            tables.append(TableLines(line=line, name=header[2].replace(" ", "")))
-            at, line = end + 1, line + 1
+    strings: list[int] = []
+    line, level = 1, 0
+    fresh = True  # at the beginning of a line that is no part of a value
+    at = 0
+    for match in _TOKEN.finditer(text):
+        start = match.start()
+        if start < at:
             continue
-        key = _KEY.match(text, at, end)
-        if key is None:
-            at, line = end + 1, line + 1
-            continue
-        name = key[1].strip("\"'")
-        tables[-1].keys.setdefault(name, line)
-        strings = tables[-1].strings.setdefault(name, [])
-        at, level = key.end(), 0
-        while at < size:
-            character = text[at]
-            if character in "\"'":
-                strings.append(line)
-                after = _skip_string(text, at)
-                line += text.count("\n", at, after)
-                at = after
+        if fresh:
+            fresh = False
+            header = _HEADER.match(text, at)
+            key = None if header is not None else _KEY.match(text, at)
+            if header is not None:
+                tables.append(TableLines(line=line, name=header[2].replace(" ", "")))
+                strings = []
+                at = header.end()
+                level = 0
+            elif key is not None:
+                name = key[1].strip("\"'")
+                tables[-1].keys.setdefault(name, line)
+                strings = tables[-1].strings.setdefault(name, [])
+                at = key.end()
+            if start < at:
                 continue
-            if character == "#":
-                at = text.find("\n", at)
-                at = size if at < 0 else at
-                continue
-            level += (character in "[{") - (character in "]}")
-            at += 1
-            if character == "\n":
-                line += 1
-                if level <= 0:
-                    break
+        token = match[0]
+        first = token[0]
+        if first == "\n":
+            line += 1
+            if level <= 0:
+                fresh, level, at = True, 0, match.end()
+        elif first in "\"'":
+            strings.append(line)
+            line += token.count("\n")
+        elif first in "[{":
+            level += 1
+        elif first in "]}":
+            level -= 1
     return tables

@@ -316,5 +316,7 @@ class _LayerReader:
                 earlier = found.setdefault(mention.syscall, mention)
                 if earlier is not mention:
                     by = f"with `@{earlier.group}`" if earlier.group else "by itself"
-                    raise self.fail(f"syscall `{mention.syscall}` is named twice in this rule, before in line {earlier.line} {by}", line, key)
+                    raise self.fail(
+                        f"syscall `{mention.syscall}` is named twice in this rule, before in line {earlier.line} {by}", line, key
+                    )
         return tuple(found.values())

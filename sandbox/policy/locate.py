@@ -7,29 +7,38 @@ checkout must not be able to bring its own ``strict``. Any floor from `policy` u
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from sandbox.errors import InternalError, PolicyError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Kind = Literal["policies", "profiles"]
 _SUFFIX = ".toml"
 
 
-def data_dir(kind: Kind) -> Path:
+def data_path(kind: Kind) -> str:
     """Return the directory of the shipped policies or profiles.
 
     Raises:
         InternalError: neither the package nor the checkout has it.
     """
-    package = Path(__file__).resolve().parent.parent
-    for candidate in (package / "_data" / kind, package.parent / kind):
-        if candidate.is_dir():
+    package = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+    for candidate in (os.path.join(package, "_data", kind), os.path.join(os.path.dirname(package), kind)):
+        if os.path.isdir(candidate):
             return candidate
     raise InternalError(f"find the shipped {kind}: no `_data/{kind}` in `{package}` and no `{kind}` beside it")
 
 
-def user_dir(kind: Kind) -> Path | None:
+def data_dir(kind: Kind) -> Path:
+    """Return `data_path` as a Path. Its import costs milliseconds, which the run path does without."""
+    from pathlib import Path
+
+    return Path(data_path(kind))
+
+
+def user_path(kind: Kind) -> str | None:
     """Return ``$XDG_CONFIG_HOME/sandbox/<kind>`` (default ``~/.config``), or None when neither variable gives an absolute path.
 
     Source: XDG Base Directory Specification: relative paths in these variables are to be ignored.
@@ -40,7 +49,7 @@ def user_dir(kind: Kind) -> Path | None:
         if not os.path.isabs(home):
             return None
         base = os.path.join(home, ".config")
-    return Path(base) / "sandbox" / kind
+    return os.path.join(base, "sandbox", kind)
 
 
 def is_path(text: str) -> bool:
@@ -51,7 +60,7 @@ def is_path(text: str) -> bool:
 def names(kind: Kind) -> tuple[str, ...]:
     """Return the bare names that resolve now, sorted; `groups` is a table of syscall groups and no policy."""
     found: set[str] = set()
-    for directory in (data_dir(kind), user_dir(kind)):
+    for directory in (data_path(kind), user_path(kind)):
         try:
             entries = os.listdir(directory) if directory is not None else []
         except OSError:
@@ -76,25 +85,25 @@ def resolve(text: str, kind: Kind, *, base: str | None = None, where: str | None
     noun = "policy" if kind == "policies" else "profile"
     if is_path(text):
         return os.path.join(base, text) if base is not None else text
-    shipped = data_dir(kind) / (text + _SUFFIX)
-    personal = user_dir(kind)
-    own = personal / (text + _SUFFIX) if personal is not None else None
+    shipped = os.path.join(data_path(kind), text + _SUFFIX)
+    personal = user_path(kind)
+    own = os.path.join(personal, text + _SUFFIX) if personal is not None else None
     known = text not in ("", "groups") and "\0" not in text
-    is_shipped = known and shipped.is_file()
-    is_own = known and own is not None and own.is_file()
+    is_shipped = known and os.path.isfile(shipped)
+    is_own = known and own is not None and os.path.isfile(own)
     if is_shipped and is_own:
         # Whichever won, someone would read one file and run the other.
         raise PolicyError(
             f"{noun} `{text}` is shipped in `{shipped}` and also defined in `{own}`", origin=where, hint="rename your own file"
         )
     if is_shipped:
-        return str(shipped)
-    if is_own:
-        return str(own)
+        return shipped
+    if is_own and own is not None:
+        return own
     from sandbox.policy.nearest import suggest
 
     hint = suggest(text, names(kind))
     if hint is None and os.path.exists(text + _SUFFIX):
         hint = f"names are not looked up in the working directory; for that file write `./{text}{_SUFFIX}`"
-    searched = f"`{data_dir(kind)}`" + (f" and `{personal}`" if personal is not None else "")
+    searched = f"`{data_path(kind)}`" + (f" and `{personal}`" if personal is not None else "")
     raise PolicyError(f"no {noun} is called `{text}` in {searched}", origin=where, hint=hint)

@@ -58,7 +58,7 @@ def merge_layers(stack: tuple[Layer, ...], groups: GroupMembers) -> SyscallPolic
             raise PolicyError(
                 f"no rule decides the calls of `{name}` for which this condition does not hold",
                 origin=f"{entry.layer.path}:{mention.line}, rule[{entry.rule.index}]",
-                hint="add `else`, as in `else = \"errno EPERM\"`",
+                hint='add `else`, as in `else = "errno EPERM"`',
             )
     for layer in stack:
         if layer.default is not None:

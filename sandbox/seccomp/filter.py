@@ -35,6 +35,4 @@ class Filter:
 
 def make_filter(bpf: bytes, *, arch: Arch, policy: str, policy_digest: str, notify: bool) -> Filter:
     """Return a `Filter` for program bytes, with their digest."""
-    return Filter(
-        bpf=bpf, arch=arch, policy=policy, policy_digest=policy_digest, notify=notify, digest=hashlib.sha256(bpf).hexdigest()
-    )
+    return Filter(bpf=bpf, arch=arch, policy=policy, policy_digest=policy_digest, notify=notify, digest=hashlib.sha256(bpf).hexdigest())

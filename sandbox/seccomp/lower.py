@@ -133,8 +133,7 @@ def _paths(pieces: list[tuple[Cube, int]], index: int) -> list[tuple[tuple[Test,
         inner = [
             ((cube[0] & keep, cube[1] & keep), value)
             for cube, value in pieces
-            if not (cube[1] ^ alternative[1]) & cube[0] & alternative[0]
-            & (((1 << 64) - 1) << (64 * index))
+            if not (cube[1] ^ alternative[1]) & cube[0] & alternative[0] & (((1 << 64) - 1) << (64 * index))
         ]
         care, wanted = register_of(alternative, index)
         test = ((index, care, wanted),) if care else ()
