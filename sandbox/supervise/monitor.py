@@ -30,6 +30,7 @@ _SAMPLE_NS = 20_000_000
 _PATIENCE_NS = 50_000_000
 _DENIALS_A_TURN = 64
 _SIGKILL = 9
+_ALWAYS_READY = -1  # instead of an epoll mask: a regular file
 _UCRED = struct.Struct("iII")
 
 
@@ -185,23 +186,23 @@ class Monitor:
                 pass  # closed meanwhile, or a regular file
         for fd, events in wanted.items():
             before = self._interest.get(fd)
-            if before == events:
+            if before in (events, _ALWAYS_READY):
                 continue
             self._interest[fd] = events
             try:
                 if before is None:
                     self._epoll.register(fd, events)
-                elif before >= 0:
+                else:
                     self._epoll.modify(fd, events)
             except PermissionError:  # a regular file
-                self._interest[fd] = -1
+                self._interest[fd] = _ALWAYS_READY
             except FileNotFoundError:
                 self._epoll.register(fd, events)
             except FileExistsError:
                 self._epoll.modify(fd, events)
         for pump in self._watched.pumps:
             fd = pump.read_fd() if pump.read_fd() >= 0 else pump.write_fd()
-            if fd >= 0 and self._interest.get(fd) == -1:
+            if fd >= 0 and self._interest.get(fd) == _ALWAYS_READY:
                 immediate.append(pump)
         return immediate
 
