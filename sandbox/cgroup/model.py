@@ -87,7 +87,10 @@ class CgroupRun(Protocol):
     def oom_fd(self) -> int | None:
         """An eventfd that turns readable when the run's cgroup went out of memory, where the kernel kills only one process.
 
-        None where the kernel kills the whole cgroup by itself. Whoever sees it readable should kill the run.
+        None where the kernel kills the whole cgroup by itself. Whoever sees it readable should kill the run: no process with
+        oom_score_adj -1000 is ever chosen, it spins at the limit. That value is inherited from protected services, and a payload
+        that inherited it as its minimum may set it again; so whoever starts the janitor as root must raise it there.
+        Source: kernel fs/proc/base.c, __set_oom_adj.
         """
         ...
 

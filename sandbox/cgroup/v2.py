@@ -174,7 +174,10 @@ def enable_controllers(node: NodeFiles, controllers: frozenset[str], movable: fr
 
 def other_members_hint(path: str) -> str:
     """Return what to do about foreign processes in our node."""
-    return f"other processes are in `{path}`; start the sandbox alone in a scope: systemd-run --user --scope -p Delegate=yes COMMAND, or set SANDBOX_CGROUP to this directory to let them be moved"
+    return (
+        f"other processes are in `{path}`; start the sandbox alone in a scope, systemd-run --user --scope -p Delegate=yes COMMAND, "
+        "or set SANDBOX_CGROUP to that directory to let them be moved"
+    )
 
 
 def _move(node: NodeFiles, members: tuple[int, ...]) -> None:

@@ -91,6 +91,24 @@ def test_memory_bomb_is_killed_and_the_counters_say_so(backend: V1Backend) -> No
         assert made.oom_fd is not None and select.select([made.oom_fd], [], [], 0)[0], "the supervisor is told"
 
 
+def test_supervisor_is_told_about_a_victim_that_the_kernel_must_not_kill(backend: V1Backend) -> None:
+    """oom_score_adj -1000, inherited from a protected service, makes a process at its limit spin for ever instead of die."""
+
+    def payload() -> None:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("-1000")
+        touch(64 << 20)
+
+    with run(backend, Limits(memory_bytes=MEMORY)) as made:
+        pid = fork_into(made, payload)
+        try:
+            assert made.oom_fd is not None and select.select([made.oom_fd], [], [], 20)[0]
+            assert made.usage().oom_kills == 0
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            assert wait(pid) == -signal.SIGKILL
+
+
 def test_memory_below_the_limit_lives(backend: V1Backend) -> None:
     with run(backend, Limits(memory_bytes=MEMORY)) as made:
         assert wait(fork_into(made, lambda: touch(24 << 20))) == 0
