@@ -43,7 +43,7 @@ def parse_volume(text: str, cwd: str, *, option: str = "-v") -> Volume:
     parts = text.split(":")
     mode = parts.pop() if len(parts) > 1 and parts[-1] in ("ro", "rw") else "ro"
     if len(parts) > 2 or not all(parts):
-        hint = f"`{parts[-1]}` is neither `ro` nor `rw`" if len(parts) == 3 and parts[-1] else None
+        hint = f"`{parts[-1]}` is neither `ro` nor `rw`" if parts[-1] and text.count(":") == 2 else None
         raise PolicyError(f"volume `{text}` is not of the form SRC[:DST][:ro|rw]", origin=origin, hint=hint)
     if "\0" in text:
         raise PolicyError("volume contains a NUL byte", origin=origin)
@@ -130,7 +130,7 @@ def protected_paths(profile: Profile, environ: Mapping[str, str], homes: tuple[s
                 paths[os.path.realpath(os.path.join(base, "sandbox"))] = f"the sandbox's {what} directory"
     for prefix in (sys.prefix, sys.base_prefix, sys.exec_prefix, os.path.dirname(os.path.realpath(sys.executable or "/usr/bin/python3"))):
         paths[os.path.realpath(prefix)] = "the Python that runs the sandbox"
-    files = {profile.path, *(origin.rpartition(":")[0] for _, origin in profile.origins)}
+    files = {profile.path, *profile.sources}
     if "/" in profile.policy:
         files.add(profile.policy)
     for file in files:
