@@ -1,0 +1,489 @@
+"""The harness of the escape tests: run a hostile payload under a whole plan, and under the same plan with a wall taken out.
+
+A plan is a value, so a wall is taken out by dropping or changing steps of it after `check_plan` has proved the whole one. What runs is the
+launch path of the product, from `prepare` to the monitor; only the plan between `build_plan` and `lower_plan` differs. A test runs its attack
+twice: under the whole plan it must be stopped, without its wall it must succeed, or the test could not fail.
+
+Payloads live in tests/payloads and report lines `name=value` on standard output. Python ones may import `attack` (raw system calls, `attempt`).
+Only tests of this directory import this module, as ``from escape.support import …``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import fcntl
+import functools
+import os
+import pickle
+import select
+import shutil
+import struct
+import subprocess
+import tempfile
+import termios
+import threading
+import traceback
+import tty
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import pytest
+
+import sandbox.api.execute as launch_path
+from sandbox.abi import uapi
+from sandbox.abi.arch import Arch
+from sandbox.abi.tables import syscall_table
+from sandbox.api.prepare import Command, Prepared, prepare
+from sandbox.audit.events import Event
+from sandbox.audit.sinks import MemorySink
+from sandbox.plan.build import Request, build_plan
+from sandbox.plan.codec import Table
+from sandbox.plan.lower import lower_plan
+from sandbox.plan.steps import ClonePayload, ForbidNamespaces, InstallFilter, MapIds, Plan, Step
+from sandbox.policy.profile import Profile, Volume
+from sandbox.policy.profile_load import load_profile, override_profile
+from sandbox.result import Result
+from sandbox.rootfs.volumes import parse_volume
+from sandbox.supervise.pump import Pump
+
+PAYLOADS = Path(__file__).resolve().parent.parent / "payloads"
+ENVIRON = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+PYTHON = ("/usr/bin/python3", "-S", "-B")
+WALL_S = 5.0
+"""Wall limit of a payload, so that an attack that hangs fails its test instead of holding it up."""
+
+Alteration: TypeAlias = Callable[[Plan], Plan]
+Section: TypeAlias = str
+"""A part of a plan: ``janitor``, ``init`` or ``payload``."""
+Wall: TypeAlias = "type[Step] | tuple[Section, type[Step]]"
+_T = TypeVar("_T")
+SECTIONS = ("janitor", "init", "payload")
+
+
+# ---- taking walls out of a plan --------------------------------------------------------------------------------------
+
+
+def drop(*walls: Wall) -> Alteration:
+    """Return the alteration that drops steps by type, everywhere or in one section: ``drop(NewKeyring, ("payload", InstallFilter))``.
+
+    It fails when the plan has no such step: a wall that is not there cannot be what stopped the attack.
+    """
+    wanted = [wall if isinstance(wall, tuple) else (None, wall) for wall in walls]
+
+    def alter(plan: Plan) -> Plan:
+        for section, kind in wanted:
+            parts = (section,) if section else SECTIONS
+            kept = {part: tuple(step for step in getattr(plan, part) if not isinstance(step, kind)) for part in parts}
+            assert any(kept[part] != getattr(plan, part) for part in parts), f"the plan has no step {kind.__name__} to drop"
+            plan = replace(plan, **kept)
+        return plan
+
+    return alter
+
+
+def change(wall: Wall, **fields: Any) -> Alteration:
+    """Return the alteration that changes fields of every step of a type: ``change(MountProc, minimal=False)``."""
+    section, kind = wall if isinstance(wall, tuple) else (None, wall)
+
+    def alter(plan: Plan) -> Plan:
+        found = 0
+        for part in (section,) if section else SECTIONS:
+            steps = []
+            for step in getattr(plan, part):
+                if isinstance(step, kind):
+                    found += 1
+                    step = replace(step, **fields)
+                steps.append(step)
+            plan = replace(plan, **{part: tuple(steps)})
+        assert found, f"the plan has no step {kind.__name__} to change"
+        return plan
+
+    return alter
+
+
+def insert(section: Section, before: type[Step], *steps: Step) -> Alteration:
+    """Return the alteration that puts steps in front of the first step of a type."""
+
+    def alter(plan: Plan) -> Plan:
+        old = getattr(plan, section)
+        place = next(index for index, step in enumerate(old) if isinstance(step, before))
+        return replace(plan, **{section: (*old[:place], *steps, *old[place:])})
+
+    return alter
+
+
+def one_user_namespace(plan: Plan) -> Plan:
+    """Leave out the inner user and mount namespace: the payload lives in the one that owns the mounts."""
+    payload = tuple(step for step in plan.payload if not isinstance(step, MapIds))
+    init = tuple(
+        replace(step, flags=0)
+        if isinstance(step, ClonePayload)
+        else replace(step, allowed_users=0)
+        if isinstance(step, ForbidNamespaces)
+        else step
+        for step in plan.init
+    )
+    return replace(plan, init=init, payload=payload)
+
+
+def same_namespaces(flags: int) -> Alteration:
+    """Return the alteration that lets init share some of the host's namespaces (``CLONE_NEW*`` flags)."""
+    from sandbox.plan.steps import CloneInit
+
+    def alter(plan: Plan) -> Plan:
+        return replace(
+            plan, janitor=tuple(replace(step, flags=step.flags & ~flags) if isinstance(step, CloneInit) else step for step in plan.janitor)
+        )
+
+    return alter
+
+
+no_filter: Alteration = drop(("payload", InstallFilter))
+"""Takes the payload's filter away, so that a test sees what the other walls do."""
+
+
+# ---- running ---------------------------------------------------------------------------------------------------------
+
+_alteration: contextvars.ContextVar[Alteration | None] = contextvars.ContextVar("alteration", default=None)
+_direct: contextvars.ContextVar[Mapping[int, int]] = contextvars.ContextVar("direct")
+_seen: contextvars.ContextVar[list[Plan]] = contextvars.ContextVar("seen")
+_open_streams = launch_path._open_streams
+
+
+def _make_altered(request: Request) -> tuple[Plan, Table]:
+    plan = build_plan(request)
+    alter = _alteration.get()
+    if alter is not None:
+        plan = alter(plan)
+    if (seen := _seen.get(None)) is not None:
+        seen.append(plan)
+    return plan, lower_plan(plan)
+
+
+def _open_direct(streams: Any) -> tuple[tuple[int, int, int], list[Pump]]:
+    children, pumps = _open_streams(streams)
+    ends = list(children)
+    for number, fd in _direct.get({}).items():
+        os.close(ends[number])
+        ends[number] = os.dup(fd)
+    return (ends[0], ends[1], ends[2]), pumps
+
+
+# By context variable and for good, not patched for the time of a run: two runs may overlap in two threads.
+launch_path._make_table = _make_altered  # type: ignore[assignment]
+launch_path._open_streams = _open_direct
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One finished run: `facts` are the payload's ``name=value`` lines, `events` the audited denials, `plan` what was run."""
+
+    result: Result
+    out: bytes
+    err: bytes
+    facts: Mapping[str, str]
+    events: Sequence[Event]
+    plan: Plan
+
+    def __getitem__(self, name: str) -> str:
+        """Return what the payload reported by a name; a payload that did not get there fails the test with its words."""
+        if name not in self.facts:
+            words = f"{self.result.verdict}: {self.result.cause}\nstdout: {self.out.decode(errors='replace')}\nstderr: {self.err.decode(errors='replace')}"
+            pytest.fail(f"the payload did not report `{name}`: {words}", pytrace=False)
+        return self.facts[name]
+
+
+def parse_facts(text: bytes) -> dict[str, str]:
+    """Read a payload's ``name=value`` lines; other lines do not count."""
+    found = {}
+    for line in text.decode(errors="surrogateescape").splitlines():
+        name, equals, value = line.partition("=")
+        if equals and name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+            found[name] = value
+    return found
+
+
+@functools.cache
+def numbers() -> bytes:
+    """Return the module `numbers_here`, the syscall numbers of this machine, which payloads cannot import from us."""
+    return f"NUMBERS = {syscall_table(Arch(os.uname().machine))!r}\n".encode()
+
+
+@functools.cache
+def build_program(name: str, static: bool = True) -> bytes:
+    """Compile tests/payloads/NAME and return the program's bytes; skip the test where there is no compiler."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    with tempfile.TemporaryDirectory() as directory:
+        output = Path(directory) / "program"
+        done = subprocess.run(
+            [compiler, "-O1", "-Wall", "-pthread", *(["-static"] if static else []), "-o", str(output), str(PAYLOADS / name)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, f"{name} does not compile:\n{done.stderr}"
+        return output.read_bytes()
+
+
+def payload_files(payload: str) -> tuple[tuple[str, ...], dict[str, bytes]]:
+    """Return (argv, files in the working directory) of a payload by the name of its source."""
+    if payload.endswith(".c"):
+        return ("./program",), {"program": build_program(payload)}
+    names = {"main.py": payload, "attack.py": "attack.py"}
+    files = {name: (PAYLOADS / source).read_bytes() for name, source in names.items()}
+    return (*PYTHON, "main.py"), {**files, "numbers_here.py": numbers()}
+
+
+def run_payload(
+    payload: str | Sequence[str],
+    *arguments: str,
+    profile: str | Profile = "strict",
+    policy: str | None = None,
+    without: Sequence[Wall] = (),
+    alter: Alteration | Sequence[Alteration] = (),
+    refit: Callable[[Prepared], Prepared] | None = None,
+    volumes: Sequence[str | Volume] = (),
+    stdin: bytes | int | None = None,
+    stdout: int | None = None,
+    direct: Mapping[int, int] | None = None,
+    files: Mapping[str, bytes] | None = None,
+    environ: Mapping[str, str] | None = None,
+    cwd: str | os.PathLike[str] | None = None,
+    limits: Mapping[str, object] | None = None,
+    audit: bool = True,
+    executor: str = "auto",
+    interactive: bool = False,
+    profile_changes: Mapping[str, Any] | None = None,
+) -> Run:
+    """Run a payload in a sandbox, whole or with walls taken out, to its end.
+
+    Args:
+        payload: the name of a source in tests/payloads (``a1_push.c``, ``a2_look.py``), or a whole argument vector.
+        arguments: added to the payload's own.
+        profile: a profile's name, path, or a loaded one.
+        policy: another policy than the profile's, by name or path.
+        without: steps to drop from the proved plan, see `drop`.
+        alter: further alterations of it, applied in order after `without`.
+        refit: changes what `prepare` found, before the plan is built.
+        volumes: as for `sandbox.run`.
+        stdin: bytes or a descriptor (borrowed) that the supervisor reads for the payload; None is empty.
+        stdout: a descriptor (borrowed) that the supervisor copies the payload's output to; None captures, and only then are there facts.
+        direct: standard stream → descriptor that the payload gets *itself*: the wall of pipes taken out (for these numbers).
+        files: more files for the payload's working directory.
+        environ: the caller's environment.
+        cwd: the caller's working directory; None is none. The payload's source is a file of the sandbox's home, so leave it None with a source.
+        limits: as for `sandbox.run`; the wall limit is a few seconds unless given.
+        audit: whether denials are recorded.
+        executor: ``auto``, ``native`` or ``python``.
+        interactive: gives the payload a terminal of its own; `stdin` and `stdout` do not count then.
+        profile_changes: fields of the loaded profile to replace, such as ``{"proc": ProcMode.FULL}``.
+
+    Raises:
+        SandboxError: the set-up failed, which for some attacks is the right answer.
+    """
+    argv, made = payload_files(payload) if isinstance(payload, str) else (tuple(payload), {})
+    parsed = [parse_volume(item, os.getcwd()) if isinstance(item, str) else item for item in volumes]
+    loaded = override_profile(
+        profile if isinstance(profile, Profile) else load_profile(profile),
+        limits={"wall": WALL_S, **(limits or {})},
+        volumes=parsed,
+        policy=policy,
+        origin="test",
+    )
+    loaded = replace(loaded, **(profile_changes or {}))
+    prepared = prepare(
+        Command(
+            argv=(*argv, *arguments),
+            profile=loaded,
+            cwd=None if cwd is None else os.path.realpath(os.fspath(cwd)),
+            environ=dict(ENVIRON if environ is None else environ),
+            files={**made, **(files or {})},
+            audit=audit,
+            executor=executor,
+            interactive=interactive,
+        )
+    )
+    if refit is not None:
+        prepared = refit(prepared)
+    alterations = ([drop(*without)] if without else []) + ([alter] if callable(alter) else list(alter))
+
+    def alter_all(plan: Plan) -> Plan:
+        for alteration in alterations:
+            plan = alteration(plan)
+        return plan
+
+    sink, seen = MemorySink(), list[Plan]()
+
+    def go() -> tuple[Result, bytes]:
+        _alteration.set(alter_all)
+        _direct.set(direct or {})
+        _seen.set(seen)
+        with contextlib.ExitStack() as stack:
+            streams = launch_path.Streams(stdin=stdin, stdout=stdout)
+            if interactive:
+                screen = stack.enter_context(tempfile.TemporaryFile())
+                null = stack.enter_context(open(os.devnull, "rb"))
+                streams = launch_path.Streams(stdin=null.fileno(), stdout=screen.fileno(), terminal=lambda master: None)
+            result = launch_path.execute(prepared, streams, launch_path.Hooks(sink=sink)).result
+            return result, os.pread(screen.fileno(), 1 << 20, 0).replace(b"\r\n", b"\n") if interactive else result.stdout or b""
+
+    result, out = contextvars.copy_context().run(go)
+    err = result.stderr or b""
+    return Run(result=result, out=out, err=err, facts=parse_facts(out), events=sink.events, plan=seen[0])
+
+
+# ---- runs beside the test --------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Neighbour:
+    """A sandbox that runs in a thread until its standard input ends; `facts` is what it has said so far."""
+
+    _feed: int
+    _words: int
+    _thread: threading.Thread
+    facts: dict[str, str] = field(default_factory=dict)
+    run: Run | None = None
+    failure: BaseException | None = None
+    _rest: bytes = b""
+
+    def wait_for(self, name: str, timeout_s: float = 5.0) -> str:
+        """Read the payload's words until it reports `name`, and return that."""
+        while name not in self.facts:
+            ready, _, _ = select.select([self._words], [], [], timeout_s)
+            chunk = os.read(self._words, 65536) if ready else b""
+            if not chunk:
+                pytest.fail(f"the neighbour did not report `{name}`: {self.failure or self.facts}", pytrace=False)
+            whole, _, self._rest = (self._rest + chunk).rpartition(b"\n")
+            self.facts.update(parse_facts(whole))
+        return self.facts[name]
+
+    def write(self, data: bytes) -> None:
+        """Send the payload bytes on its standard input."""
+        os.write(self._feed, data)
+
+    def end(self) -> Run:
+        """Close its input, wait for its end and return it."""
+        if self._feed >= 0:
+            os.close(self._feed)
+            self._feed = -1
+        self._thread.join(10)
+        assert not self._thread.is_alive(), "the neighbour does not end"
+        if self.failure is not None:
+            raise self.failure
+        assert self.run is not None
+        return self.run
+
+
+@contextlib.contextmanager
+def neighbour(payload: str | Sequence[str], *arguments: str, **options: Any) -> Iterator[Neighbour]:
+    """Run a payload beside the test; arguments as for `run_payload`."""
+    feed_r, feed_w = os.pipe2(os.O_CLOEXEC)
+    words_r, words_w = os.pipe2(os.O_CLOEXEC)
+
+    def body() -> None:
+        try:
+            beside.run = run_payload(payload, *arguments, stdin=feed_r, stdout=words_w, **options)
+        except BaseException as failure:
+            beside.failure = failure
+        finally:
+            os.close(words_w)
+
+    beside = Neighbour(feed_w, words_r, threading.Thread(target=body))
+    beside._thread.start()
+    try:
+        yield beside
+        beside.end()
+    finally:
+        if beside._feed >= 0:
+            os.close(beside._feed)
+            beside._feed = -1
+        beside._thread.join(10)
+        os.close(feed_r)
+        os.close(words_r)
+
+
+# ---- a caller of its own ---------------------------------------------------------------------------------------------
+
+
+def in_child(function: Callable[[], _T]) -> _T:
+    """Call a function in a forked process and return (or raise) what it did; for callers with a terminal, a session, a key, a fd of their own."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        answer: tuple[bool, Any]
+        try:
+            answer = (True, function())
+        except pytest.fail.Exception as failure:
+            answer = (False, failure.msg)
+        except BaseException:
+            answer = (False, traceback.format_exc())
+        try:
+            with os.fdopen(writer, "wb") as stream:
+                stream.write(pickle.dumps(answer))
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as stream:
+        data = stream.read()
+    os.waitpid(pid, 0)
+    assert data, "the caller's process died without an answer"
+    good, value = pickle.loads(data)
+    if not good:
+        pytest.fail(f"in the caller's process:\n{value}", pytrace=False)
+    return value  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terminal:
+    """A pseudo terminal of the test; raw, so that every byte pushed into its input counts at once."""
+
+    master: int
+    slave: int
+
+    def pending(self) -> int:
+        """Return how many bytes wait in the terminal's input: what a shell would read as typed."""
+        return int(struct.unpack("i", fcntl.ioctl(self.slave, termios.FIONREAD, bytes(4)))[0])
+
+    def attributes(self) -> list[Any]:
+        """Return the termios state."""
+        return termios.tcgetattr(self.slave)
+
+    def in_session(self, function: Callable[[], _T]) -> _T:
+        """Call a function in a process whose session has this terminal as its controlling one, as a shell's command has."""
+
+        def caller() -> _T:
+            os.setsid()
+            fcntl.ioctl(self.slave, termios.TIOCSCTTY, 0)
+            return function()
+
+        return in_child(caller)
+
+
+@contextlib.contextmanager
+def open_terminal() -> Iterator[Terminal]:
+    """Open a pty pair for a test."""
+    master, slave = os.openpty()
+    try:
+        tty.setraw(slave)
+        yield Terminal(master=master, slave=slave)
+    finally:
+        os.close(master)
+        os.close(slave)
+
+
+def shared_directory(path: Path) -> Path:
+    """Make a directory that the payload may use whoever it is outside (root's payload is another user than root)."""
+    path.mkdir(exist_ok=True)
+    path.chmod(0o777)
+    return path
+
+
+ALL_NAMESPACES = uapi.CLONE_NEWUSER | uapi.CLONE_NEWNS | uapi.CLONE_NEWPID | uapi.CLONE_NEWNET | uapi.CLONE_NEWIPC | uapi.CLONE_NEWUTS
