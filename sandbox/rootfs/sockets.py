@@ -15,6 +15,8 @@ from dataclasses import dataclass
 MAXIMUM_ENTRIES = 20_000
 BUDGET_NS = 50_000_000
 MAXIMUM_MASKS = 128
+# Trees of thousands of installed or generated files, in which no daemon listens; looking there would cost most of the budget of most runs.
+SKIPPED = frozenset(("node_modules", "site-packages", "dist-packages", "__pycache__", "objects"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +28,7 @@ class Scan:
 
 
 def find_sockets(directory: str, limit: int = MAXIMUM_ENTRIES, budget_ns: int = BUDGET_NS) -> Scan:
-    """Return the Unix sockets in a directory tree, nearest the top first; symbolic links are not followed.
+    """Return the Unix sockets in a directory tree, nearest the top first; symbolic links and `SKIPPED` directories are not followed.
 
     Args:
         directory: an absolute host path.
@@ -53,7 +55,8 @@ def find_sockets(directory: str, limit: int = MAXIMUM_ENTRIES, budget_ns: int = 
                 if entry.is_file(follow_symlinks=False) or entry.is_symlink():
                     continue
                 if entry.is_dir(follow_symlinks=False):
-                    queue.append(entry.path)
+                    if entry.name not in SKIPPED:
+                        queue.append(entry.path)
                 elif _is_socket(entry):
                     found.append(entry.path)
     return Scan(paths=tuple(found[:MAXIMUM_MASKS]), complete=len(found) <= MAXIMUM_MASKS)

@@ -143,6 +143,14 @@ def test_find_sockets_sees_all_depths_and_follows_no_link(tmp_path: Path, monkey
     assert scan.paths == (f"{tmp_path}/top", f"{tmp_path}/a/b/deep") and scan.complete
 
 
+def test_find_sockets_leaves_out_installed_trees_below_the_top(tmp_path: Path) -> None:
+    top = tmp_path / "node_modules"
+    (top / "node_modules").mkdir(parents=True)
+    for index in range(5):
+        (top / f"node_modules/{index}").touch()
+    assert find_sockets(str(top), limit=1).complete and not find_sockets(str(top / "node_modules"), limit=4).complete
+
+
 def test_find_sockets_says_when_it_stops_early(tmp_path: Path) -> None:
     for index in range(20):
         (tmp_path / f"f{index}").touch()
