@@ -14,7 +14,7 @@ class HostFeatures:
 
     `uid`/`gid` are the caller's effective ids. `landlock_abi` is 0 where Landlock is absent. `proc_mountable` tells whether a fresh procfs may be
     mounted in a new user namespace (the outer /proc is not masked). `root_pivotable` is False on an initial ramfs root,
-    where pivot_root(2) gives EINVAL.
+    where pivot_root(2) gives EINVAL. `user_namespace_sysctl` tells whether user.max_*_namespaces can be written from a new user namespace.
     """
 
     arch: str

@@ -34,9 +34,7 @@ def probe_host() -> HostFeatures:
         root_pivotable=procfs.is_root_pivotable(mounts) if mounts else _root_looks_pivotable(),
         keyrings=probe_keyrings(),
         time_namespace=os.path.exists("/proc/self/ns/time") and procfs.read_sysctl("user/max_time_namespaces") != 0,
-        user_namespace_sysctl=user_namespaces_allowed(
-            procfs.read_sysctl("kernel/unprivileged_userns_clone"), procfs.read_sysctl("user/max_user_namespaces"), uid=os.geteuid()
-        ),
+        user_namespace_sysctl=_sysctls_writable(),
         notify_wait_killable=calls.seccomp_flags_known(
             calls.SECCOMP_FILTER_FLAG_NEW_LISTENER | calls.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
         ),
@@ -65,12 +63,12 @@ def probe_keyrings() -> bool:
     return True
 
 
-def user_namespaces_allowed(clone_sysctl: int | None, maximum: int | None, *, uid: int) -> bool:
-    """Whether the two sysctls let this user make a user namespace; None is a knob this kernel lacks.
-
-    Debian's `kernel.unprivileged_userns_clone` binds users without CAP_SYS_ADMIN only, taken here as any uid but 0.
-    """
-    return maximum != 0 and (clone_sysctl != 0 or uid == 0)
+def _sysctls_writable() -> bool:
+    """Whether init can set user.max_*_namespaces of its own user namespace: they exist and /proc/sys is not mounted read-only (containers)."""
+    try:
+        return not os.statvfs("/proc/sys/user/max_user_namespaces").f_flag & os.ST_RDONLY
+    except OSError:
+        return False
 
 
 def parse_release(release: str) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import pytest
 
 from sandbox.cgroup.model import BackendReport
 from sandbox.cli import doctor
-from sandbox.kernel.probe import parse_release, user_namespaces_allowed
+from sandbox.kernel.probe import parse_release
 from sandbox.kernel.probe_judge import (
     Finding,
     Need,
@@ -44,20 +44,6 @@ HOST = {"kernel": "6.1.0-50-amd64", "arch": "x86_64", "uid": "1000"}
 def test_parse_release(release: str, expected: tuple[int, int]) -> None:
     assert parse_release(release) == expected
 
-
-@pytest.mark.parametrize(
-    ("clone", "maximum", "uid", "allowed"),
-    [
-        (None, None, 1000, True),
-        (1, 63000, 1000, True),
-        (0, 63000, 1000, False),
-        (0, 63000, 0, True),
-        (None, 0, 1000, False),
-        (1, 0, 0, False),
-    ],
-)
-def test_user_namespaces_allowed(clone: int | None, maximum: int | None, uid: int, allowed: bool) -> None:
-    assert user_namespaces_allowed(clone, maximum, uid=uid) is allowed
 
 
 def test_userns_granted_to_the_executor_by_a_profile_is_only_degraded() -> None:
