@@ -226,6 +226,8 @@ def _note_unreadable(view: View, argv0: str, shared: list[Bind], notes: list[str
         mode = os.stat(bind.source).st_mode
         if mode & (0o005 if bind.directory else 0o004) != (0o005 if bind.directory else 0o004):
             notes.append(f"`{bind.source}` cannot be read inside: the program runs as another user than root; `chmod o+rX` it")
+        elif bind.writable and not mode & 0o002:
+            notes.append(f"`{bind.source}` cannot be written inside: the program runs as another user than root; `chmod o+w` it")
     end = view.trace(argv0)
     host = view.host_path(end) if end is not None else None
     if end is None or host is None:

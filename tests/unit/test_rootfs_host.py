@@ -300,6 +300,10 @@ def test_root_is_told_what_its_other_user_cannot_read(profile: Profile, home: Pa
         f"`{home}/proj` cannot be entered or executed inside: the program runs as another user than root; `chmod o+rx` it",
     )
     assert build(profile, home, cwd=home / "proj", argv=("./tool",)).notes == ()
+    (home / "out").mkdir(mode=0o755)
+    volume = Volume(source=f"{home}/out", target="/out", writable=True)
+    spec = build(replace(profile, volumes=(volume,)), home, is_root=True)
+    assert spec.notes == (f"`{home}/out` cannot be written inside: the program runs as another user than root; `chmod o+w` it",)
 
 
 def test_no_command(profile: Profile, home: Path) -> None:
