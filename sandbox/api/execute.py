@@ -130,6 +130,10 @@ def _run(prepared: Prepared, streams: Streams, hooks: Hooks, host_id: HostId | N
         sample=prepared.sampled,
     )
     try:
+        if host_id is not None and streams.terminal is None:
+            # Pipes belong to who made them; `echo >/dev/stderr` opens one anew, which only its owner may.
+            for fd in children:
+                os.fchown(fd, host_id.number, host_id.number)
         launched = spawn(table, stdio=children, extra=directories, executor=prepared.command.executor)
     except BaseException:
         for pump in pumps:
