@@ -54,6 +54,7 @@ from sandbox.plan.steps import (
 )  # fmt: skip
 
 _RECORD_A, _RECORD_B, _RECORD_RUSAGE = 8, 16, 24
+_LEFT_IGNORED = (32, 33)  # glibc's own two, which posix_spawn(3) sets to be ignored whatever it is asked (spawni.c)
 _ALL_NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time")
 
 
@@ -309,6 +310,8 @@ def _restrict_landlock(low: Lowering, step: RestrictLandlock) -> None:
 
 
 def _reset_signals(low: Lowering, step: ResetSignals) -> None:
+    for number in _LEFT_IGNORED:
+        low.call("rt_sigaction", number, low.builder.blob(bytes(32)), 0, 8, label=f"{number} default")
     low.call("rt_sigprocmask", uapi.SIG_SETMASK, low.builder.blob(bytes(8)), 0, 8)
     low.call("umask", 0o022)
 

@@ -402,10 +402,10 @@ class RestrictLandlock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResetSignals:
-    """Unblock all signals, umask 022."""
+    """Default actions, nothing blocked, umask 022: as a fresh login would have it."""
 
     def describe(self) -> str:
-        return "unblock signals, umask 022"
+        return "default signal actions, none blocked, umask 022"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
