@@ -96,7 +96,7 @@ def test_page_tables_count() -> None:
     # One touched byte in each 2 MiB: one page and one page table each, so the tables are half of what it costs.
     script = r"""
 import mmap, os
-area = mmap.mmap(-1, 2 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_NORESERVE)
+area = mmap.mmap(-1, 2 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)  # MAP_NORESERVE
 area.madvise(mmap.MADV_NOHUGEPAGE)
 for at in range(0, 2 << 30, 2 << 20):
     area[at] = 1
