@@ -140,7 +140,7 @@ def build_request(
         profile=prepared.profile,
         host=prepared.host,
         root=prepared.root,
-        argv=prepared.command.argv,
+        argv=_inner_argv(prepared),
         environment=prepared.environment,
         outside_uid=outside_id if prepared.as_root else prepared.host.uid,
         outside_gid=outside_id if prepared.as_root else prepared.host.gid,
@@ -156,6 +156,14 @@ def build_request(
         interactive=prepared.command.interactive,
         uptime_s=int(time.clock_gettime(time.CLOCK_MONOTONIC)) if prepared.profile.time_namespace else 0,
     )
+
+
+def _inner_argv(prepared: Prepared) -> tuple[str, ...]:
+    """The payload's argv; a relative command of a directory that is not shared gets the path that it has inside."""
+    first, *rest = prepared.command.argv
+    if "/" in first and not first.startswith("/") and prepared.root.workdir != prepared.command.cwd:
+        return (prepared.root.argv0, *rest)
+    return prepared.command.argv
 
 
 def dry_plan(prepared: Prepared) -> Plan:
