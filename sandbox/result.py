@@ -171,6 +171,8 @@ def classify_outcome(outcome: Outcome, limits: Mapping[str, int | None]) -> tupl
     if outcome.killed_for is not None:
         return outcome.killed_for, _limit_cause(outcome.killed_for, usage, limits)
     if outcome.wait_status is None:
+        if usage.oom_kills:  # memory.oom.group takes init along
+            return Verdict.MEMORY_LIMIT, _limit_cause(Verdict.MEMORY_LIMIT, usage, limits)
         return Verdict.SETUP_FAILED, "the sandbox's init ended without a report"
     code, number = decode_wait_status(outcome.wait_status)
     if usage.oom_kills and (number == signal.SIGKILL or code):
