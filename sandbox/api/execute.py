@@ -245,6 +245,8 @@ def _finish(
     verdict, cause = classify_outcome(outcome, asked)
     if collected.wait_status is not None and collected.killed_for is None:
         code, number = decode_wait_status(collected.wait_status)
+    elif verdict is Verdict.SETUP_FAILED:
+        code, number = 125, None  # how the payload ended is not known: the failure is ours
     else:
         code, number = 137, 9
     result = Result(
