@@ -204,9 +204,8 @@ def without_cwd(profile: Profile) -> Profile:
 
 def _choose_limits(profile: Profile, require_cgroup: bool) -> tuple[Backend | None, frozenset[str], tuple[Enforcement, ...], list[str]]:
     limits = profile.limits
-    wanted = {
-        name for name, value in zip(_LIMITED, (limits.memory_bytes, limits.processes, limits.cpu_ns), strict=True) if value is not None
-    }
+    asked = (limits.memory_bytes, limits.processes, limits.cpu_ns)
+    wanted = {name for name, value in zip(_LIMITED, asked, strict=True) if value is not None}
     backend = find_backend() if wanted or require_cgroup else None
     provides = backend.provides if backend is not None else frozenset()
     missing = wanted - provides

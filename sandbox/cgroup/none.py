@@ -91,10 +91,11 @@ class TreeSampler:
         self._cpu_ns = max(self._cpu_ns, cpu * _NS_PER_TICK)
         return Sample(processes=processes, threads=threads, rss_bytes=memory * 1024, cpu_ns=self._cpu_ns, truncated=truncated)
 
-    def proportional_bytes(self) -> int | None:
-        """Return the tree's memory with each shared page counted once, or None when a process may not be looked at.
+    def proportional_bytes(self) -> int:
+        """Return the tree's memory with each shared page counted once.
 
-        Walks page tables (milliseconds for each GiB): for confirming that a limit was passed, not for every sample.
+        A process that may not be looked at (our undumpable init, a payload that made itself so) counts as `sample` counts it, so that hiding
+        never makes a tree smaller. Walks page tables (milliseconds for each GiB): for confirming that a limit was passed, not for every sample.
         """
         total = 0
         for pid in self._tree()[0]:
@@ -102,7 +103,8 @@ class TreeSampler:
                 with open(f"{self._proc}/{pid}/smaps_rollup", "rb") as file:
                     total += sum_kib(file.read(), _ROLLUP)
             except PermissionError:
-                return None
+                total += sum_kib(_read(f"{self._proc}/{pid}/status"), _STATUS)
+                continue
             except OSError:  # gone, or a zombie without memory (ESRCH)
                 continue
             total += sum_kib(_read(f"{self._proc}/{pid}/status"), _TABLES)

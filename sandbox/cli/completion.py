@@ -13,7 +13,8 @@ def run(words: list[str]) -> int:
     """Print the script of one shell."""
     if words in (["-h"], ["--help"]):
         print(
-            "usage: sandbox completion bash|zsh|fish\n\nPrint a completion script:\n  sandbox completion bash > ~/.local/share/bash-completion/completions/sandbox"
+            "usage: sandbox completion bash|zsh|fish\n\nPrint a completion script:\n"
+            "  sandbox completion bash > ~/.local/share/bash-completion/completions/sandbox"
         )
         return 0
     match words:

@@ -45,7 +45,8 @@ def run(words: list[str]) -> int:
         print("usage: sandbox exec [OPTION...] [--] COMMAND [ARGUMENT...]\n")
         print("\n".join(format_options(OPTIONS)))
         print(
-            "\nExit code: the command's own, 128+n for signal n; 125 the sandbox failed,\n126 not executable, 127 not found. More: sandbox-exec(1), sandbox-profile(5)."
+            "\nExit code: the command's own, 128+n for signal n; 125 the sandbox failed,\n"
+            "126 not executable, 127 not found. More: sandbox-exec(1), sandbox-profile(5)."
         )
         return 0
     if not argv:

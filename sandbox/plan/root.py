@@ -68,7 +68,8 @@ RootEntry: TypeAlias = Directory | Symlink | FileBytes | Bind | Tmpfs
 class RootSpec:
     """Everything of the new root but /proc and /dev, which the plan adds itself.
 
-    `entries` are in any order; the plan sorts them by path, parents first, and makes missing parents on the root tmpfs. An entry below a `Bind` needs its mount point to exist there.
+    `entries` are in any order; the plan sorts them by path, parents first, and makes missing parents on the root tmpfs.
+    An entry below a `Bind` needs its mount point to exist there.
     `workdir` is where the payload starts. `argv0` is the path to execute inside. `notes` are lines for the user
     ("working directory not shared: it is the home directory").
     """

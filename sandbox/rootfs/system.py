@@ -29,7 +29,7 @@ def add_base(view: View, profile: Profile) -> None:
     _add_system(view, profile)
     limits = profile.limits
     view.add(Tmpfs(path="/tmp", size_bytes=limits.tmp_bytes, inodes=limits.tmp_inodes))
-    view.add(Tmpfs(path=profile.home, size_bytes=limits.home_bytes, inodes=limits.home_inodes))
+    view.add(Tmpfs(path=profile.home, size_bytes=limits.home_bytes, inodes=limits.home_inodes, mode=0o700))
     view.add(Directory(path="/run"))
     view.add(Directory(path="/var"))
     view.add(Symlink(path="/var/tmp", target="/tmp"))
@@ -45,8 +45,10 @@ def synthetic_etc(profile: Profile) -> dict[str, bytes]:
     """Return the files of /etc that the sandbox makes itself, by name: they tell of the sandbox and not of the host."""
     user, home, host = profile.user, profile.home, profile.hostname
     texts = {
-        "passwd": f"{user}:x:{profile.uid}:{profile.gid}:{user}:{home}:/bin/sh\n" + f"nobody:x:{_NOBODY}:{_NOBODY}:nobody:/:/bin/false\n",
-        "group": f"{user}:x:{profile.gid}:\nnogroup:x:{_NOBODY}:\n",
+        "passwd": "root:x:0:0:root:/:/bin/false\n"
+        + f"{user}:x:{profile.uid}:{profile.gid}:{user}:{home}:/bin/sh\n"
+        + f"nobody:x:{_NOBODY}:{_NOBODY}:nobody:/:/bin/false\n",
+        "group": f"root:x:0:\n{user}:x:{profile.gid}:\nnogroup:x:{_NOBODY}:\n",
         "hosts": f"127.0.0.1 localhost {host}\n::1 localhost {host} ip6-localhost ip6-loopback\n",
         "hostname": f"{host}\n",
         # Without this file glibc asks DNS and daemons of the host, which are not there.

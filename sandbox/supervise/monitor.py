@@ -393,8 +393,7 @@ class Monitor:
         facts.sampled_processes = max(facts.sampled_processes, sample.threads)
         memory = sample.rss_bytes
         if limits.memory_bytes is not None and memory > limits.memory_bytes and "memory" in self._watched.sample:
-            shared_once = self._sampler.proportional_bytes()
-            memory = memory if shared_once is None else min(memory, shared_once)
+            memory = min(memory, self._sampler.proportional_bytes())
             if memory > limits.memory_bytes or sample.truncated:
                 self.kill(Verdict.MEMORY_LIMIT)
         facts.sampled_memory_bytes = max(facts.sampled_memory_bytes, memory)
