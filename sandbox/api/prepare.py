@@ -216,9 +216,12 @@ def _choose_limits(profile: Profile, require_cgroup: bool) -> tuple[Backend | No
     if refused:
         report = explain_backend()
         raise UnsupportedError(
-            f"a writable cgroup with {', '.join(refused)}", f"limits.{refused[0]}", reason=report.reason, origin=dict(profile.origins).get(f"limits.{refused[0]}"),
+            f"a writable cgroup with {', '.join(refused)}",
+            f"limits.{refused[0]}",
+            reason=report.reason,
+            origin=dict(profile.origins).get(f"limits.{refused[0]}"),
             hint=report.fix or f"set `fallback = {sorted(missing)!r}` in the profile to accept rlimits and sampling",
-        )  # fmt: skip
+        )
     if not missing:
         return backend, frozenset(), (), []
     weaker = Limits(

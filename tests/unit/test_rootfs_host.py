@@ -54,7 +54,7 @@ def test_the_root_holds_system_scratch_and_a_synthetic_etc_only(profile: Profile
     assert found["/run"] == Directory(path="/run") and found["/var/tmp"] == Symlink(path="/var/tmp", target="/tmp")
     texts = {path: entry.content.decode() for path, entry in found.items() if isinstance(entry, FileBytes)}
     assert texts["/etc/passwd"].splitlines()[1] == "user:x:1000:1000:user:/home/user:/bin/sh"
-    assert texts["/etc/group"] == "user:x:1000:\nnogroup:x:65534:\n"
+    assert texts["/etc/group"] == "root:x:0:\nuser:x:1000:\nnogroup:x:65534:\n"
     assert texts["/etc/hosts"].startswith("127.0.0.1 localhost sandbox\n") and texts["/etc/hostname"] == "sandbox\n"
     assert texts["/etc/resolv.conf"] == "" and "hosts: files\n" in texts["/etc/nsswitch.conf"]
     assert not any(isinstance(entry, Bind) and entry.writable for entry in spec.entries)
