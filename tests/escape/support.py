@@ -39,6 +39,7 @@ from sandbox.abi.tables import syscall_table
 from sandbox.api.prepare import Command, Prepared, prepare
 from sandbox.audit.events import Event
 from sandbox.audit.sinks import MemorySink
+from sandbox.launch.idmap import HostId
 from sandbox.plan.build import Request, build_plan
 from sandbox.plan.codec import Table
 from sandbox.plan.lower import lower_plan
@@ -51,9 +52,14 @@ from sandbox.supervise.pump import Pump
 
 PAYLOADS = Path(__file__).resolve().parent.parent / "payloads"
 ENVIRON = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+HOME = "/home/user"
+"""The payload's home and, unless a test says otherwise, working directory."""
 PYTHON = ("/usr/bin/python3", "-S", "-B")
 WALL_S = 5.0
 """Wall limit of a payload, so that an attack that hangs fails its test instead of holding it up."""
+
+PAYLOAD_ID = os.geteuid() or 61234
+"""The host uid and gid of a payload that runs with `same_user`."""
 
 Alteration: TypeAlias = Callable[[Plan], Plan]
 Section: TypeAlias = str
@@ -150,7 +156,9 @@ no_filter: Alteration = drop(("payload", InstallFilter))
 _alteration: contextvars.ContextVar[Alteration | None] = contextvars.ContextVar("alteration", default=None)
 _direct: contextvars.ContextVar[Mapping[int, int]] = contextvars.ContextVar("direct")
 _seen: contextvars.ContextVar[list[Plan]] = contextvars.ContextVar("seen")
+_same_user: contextvars.ContextVar[bool] = contextvars.ContextVar("same_user", default=False)
 _open_streams = launch_path._open_streams
+_claim_host_id = launch_path.claim_host_id
 
 
 def _make_altered(request: Request) -> tuple[Plan, Table]:
@@ -172,9 +180,14 @@ def _open_direct(streams: Any) -> tuple[tuple[int, int, int], list[Pump]]:
     return (ends[0], ends[1], ends[2]), pumps
 
 
+def _claim_chosen() -> HostId:
+    return HostId(PAYLOAD_ID, None) if _same_user.get() else _claim_host_id()
+
+
 # By context variable and for good, not patched for the time of a run: two runs may overlap in two threads.
 launch_path._make_table = _make_altered  # type: ignore[assignment]
 launch_path._open_streams = _open_direct
+launch_path.claim_host_id = _claim_chosen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,10 +247,10 @@ def build_program(name: str, static: bool = True) -> bytes:
 def payload_files(payload: str) -> tuple[tuple[str, ...], dict[str, bytes]]:
     """Return (argv, files in the working directory) of a payload by the name of its source."""
     if payload.endswith(".c"):
-        return ("./program",), {"program": build_program(payload)}
+        return (f"{HOME}/program",), {"program": build_program(payload)}
     names = {"main.py": payload, "attack.py": "attack.py"}
     files = {name: (PAYLOADS / source).read_bytes() for name, source in names.items()}
-    return (*PYTHON, "main.py"), {**files, "numbers_here.py": numbers()}
+    return (*PYTHON, f"{HOME}/main.py"), {**files, "numbers_here.py": numbers()}
 
 
 def run_payload(
@@ -259,6 +272,7 @@ def run_payload(
     audit: bool = True,
     executor: str = "auto",
     interactive: bool = False,
+    same_user: bool = False,
     profile_changes: Mapping[str, Any] | None = None,
 ) -> Run:
     """Run a payload in a sandbox, whole or with walls taken out, to its end.
@@ -282,6 +296,8 @@ def run_payload(
         audit: whether denials are recorded.
         executor: ``auto``, ``native`` or ``python``.
         interactive: gives the payload a terminal of its own; `stdin` and `stdout` do not count then.
+        same_user: as root, give the payload the host id `PAYLOAD_ID` instead of one that nobody has, so that it can be made the owner of files and
+            the user of processes; an ordinary caller's payload has the caller's id anyway.
         profile_changes: fields of the loaded profile to replace, such as ``{"proc": ProcMode.FULL}``.
 
     Raises:
@@ -324,6 +340,7 @@ def run_payload(
         _alteration.set(alter_all)
         _direct.set(direct or {})
         _seen.set(seen)
+        _same_user.set(same_user)
         with contextlib.ExitStack() as stack:
             streams = launch_path.Streams(stdin=stdin, stdout=stdout)
             if interactive:
@@ -335,7 +352,7 @@ def run_payload(
 
     result, out = contextvars.copy_context().run(go)
     err = result.stderr or b""
-    return Run(result=result, out=out, err=err, facts=parse_facts(out), events=sink.events, plan=seen[0])
+    return Run(result=result, out=out, err=err, facts=parse_facts(out + b"\n" + err), events=sink.events, plan=seen[0])
 
 
 # ---- runs beside the test --------------------------------------------------------------------------------------------
@@ -480,9 +497,17 @@ def open_terminal() -> Iterator[Terminal]:
 
 
 def shared_directory(path: Path) -> Path:
-    """Make a directory that the payload may use whoever it is outside (root's payload is another user than root)."""
+    """Make a directory that the payload may use whoever it is outside, and owns with `same_user`."""
     path.mkdir(exist_ok=True)
     path.chmod(0o777)
+    give(path)
+    return path
+
+
+def give(path: Path) -> Path:
+    """Make `PAYLOAD_ID` the owner of a file."""
+    if os.geteuid() == 0:
+        os.chown(path, PAYLOAD_ID, PAYLOAD_ID, follow_symlinks=False)
     return path
 
 

@@ -44,6 +44,7 @@ def main(wanted):
         attempt("take", call, "ioctl", 0, TIOCSCTTY, 1)
     if "name" in wanted:
         report("name", os.ttyname(0) if os.isatty(0) else "none")
+        report("instance", os.fstat(0).st_dev)
         paths = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
         report("descriptors", " ".join(os.readlink(path) for path in paths if os.path.lexists(path)))
     report("done", "yes")

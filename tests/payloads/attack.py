@@ -21,18 +21,18 @@ def call(name, *args):
     return got
 
 
-def report(name, value):
-    """Write one fact to standard output, at once."""
+def report(name, value, fd=1):
+    """Write one fact to standard output, or another descriptor, at once."""
     text = "".join(letter if letter.isprintable() else "?" for letter in str(value))
-    os.write(1, f"{name}={text}\n".encode("utf-8", "surrogateescape"))
+    os.write(fd, f"{name}={text}\n".encode("utf-8", "surrogateescape"))
 
 
-def attempt(name, function, *args):
+def attempt(name, function, *args, fd=1):
     """Report `ok` when the attack worked, the error's name when not; return what the function returned, or None."""
     try:
         got = function(*args)
     except OSError as error:
-        report(name, errno.errorcode.get(error.errno, str(error)))
+        report(name, errno.errorcode.get(error.errno, str(error)), fd)
         return None
-    report(name, "ok")
+    report(name, "ok", fd)
     return got
