@@ -21,6 +21,7 @@ _INTERRUPTED = 130
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code: the payload's own, or 125 (126, 127) for ours."""
     words = sys.argv[1:] if argv is None else argv
+    _open_standard_streams()
     try:
         return _dispatch(words)
     except SandboxError as error:
@@ -31,9 +32,22 @@ def main(argv: list[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        else:
+            name = f" `{error.filename}`" if error.filename else ""
+            print(f"error: {error.strerror or error}{name}", file=sys.stderr)
         return 125
+
+
+def _open_standard_streams() -> None:
+    """A caller may have closed 0, 1 or 2; a pipe of ours must not become somebody's standard error."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 def _dispatch(words: list[str]) -> int:

@@ -154,7 +154,7 @@ class Executor:
             (events,) = struct.unpack_from("<h", polled, 14)
             if not killed and events:
                 got = _call(_READ, control, ctypes.addressof(number), 1)
-                if got == 1:
+                if got == 1 and number.value != fds.KILL_ALL:
                     _call(_KILL, payload, number.value)
                 elif got not in (-errno.EINTR, -errno.EAGAIN):
                     _call(_KILL, -1, _SIGKILL)

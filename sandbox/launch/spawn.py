@@ -71,6 +71,11 @@ class Launched:
 
     def close(self) -> None:
         """Let go of everything, which kills what still runs, and reap the janitor."""
+        if self.descriptors.release >= 0:
+            try:
+                os.write(self.descriptors.release, bytes([fds.WORD_RELEASE]))
+            except OSError:
+                pass  # it is gone already
         self.descriptors.close()
         if self.pidfd >= 0:
             try:

@@ -13,4 +13,11 @@ GO: Final = 5  # pipe: one byte per permission to go on (id maps written; execve
 CONTROL: Final = 6  # pipe to init: signal numbers; end of file kills everything
 SUPERVISOR: Final = 7  # pidfd of the process that runs the supervisor; only the janitor keeps it
 RELEASE: Final = 8  # pipe to the janitor: end of file means the counters were read, remove the cgroups
+# Words are bytes, never only the end of a pipe: a fork of the caller's own may hold the other end open.
+WORD_MADE: Final = ord("m")  # on GO: id maps and cgroups are made
+WORD_GO: Final = ord("g")  # on GO: execve
+WORD_STOP: Final = ord("x")  # on GO: give up
+WORD_RELEASE: Final = ord("r")  # on RELEASE
+KILL_ALL: Final = 255  # on CONTROL, where any other byte is a signal for the payload
+
 FIRST_EXTRA: Final = 9  # cgroup.procs files, then directories to remove cgroups from

@@ -116,11 +116,11 @@ class Lowering:
         """Write a record to the supervisor."""
         self.call("write", fds.STATUS, record, RECORD.size, tolerate=tolerate, label="record")
 
-    def await_word(self, label: str) -> None:
-        """Read one byte from the GO pipe; end of file means that the supervisor gave up."""
-        got, byte = self.slot("got"), self.builder.reserve(8)
-        self.call("read", fds.GO, byte, 1, store=got, flags=Flag.RETRY, label=label)
-        self.expect(Ref(got), 8, 0xFFFFFFFFFFFFFFFF, 1, errno.ECANCELED, label)
+    def await_word(self, word: int, label: str) -> None:
+        """Read one byte from the GO pipe; any other byte, or its end, means that the supervisor gave up."""
+        byte = self.builder.reserve(8)
+        self.call("read", fds.GO, byte, 1, flags=Flag.RETRY, label=label)
+        self.expect(byte, 4, 0xFF, word, errno.ECANCELED, label)
 
     def _add(self, row: Row) -> None:
         self.builder.rows.append(row)
@@ -229,7 +229,7 @@ def _map_ids(low: Lowering, step: MapIds) -> None:
 
 
 def _await_supervisor(low: Lowering, step: AwaitSupervisor) -> None:
-    low.await_word("supervisor")
+    low.await_word(fds.WORD_MADE, "supervisor")
 
 
 def _become_ids(low: Lowering, step: BecomeIds) -> None:
@@ -346,7 +346,7 @@ def _install_filter(low: Lowering, step: InstallFilter) -> None:
 
 def _await_go(low: Lowering, step: AwaitGo) -> None:
     low.send(low.ready)
-    low.await_word("go")
+    low.await_word(fds.WORD_GO, "go")
 
 
 def _execute(low: Lowering, step: Execute) -> None:

@@ -19,6 +19,7 @@ from sandbox.cgroup.none import TreeSampler
 from sandbox.errors import InternalError, ProtocolError, SandboxError, SetupError
 from sandbox.kernel.calls import pidfd_getfd, pidfd_send_signal
 from sandbox.launch.spawn import Launched
+from sandbox.plan import fds
 from sandbox.plan.codec import RECORD, Kind, Record, decode_record
 from sandbox.policy.profile import Limits
 from sandbox.result import Verdict
@@ -89,6 +90,7 @@ class Monitor:
         self._began_ns = time.monotonic_ns()
         self._go_ns = 0
         self._done = False
+        self._doomed = False
         self._failure: SandboxError | None = None
         self._cpu_check_ns: int | None = None
         self._sample_at_ns: int | None = None
@@ -120,7 +122,7 @@ class Monitor:
         if self.collected.killed_for is None:
             self.collected.killed_for = verdict
         if verdict is not None and self._go_ns and self._kill_at_ns is None:
-            self._launched.descriptors.close_one("control")
+            self._tell("control", fds.KILL_ALL)
             self._kill_at_ns = time.monotonic_ns() + _PATIENCE_NS
         elif self._init_pidfd >= 0:
             try:
@@ -128,21 +130,28 @@ class Monitor:
             except ProcessLookupError:
                 pass
         else:
-            self._launched.descriptors.close_one("go")  # init waits for a word and will not get it
+            self._doomed = True  # init is not known yet; it is killed as soon as it is
+            self._tell("go", fds.WORD_STOP)
 
     def signal(self, number: int) -> None:
         """Pass a signal on to the payload, through init."""
-        if self._launched.descriptors.control >= 0:
+        if 0 < number < fds.KILL_ALL:
+            self._tell("control", number)
+
+    def _tell(self, pipe: str, word: int) -> None:
+        fd = getattr(self._launched.descriptors, pipe)
+        if fd >= 0:
             try:
-                os.write(self._launched.descriptors.control, bytes([number]))
+                os.write(fd, bytes([word]))
             except OSError:
-                pass  # the run is over
+                pass  # nobody reads any more: the run is over
 
     # ---- the loop ------------------------------------------------------------------------------------------
 
     def _loop(self) -> None:
         status = self._launched.descriptors.status
         self._epoll.register(status, select.EPOLLIN)
+        self._epoll.register(self._launched.pidfd, select.EPOLLIN)
         if self._watched.wake_fd >= 0:
             self._epoll.register(self._watched.wake_fd, select.EPOLLIN)
         if self._watched.cgroup is not None and not self._watched.needs_word:
@@ -153,6 +162,8 @@ class Monitor:
             for fd, events in self._epoll.poll(timeout, 16):
                 if fd == status:
                     self._on_status()
+                elif fd == self._launched.pidfd:
+                    self._on_janitor_gone()
                 elif fd == self._watched.wake_fd and self._watched.on_wake is not None:
                     self._watched.on_wake(self)
                 elif self.collected.listener is not None and fd == self.collected.listener.fileno():
@@ -226,14 +237,21 @@ class Monitor:
 
     # ---- what can happen -----------------------------------------------------------------------------------
 
-    def _on_status(self) -> None:
+    def _on_janitor_gone(self) -> None:
+        """Its last record may still be in the socket; without the janitor init dies, so there is nothing else to wait for."""
+        while not self._done and self._on_status():
+            pass
+        self._done = True
+
+    def _on_status(self) -> bool:
+        """Take one record; False when there is none now."""
         import _socket
 
         channel = _socket.socket(fileno=self._launched.descriptors.status)
         try:
             data, ancillary, _, _ = channel.recvmsg(RECORD.size, _socket.CMSG_SPACE(_UCRED.size), _socket.MSG_DONTWAIT)
         except BlockingIOError:
-            return
+            return False
         except OSError as error:
             if error.errno != errno.ECONNRESET:
                 raise
@@ -242,13 +260,13 @@ class Monitor:
             channel.detach()
         if not data:
             self._done = True
-            return
+            return False
         pid = next((_UCRED.unpack(content[: _UCRED.size])[0] for _, kind, content in ancillary if kind == _socket.SCM_CREDENTIALS), 0)
         record = decode_record(data, pid)
         if record is None or record.pid <= 0:
             self._failure = ProtocolError(f"executor sent {len(data)} bytes that are no record")
             self.kill(None)
-            return
+            return True
         try:
             self._on_record(record)
         except SandboxError as failure:
@@ -257,6 +275,7 @@ class Monitor:
         except OSError as failure:
             self._failure = self._failure or SetupError(failure.strerror or str(failure), failure.errno or 0, step="supervisor")
             self.kill(None)
+        return True
 
     def _on_record(self, record: Record) -> None:
         match record.kind:
@@ -266,11 +285,14 @@ class Monitor:
             case Kind.STARTED:
                 self._init_pid = record.pid
                 self._init_pidfd = os.pidfd_open(record.pid)
+                if self._doomed:
+                    self.kill(None)
+                    return
                 self._watched.started(record.pid)
                 if self._watched.cgroup is not None and self._watched.cgroup.oom_fd is not None:
                     self._epoll.register(self._watched.cgroup.oom_fd, select.EPOLLIN)
                 if self._watched.needs_word:
-                    os.write(self._launched.descriptors.go, b"m")
+                    self._tell("go", fds.WORD_MADE)
             case Kind.READY:
                 self._on_ready(record)
             case Kind.EXITED:
@@ -309,7 +331,7 @@ class Monitor:
             self._cpu_check_ns = self._go_ns + limits.cpu_ns // self._cpus
         if sample:
             self._sample_at_ns = self._go_ns + _SAMPLE_NS // 4
-        os.write(self._launched.descriptors.go, b"g")
+        self._tell("go", fds.WORD_GO)
 
     def _on_denial(self) -> None:
         listener = self.collected.listener
@@ -335,7 +357,10 @@ class Monitor:
     def _move_once(self, pump: Pump) -> None:
         if pump.write_fd() >= 0:
             pump.flush()
-            return
+        else:
+            self._take(pump)
+
+    def _take(self, pump: Pump) -> int:
         limit = self._watched.limits.output_bytes if pump.count else None
         allowance = None if limit is None else max(0, limit - self.collected.output_bytes)
         got = pump.fill(allowance)
@@ -343,6 +368,7 @@ class Monitor:
             self.collected.output_bytes += got
         if allowance is not None and got > allowance:
             self.kill(Verdict.OUTPUT_LIMIT)
+        return got
 
     def _check_deadlines(self) -> None:
         if self._done:
@@ -403,16 +429,23 @@ class Monitor:
     # ---- the end -------------------------------------------------------------------------------------------
 
     def _drain(self) -> None:
-        """Everything is dead: move what is left in the pipes."""
+        """Everything is dead: move what is left in the pipes, to where they are empty (a fork of the caller's may keep them from ending)."""
         for pump in self._watched.pumps:
             if not pump.count:
                 pump.close()
         while not all(pump.ended for pump in self._watched.pumps):
+            for pump in self._watched.pumps:
+                while pump.read_fd() >= 0:
+                    if not self._take(pump):
+                        pump.end_source()
             immediate = self._arm()
-            for fd, events in self._epoll.poll(0 if immediate else -1, 16):
+            if not self._interest:
+                continue
+            for fd, _ in self._epoll.poll(0 if immediate else -1, 16):
                 if fd == self._watched.wake_fd and self._watched.on_wake is not None:
                     self._watched.on_wake(self)
-                self._on_stream(fd, events)
+                else:
+                    self._on_stream(fd, 0)
             for pump in immediate:
                 self._move(pump)
 

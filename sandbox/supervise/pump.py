@@ -81,7 +81,7 @@ class Pump:
                 raise
             data = b""
         if not data:
-            self._end_source()
+            self.end_source()
             return 0
         kept = data if allowance is None else data[:allowance]
         self.moved += len(kept)
@@ -110,13 +110,14 @@ class Pump:
     def abandon(self) -> None:
         """Forget what is pending and close what is ours."""
         self._pending = memoryview(b"")
-        self._end_source()
+        self.end_source()
 
     def close(self) -> None:
         """Close the ends that are ours; idempotent."""
         self.abandon()
 
-    def _end_source(self) -> None:
+    def end_source(self) -> None:
+        """Take nothing more; what was taken is still moved."""
         source, self.source = self.source, -1
         if self._close_source and source >= 0:
             os.close(source)

@@ -21,7 +21,7 @@ enum { EINTR = 4, EAGAIN = 11, EPROTO = 71 };
 enum { OP_CALL, OP_CLONE, OP_EXPECT, OP_EXIT, OP_REAP };
 enum { FLAG_STORE32 = 1, FLAG_RETRY = 2 };
 enum { KIND_FAILED = 1 };
-enum { TABLE_FD = 3, MAGIC = 0x31544253 };
+enum { TABLE_FD = 3, MAGIC = 0x31544253, KILL_ALL = 255 };
 
 struct header { u32 magic, size, rows, n_rows, relocs, n_relocs, failure, status_fd; };
 struct row { u8 op, slots; u16 flags; u32 number; u64 args[6]; u32 store, reserved; u16 tolerate[4]; };
@@ -73,7 +73,7 @@ static __attribute__((noreturn)) void fail(struct record *record, u32 status_fd,
     leave(125);
 }
 
-/* Pid 1's life: reap whatever ends, pass signals on, and when the payload has ended (or the control pipe closed) kill
+/* Pid 1's life: reap whatever ends, pass signals on, and when the payload has ended (or the control pipe says so or closed) kill
  * everything, reap it, report. kill(-1) in a pid namespace reaches every process of it but its init, atomically against fork. */
 static s64 monotonic(void)
 {
@@ -119,9 +119,9 @@ static __attribute__((noreturn)) void reap(s64 payload, int control, struct reco
         if (!killed && fds[1].revents) {
             u8 number = 0;
             s64 got = CALL(read, control, &number, 1, 0, 0);
-            if (got == 1)
+            if (got == 1 && number != KILL_ALL)
                 CALL(kill, payload, number, 0, 0, 0);
-            else if (got != -EINTR && got != -EAGAIN) {
+            else if (got != -EINTR && got != -EAGAIN) { /* the word, or the end of the pipe */
                 CALL(kill, -1, SIGKILL, 0, 0, 0);
                 killed = 1;
             }
