@@ -76,7 +76,7 @@ def test_no_listener_and_no_synchronised_filter_inside(profile: str) -> None:
 
 
 def test_a_listener_of_the_payload_would_work_without_the_rule(tmp_path: Path) -> None:
-    """The same with a filter that is one: with the rule EPERM; with the rule away the kernel says EBUSY while the audit listens, and takes it when it does not."""
+    """The same with a filter that is one. Without the rule the kernel says EBUSY while the audit listens, and takes it when it does not."""
     weaker = write_policy(tmp_path, allow("seccomp"), base="default")
     assert run_payload("a5_listener.py", policy="default")["listener"] == "EPERM"
     assert run_payload("a5_listener.py", policy=weaker)["listener"] == "EBUSY"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from escape.raw import ARCH, CLONE_NEWUSER, KILLED, X86, allow, calls, outcomes, refused, request, write_policy
-from escape.support import drop, no_filter, run_payload
+from escape.support import no_filter, run_payload
 
 from sandbox.abi.tables import syscall_name
 from sandbox.audit.events import Denial

@@ -1,7 +1,7 @@
 /* Callers of refused system calls that make it hard for whoever answers them.
  *
  *     a5_notify flood PROCESSES MILLISECONDS   each process calls sethostname as fast as it is answered; prints how many answers came
- *     a5_notify killed ROUNDS                  each round a child calls it and is killed at once; prints the rounds
+ *     a5_notify killed ROUNDS                  each round a child calls it over and over and is killed; prints the rounds
  *     a5_notify storm ROUNDS                   calls it while a timer interrupts every 100 us; prints the rounds that gave EPERM
  *     a5_notify race ROUNDS PATH               calls mkdir(PATH) while a second thread rewrites the path; prints how many succeeded
  *     a5_notify once                           calls it once; prints errno
@@ -75,18 +75,23 @@ int main(int argc, char **argv)
         printf("%ld\n", total);
     } else if (!strcmp(argv[1], "killed")) {
         int rounds = atoi(argv[2]);
+        volatile int *answered = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
         for (int i = 0; i < rounds; i++) {
+            *answered = 0;
             pid_t child = fork();
             if (child == 0)
-                for (;;)
+                for (;;) {
                     refused();
+                    *answered = 1;
+                }
+            while (!*answered) {}
             for (volatile int spin = 0; spin < (i % 50) * 2000; spin++) {}
             kill(child, SIGKILL);
             waitpid(child, NULL, 0);
         }
         printf("%d\n", rounds);
     } else if (!strcmp(argv[1], "storm")) {
-        struct sigaction action = {.sa_handler = nothing};
+        struct sigaction action = {.sa_handler = nothing, .sa_flags = SA_RESTART};
         struct itimerval often = {{0, 100}, {0, 100}};
         int rounds = atoi(argv[2]), right = 0;
         sigaction(SIGALRM, &action, NULL);
