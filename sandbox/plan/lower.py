@@ -207,6 +207,10 @@ def _die_with_janitor(low: Lowering, step: DieWithJanitor) -> None:
 
 
 def _report_started(low: Lowering, step: ReportStarted) -> None:
+    # Init ends the run by kill(-1): as pid 1 that is the sandbox, as anybody else it would be every process of the caller.
+    number = low.slot("init-number")
+    low.call("getpid", store=number)
+    low.expect(Ref(number), 8, 0xFFFFFFFFFFFFFFFF, 1, errno.ECHILD, "to be pid 1")
     low.send(low.record(Kind.STARTED))
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _ATTRIBUTES = 32  # sizeof(struct mount_attr)
 _STATX_MODE, _STATX_RDEV_MAJOR, _STATX_RDEV_MINOR = 28, 128, 132  # offsets in struct statx (modes are 16 bits wide)
 _CLONE_FLAGS = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC | uapi.AT_EMPTY_PATH | uapi.AT_RECURSIVE
+_TERMINALS = 64  # a pty is charged to no limit but the host's own maximum
 _SAFE = uapi.MOUNT_ATTR_NOSUID | uapi.MOUNT_ATTR_NODEV
 
 
@@ -74,7 +75,7 @@ def lower_mount_step(low: Lowering, step: Step) -> bool:
         case MaskProc():
             _mask_proc(low, step)
         case MountDevpts():
-            options = (("newinstance", ""), ("ptmxmode", "666"), ("mode", "620"))
+            options = (("newinstance", ""), ("ptmxmode", "666"), ("mode", "620"), ("max", str(_TERMINALS)))
             _filesystem(low, "devpts", options, uapi.MOUNT_ATTR_NOSUID | uapi.MOUNT_ATTR_NOEXEC, low.slot("mount"))
             _attach(low, Slot(low.slot("mount")), "/dev/pts")
         case OpenTerminal():
