@@ -1,6 +1,6 @@
 """Checks that need the signatures and constants: every condition means something, and every rule can matter.
 
-Exact: conditions are compared as sets of calls (`cubes.py`), for each architecture. Runs when a policy is compiled or inspected, never on
+Exact: every way in which calls can differ is enumerated (`cubes.py`), for each architecture. Runs when a policy is compiled or inspected, never on
 the run path. Pure. Imported by `load.py` and `seccomp.compile`.
 """
 
@@ -12,7 +12,7 @@ from sandbox.abi.signatures import argument_index, is_per_command, is_pointer, s
 from sandbox.abi.tables import syscall_number
 from sandbox.errors import PolicyError
 from sandbox.policy.conditions import ConditionError, leaves, names
-from sandbox.policy.cubes import EVERYTHING, Cube, condition_cubes, intersect, subtract
+from sandbox.policy.cubes import Register, Truths, classify_registers, combinations, is_true
 from sandbox.policy.model import Action, Comparison, Condition, Entry, Membership, Operator, Outcome, Rule, SyscallPolicy
 from sandbox.policy.nearest import suggest
 
@@ -63,16 +63,15 @@ def _check_condition(condition: Condition, rule: Rule, syscall: str) -> None:
                 )
             if is_per_command(syscall, index, arch):
                 _check_per_command(leaf, rule, syscall, origin)
-    verdicts: list[str] = []
+    verdicts: set[str] = set()
     for arch in arches:
         try:
-            cubes = condition_cubes(condition, syscall, arch)
+            found = {is_true(condition, truths) for truths in combinations(classify_registers([condition], syscall, arch))}
         except ConditionError as error:
             raise PolicyError(f"{error} (`{syscall}` on {arch})", origin=origin) from None
-        verdicts.append("never" if not cubes else "" if subtract([EVERYTHING], cubes) else "always")
-    for verdict in ("never", "always"):
-        if verdicts and all(found == verdict for found in verdicts):
-            advice = "drop the rule" if verdict == "never" else "drop the condition"
+        verdicts.add("depends" if len(found) == 2 else "always" if True in found else "never")
+    for verdict, advice in (("never", "drop the rule"), ("always", "drop the condition")):
+        if verdicts == {verdict}:
             raise PolicyError(f"condition {verdict} holds for `{syscall}`", origin=origin, hint=advice)
 
 
@@ -95,73 +94,73 @@ def _check_per_command(leaf: Comparison | Membership, rule: Rule, syscall: str, 
     )
 
 
-def _entry_cubes(entry: Entry, syscall: str, arch: Arch) -> list[Cube]:
-    """Return the calls that an entry decides."""
-    rule = entry.rule
-    if rule.condition is None or rule.otherwise is not None:
-        return [EVERYTHING]
-    return condition_cubes(rule.condition, syscall, arch)
-
-
-def outcome_cubes(entry: Entry, syscall: str, arch: Arch) -> list[tuple[Outcome, list[Cube]]]:
-    """Return what an entry does, as disjoint sets of calls; calls in none go on to the next entry.
+def entry_outcome(entry: Entry, truths: Truths) -> Outcome | None:
+    """Return what an entry does with the calls of some classes, or None when they go on to the next entry.
 
     Args:
-        entry: one of the policy's entries of this syscall.
-        syscall: the call's name.
-        arch: an architecture that has it.
+        entry: one of a syscall's entries.
+        truths: the truth of every comparison in its condition.
     """
     rule = entry.rule
-    if rule.condition is None:
-        return [(rule.outcome, [EVERYTHING])]
-    matching = condition_cubes(rule.condition, syscall, arch)
-    if rule.otherwise is None:
-        return [(rule.outcome, matching)]
-    return [(rule.outcome, matching), (rule.otherwise, subtract([EVERYTHING], matching))]
+    if rule.condition is None or is_true(rule.condition, truths):
+        return rule.outcome
+    return rule.otherwise
+
+
+def entry_registers(entries: tuple[Entry, ...], syscall: str, arch: Arch) -> tuple[Register, ...]:
+    """Return the registers that a syscall's entries look at, cut into classes.
+
+    Raises:
+        PolicyError: the conditions are too complex together.
+    """
+    conditions = [entry.rule.condition for entry in entries if entry.rule.condition is not None]
+    try:
+        return classify_registers(conditions, syscall, arch)
+    except ConditionError as error:
+        raise PolicyError(f"{error} (`{syscall}` on {arch})", origin=_origin(entries[0].rule)) from None
 
 
 def _check_order(syscall: str, entries: tuple[Entry, ...]) -> None:
-    arches = [arch for arch in Arch if syscall_number(arch, syscall) is not None]
+    """Raise when an entry can decide no call, or permits what would be permitted without it."""
+    idle = set(range(len(entries)))  # decides no call that earlier entries of its own file leave
+    useless = set(range(len(entries)))  # decides no call otherwise than those below
+    reached: set[int] = set()
+    for arch in Arch:
+        if syscall_number(arch, syscall) is None:
+            continue
+        try:
+            for truths in combinations(entry_registers(entries, syscall, arch)):
+                outcomes = [entry_outcome(entry, truths) for entry in entries]
+                for position, outcome in enumerate(outcomes):
+                    if outcome is None:
+                        continue
+                    before = [index for index in range(position) if outcomes[index] is not None]
+                    if not any(entries[index].layer is entries[position].layer for index in before):
+                        idle.discard(position)
+                    if not before:
+                        reached.add(position)
+                        below = next((other for other in outcomes[position + 1 :] if other is not None), None)
+                        if below != outcome:
+                            useless.discard(position)
+        except ConditionError as error:
+            raise PolicyError(f"{error} (`{syscall}` on {arch})", origin=_origin(entries[0].rule)) from None
     for position, entry in enumerate(entries):
-        mention = next(mention for mention in entry.rule.mentions if mention.syscall == syscall)
+        rule = entry.rule
+        mention = next(mention for mention in rule.mentions if mention.syscall == syscall)
         if mention.group:
             continue  # a group's rule is the general case, it may be idle for one of its members
-        before = entries[:position]
-        after = entries[position + 1 :]
-        if before and all(_is_covered(entry, before, syscall, arch) for arch in arches):
-            places = ", ".join(str(other.rule.place) for other in before if other.layer is entry.layer) or str(before[-1].rule.place)
-            if any(other.layer is entry.layer for other in before):
-                raise PolicyError(
-                    f"rule is shadowed for `{syscall}`: earlier rules already decide every call it could match",
-                    origin=f"{_origin(entry.rule)}; earlier: {places}",
-                )
-        # A refusal that changes nothing may still be there for its reason; a permission is a misunderstanding: "only these" was meant.
-        if entry.rule.condition is not None and entry.rule.otherwise is None and after and entry.rule.outcome.action in _ALLOWING:
-            if all(_changes_nothing(entry, before, after, syscall, arch) for arch in arches):
-                raise PolicyError(
-                    f"rule changes nothing for `{syscall}`: what lies below already decides these calls in the same way",
-                    origin=f"{_origin(entry.rule)}; below: {after[0].rule.place}",
-                    hint="to make this rule the whole decision for the syscall, add `else`",
-                )
-
-
-def _is_covered(entry: Entry, before: tuple[Entry, ...], syscall: str, arch: Arch) -> bool:
-    rest = _entry_cubes(entry, syscall, arch)
-    for other in before:
-        if other.layer is entry.layer:
-            rest = subtract(rest, _entry_cubes(other, syscall, arch))
-    return not rest
-
-
-def _changes_nothing(entry: Entry, before: tuple[Entry, ...], after: tuple[Entry, ...], syscall: str, arch: Arch) -> bool:
-    rest = _entry_cubes(entry, syscall, arch)
-    for other in before:
-        rest = subtract(rest, _entry_cubes(other, syscall, arch))
-    if not rest:
-        return False  # the files above decide it all, which is their right
-    for other in after:
-        for outcome, cubes in outcome_cubes(other, syscall, arch):
-            if outcome != entry.rule.outcome and intersect(rest, cubes):
-                return False
-        rest = subtract(rest, _entry_cubes(other, syscall, arch))
-    return True
+        if position in idle:
+            places = ", ".join(str(other.rule.place) for other in entries[:position] if other.layer is entry.layer)
+            raise PolicyError(
+                f"rule is shadowed for `{syscall}`: earlier rules already decide every call it could match",
+                origin=f"{_origin(rule)}; earlier: {places}",
+            )
+        # A refusal that changes nothing may still be there for its reason; a permission is a misunderstanding: "only these" was meant. One that
+        # files above never let be reached is their right.
+        misread = rule.condition is not None and rule.otherwise is None and rule.outcome.action in _ALLOWING
+        if misread and position in useless and position in reached:
+            raise PolicyError(
+                f"rule changes nothing for `{syscall}`: what lies below already decides these calls in the same way",
+                origin=f"{_origin(rule)}; below: {entries[position + 1].rule.place}",
+                hint="to make this rule the whole decision for the syscall, add `else`",
+            )

@@ -276,6 +276,20 @@ def locate_argument(condition: Comparison | Membership, syscall: str, arch: Arch
     return index, argument_mask(syscall, index, arch)
 
 
+def condition_values(condition: Condition, syscall: str, arch: Arch) -> Iterator[tuple[int, int]]:
+    """Yield (register index, number) for every mask and value that a condition names: where its decision can change.
+
+    Args:
+        condition: a checked condition.
+        syscall: whose arguments it names.
+        arch: whose constants.
+    """
+    for leaf in leaves(condition):
+        index, width = locate_argument(leaf, syscall, arch)
+        for value in values(leaf):
+            yield index, evaluate_value(value, arch, width)
+
+
 def holds(condition: Condition, syscall: str, arch: Arch, arguments: Sequence[int]) -> bool:
     """Tell whether a condition holds for a call: the definition of the language.
 

@@ -1,21 +1,42 @@
-"""Sets of calls as disjoint cubes: the algebra behind the policy checks and the compiler.
+"""Sets of register values as disjoint cubes, and the classes into which conditions cut a register.
 
-A cube is a pair (care, value) of 384-bit integers, 64 bits for each of the six registers: the calls whose cared-for bits have the value. It is exactly
-what masked-equality tests can say, so a set of disjoint cubes can be handed to libseccomp with no order among its rules left to matter.
-Pure. Imported by `policy.merge` and `seccomp`.
+A cube is a pair (care, value) of 64-bit integers: the register values whose cared-for bits equal `value`. It is exactly what a masked-equality test
+can say. A condition looks at a register only through its comparisons; values on which all comparisons agree form a class, and a policy treats every
+call of the same classes alike. So what a policy does can be enumerated exactly, without sampling. Pure. Imported by `policy.check` and `seccomp`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
 
 from sandbox.abi.arch import Arch
-from sandbox.policy.conditions import U64, ConditionError, evaluate_value, locate_argument
-from sandbox.policy.model import AllOf, Comparison, Condition, Membership, Operator
+from sandbox.policy.conditions import ConditionError, evaluate_value, leaves, locate_argument
+from sandbox.policy.model import AllOf, AnyOf, Comparison, Condition, Membership, Operator
 
 Cube = tuple[int, int]
+Leaf = Comparison | Membership
+Truths = Mapping[Leaf, bool]
 EVERYTHING: Cube = (0, 0)
-_MAXIMUM_CUBES = 8192
+_MAXIMUM_CUBES = 4096
+_MAXIMUM_COMBINATIONS = 16384
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegisterClass:
+    """Values of one register on which every comparison agrees; `cubes` are disjoint and not empty."""
+
+    truths: Truths
+    cubes: tuple[Cube, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Register:
+    """One register that conditions look at, and its classes, which together are all its values."""
+
+    index: int
+    classes: tuple[RegisterClass, ...]
 
 
 def subtract_cube(cube: Cube, hole: Cube) -> list[Cube]:
@@ -26,16 +47,13 @@ def subtract_cube(cube: Cube, hole: Cube) -> list[Cube]:
         return [cube]
     pieces: list[Cube] = []
     free = hole_care & ~care
-    # Register 0 first, and in it from the top bit down: what is left of one call then is the leaves of a tree over registers and prefixes.
-    for index in range(6):
-        rest = free >> (64 * index) & U64
-        while rest:
-            top = 1 << (rest.bit_length() - 1)
-            rest ^= top
-            bit = top << (64 * index)
-            pieces.append((care | bit, value | (~hole_value & bit)))
-            care |= bit
-            value |= hole_value & bit
+    while free:
+        # From the top bit down, so that what is left around one value is the leaves of its prefix tree.
+        bit = 1 << (free.bit_length() - 1)
+        pieces.append((care | bit, value | (~hole_value & bit)))
+        care |= bit
+        value |= hole_value & bit
+        free ^= bit
     return pieces
 
 
@@ -48,8 +66,7 @@ def subtract(cubes: Iterable[Cube], holes: Iterable[Cube]) -> list[Cube]:
     rest = list(cubes)
     for hole in holes:
         rest = [piece for cube in rest for piece in subtract_cube(cube, hole)]
-        if len(rest) > _MAXIMUM_CUBES:
-            raise ConditionError("condition is too complex to become a filter")
+        _limit(rest)
     return rest
 
 
@@ -62,63 +79,55 @@ def intersect(left: Iterable[Cube], right: Iterable[Cube]) -> list[Cube]:
         for other_care, other_value in others
         if not (value ^ other_value) & care & other_care
     ]
-    if len(result) > _MAXIMUM_CUBES:
-        raise ConditionError("condition is too complex to become a filter")
+    _limit(result)
     return result
 
 
-def union(left: list[Cube], right: list[Cube]) -> list[Cube]:
-    """Return disjoint cubes of both sets, each of which is disjoint."""
-    return left + subtract(right, left)
+def _limit(cubes: list[Cube]) -> None:
+    if len(cubes) > _MAXIMUM_CUBES:
+        raise ConditionError("condition is too complex to become a filter")
 
 
-def register_cube(index: int, care: int, value: int) -> Cube:
-    """Return the cube of the calls whose register `index` has `value` in the `care` bits."""
-    return care << (64 * index), (value & care) << (64 * index)
+def join(cubes: Iterable[Cube]) -> tuple[Cube, ...]:
+    """Return the same set in fewer cubes, sorted: two that differ in one cared-for bit become one, until none do."""
+    found = set(cubes)
+    pending = sorted(found)
+    while pending:
+        cube = pending.pop()
+        if cube not in found:
+            continue
+        care, value = cube
+        bits = care
+        while bits:
+            bit = bits & -bits
+            bits ^= bit
+            if (care, value ^ bit) in found:
+                found -= {cube, (care, value ^ bit)}
+                joined = (care ^ bit, value & ~bit)
+                found.add(joined)
+                pending.append(joined)
+                break
+    return tuple(sorted(found))
 
 
-def register_of(cube: Cube, index: int) -> Cube:
-    """Return (care, value) of one register, 64 bits each."""
-    return cube[0] >> (64 * index) & U64, cube[1] >> (64 * index) & U64
+def _below(bound: int, width: int) -> list[Cube]:
+    """Return the cubes of the values less than `bound`: one for each of its set bits, the prefix that turns off there."""
+    bits = (1 << position for position in range(width.bit_length()))
+    return [(width & ~(bit - 1), bound & ~(bit - 1) ^ bit) for bit in bits if bound & bit]
 
 
-def _below(index: int, bound: int, width: int) -> list[Cube]:
-    """Return the cubes of the values less than `bound`: one for each set bit, the prefixes that leave the bound's path to the left."""
-    pieces: list[Cube] = []
-    for position in range(width.bit_length()):
-        bit = 1 << position
-        if bound & bit:
-            pieces.append(register_cube(index, width & ~(bit - 1), bound ^ bit))
-    return pieces
-
-
-def condition_cubes(condition: Condition, syscall: str, arch: Arch) -> list[Cube]:
-    """Return disjoint cubes of the calls for which a condition holds.
+def leaf_cubes(leaf: Leaf, syscall: str, arch: Arch) -> list[Cube]:
+    """Return disjoint cubes of the values of its register for which one comparison holds.
 
     Args:
-        condition: parsed condition.
-        syscall: the syscall whose signature names and sizes the arguments. Bits that the kernel drops are in no cube.
+        leaf: the comparison.
+        syscall: whose signature sizes the argument; bits that the kernel drops are in no cube.
         arch: whose constants and argument order.
 
     Raises:
-        ConditionError: an unknown argument or constant, a value that does not fit, or too complex.
+        ConditionError: an unknown argument or constant, or a value that does not fit.
     """
-    match condition:
-        case Comparison() | Membership():
-            return _leaf_cubes(condition, syscall, arch)
-        case AllOf():
-            result = [EVERYTHING]
-            for part in condition.parts:
-                result = intersect(result, condition_cubes(part, syscall, arch))
-            return result
-    result = []
-    for part in condition.parts:
-        result = union(result, condition_cubes(part, syscall, arch))
-    return result
-
-
-def _leaf_cubes(leaf: Comparison | Membership, syscall: str, arch: Arch) -> list[Cube]:
-    index, width = locate_argument(leaf, syscall, arch)
+    _, width = locate_argument(leaf, syscall, arch)
     mask = width if leaf.mask is None else evaluate_value(leaf.mask, arch, width)
     if isinstance(leaf, Membership):
         points = {evaluate_value(value, arch, width): value for value in leaf.values}
@@ -127,23 +136,77 @@ def _leaf_cubes(leaf: Comparison | Membership, syscall: str, arch: Arch) -> list
         negated = leaf.negated
     else:
         expected = evaluate_value(leaf.value, arch, width)
-        if leaf.operator not in (Operator.EQ, Operator.NE):
-            below = _below(index, expected, width)
-            point = [register_cube(index, width, expected)]
-            match leaf.operator:
-                case Operator.LT:
-                    return below
-                case Operator.LE:
-                    return below + point
-                case Operator.GE:
-                    return subtract([EVERYTHING], below)
-                case _:
-                    return subtract([EVERYTHING], below + point)
+        match leaf.operator:
+            case Operator.LT:
+                return _below(expected, width)
+            case Operator.LE:
+                return [*_below(expected, width), (width, expected)]
+            case Operator.GE:
+                return subtract([EVERYTHING], _below(expected, width))
+            case Operator.GT:
+                return subtract([EVERYTHING], [*_below(expected, width), (width, expected)])
         points = {expected: leaf.value}
         negated = leaf.operator is Operator.NE
     for number, value in points.items():
         if number & ~mask:
             text = leaf.mask.text if leaf.mask is not None else ""
             raise ConditionError(f"value `{value.text}` has bits outside the mask `{text}`, so it can never be equal")
-    cubes = [register_cube(index, mask, number) for number in points]
+    cubes = [(mask, number) for number in points]
     return subtract([EVERYTHING], cubes) if negated else cubes
+
+
+def classify_registers(conditions: Iterable[Condition], syscall: str, arch: Arch) -> tuple[Register, ...]:
+    """Return the registers that conditions look at, in ascending order, each cut into its classes.
+
+    Args:
+        conditions: all conditions of a syscall's rules.
+        syscall: the call's name.
+        arch: whose constants and argument order.
+
+    Raises:
+        ConditionError: as `leaf_cubes`; or too complex.
+    """
+    by_register: dict[int, dict[Leaf, list[Cube]]] = {}
+    for condition in conditions:
+        for leaf in leaves(condition):
+            index, _ = locate_argument(leaf, syscall, arch)
+            by_register.setdefault(index, {}).setdefault(leaf, leaf_cubes(leaf, syscall, arch))
+    result = []
+    for index, sets in sorted(by_register.items()):
+        classes: list[tuple[dict[Leaf, bool], Iterable[Cube]]] = [({}, [EVERYTHING])]
+        for leaf, inside in sets.items():
+            cut: list[tuple[dict[Leaf, bool], Iterable[Cube]]] = []
+            for truths, cubes in classes:
+                for truth, part in ((True, intersect(cubes, inside)), (False, subtract(cubes, inside))):
+                    if part:
+                        cut.append(({**truths, leaf: truth}, join(part)))
+            classes = cut
+        result.append(Register(index=index, classes=tuple(RegisterClass(truths=truths, cubes=tuple(cubes)) for truths, cubes in classes)))
+    return tuple(result)
+
+
+def combinations(registers: Iterable[Register]) -> Iterator[dict[Leaf, bool]]:
+    """Yield the truths of every comparison, once for each combination of classes: every way in which calls can differ.
+
+    Raises:
+        ConditionError: there are too many to enumerate.
+    """
+    choices = [register.classes for register in registers]
+    total = 1
+    for classes in choices:
+        total *= len(classes)
+    if total > _MAXIMUM_COMBINATIONS:
+        raise ConditionError("condition is too complex to become a filter")
+    for combination in product(*choices):
+        yield {leaf: truth for chosen in combination for leaf, truth in chosen.truths.items()}
+
+
+def is_true(condition: Condition, truths: Truths) -> bool:
+    """Tell whether a condition holds, given the truth of each of its comparisons."""
+    match condition:
+        case AllOf():
+            return all(is_true(part, truths) for part in condition.parts)
+        case AnyOf():
+            return any(is_true(part, truths) for part in condition.parts)
+        case _:
+            return truths[condition]

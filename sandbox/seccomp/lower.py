@@ -1,19 +1,23 @@
 """Policy → rules that libseccomp cannot read in two ways: disjoint masked-equality tests, as plain values.
 
-Between the policy's meaning (first match wins) and libseccomp's (rules of a syscall form a set) stands this table: for each syscall number, tests of which
-at most one holds for any call, arranged as a tree over the registers. Pure; the prover will start from here too.
+Between the policy's meaning (first match wins) and libseccomp's (a syscall's rules form a set) stands a tree for each syscall: at each register,
+alternatives of which exactly one holds. libseccomp tests registers in ascending order too, so it does not matter whether it would come back
+from a failed inner test to try the next alternative. Pure; the prover will start from here too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sandbox.abi.arch import Arch
 from sandbox.abi.tables import syscall_number
-from sandbox.policy.check import outcome_cubes
-from sandbox.policy.cubes import EVERYTHING, Cube, intersect, register_cube, register_of, subtract, subtract_cube
+from sandbox.errors import CompileError
+from sandbox.policy.check import entry_outcome, entry_registers
+from sandbox.policy.cubes import Cube, Leaf, join
 from sandbox.policy.model import Action, Outcome, SyscallPolicy
 from sandbox.seccomp import evaluate
+from sandbox.seccomp.filter import MAXIMUM_INSTRUCTIONS
 
 Test = tuple[int, int, int]
 """register index, mask, value."""
@@ -26,6 +30,18 @@ class NumberRule:
     number: int
     tests: tuple[Test, ...]
     value: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Branch:
+    """A choice by one register: disjoint sets of its values, all of them together, each with what follows."""
+
+    index: int
+    ways: tuple[tuple[tuple[Cube, ...], Tree], ...]
+
+
+Tree = int | Branch
+"""A filter's return value, or a choice."""
 
 
 def return_value(outcome: Outcome, notify: bool) -> int:
@@ -50,92 +66,64 @@ def return_value(outcome: Outcome, notify: bool) -> int:
             return evaluate.RET_KILL_PROCESS
 
 
-def partition(policy: SyscallPolicy, syscall: str, arch: Arch, notify: bool) -> dict[int, list[Cube]]:
-    """Return the calls of a syscall by the value that the filter returns for them; together the disjoint sets cover every call."""
-    result: dict[int, list[Cube]] = {}
-    rest = [EVERYTHING]
-    for entry in policy.rules[syscall]:
-        for outcome, cubes in outcome_cubes(entry, syscall, arch):
-            result.setdefault(return_value(outcome, notify), []).extend(intersect(rest, cubes))
-        rest = subtract(rest, [cube for _, cubes in outcome_cubes(entry, syscall, arch) for cube in cubes])
-        if not rest:
-            break
-    return {value: _join(cubes) for value, cubes in result.items() if cubes}
+def decision_tree(policy: SyscallPolicy, syscall: str, arch: Arch, notify: bool) -> Tree:
+    """Return what the filter returns for a syscall, as a tree over the registers that matter, in ascending order.
+
+    Raises:
+        PolicyError: the conditions are too complex together.
+    """
+    entries = policy.rules[syscall]
+    registers = entry_registers(entries, syscall, arch)
+
+    def grow(depth: int, truths: dict[Leaf, bool]) -> Tree:
+        if depth == len(registers):
+            outcome = next(found for entry in entries if (found := entry_outcome(entry, truths)) is not None)
+            return return_value(outcome, notify)
+        branches: dict[Tree, list[Cube]] = {}
+        for chosen in registers[depth].classes:
+            below = grow(depth + 1, {**truths, **chosen.truths})
+            branches.setdefault(below, []).extend(chosen.cubes)
+        if len(branches) == 1:
+            return next(iter(branches))  # this register makes no difference here
+        return Branch(
+            index=registers[depth].index, ways=tuple(sorted(((join(cubes), tree) for tree, cubes in branches.items()), key=_first))
+        )
+
+    return grow(0, {})
+
+
+def _first(way: tuple[tuple[Cube, ...], Tree]) -> tuple[Cube, ...]:
+    return way[0]
+
+
+def tree_paths(tree: Tree) -> Iterator[tuple[tuple[Test, ...], int]]:
+    """Yield every path of a tree: tests of which exactly one path's hold for any call, and the value at its end."""
+    if isinstance(tree, int):
+        yield (), tree
+        return
+    for cubes, below in tree.ways:
+        for tests, value in tree_paths(below):
+            for care, wanted in cubes:
+                yield ((tree.index, care, wanted), *tests), value
 
 
 def lower_policy(policy: SyscallPolicy, arch: Arch, notify: bool) -> tuple[NumberRule, ...]:
-    """Return every rule of a filter, ordered by number; whatever they leave gets the policy's default."""
+    """Return every rule of a filter, ordered by number; whatever they leave gets the policy's default.
+
+    Raises:
+        CompileError: more rules than a filter can hold.
+    """
     default = return_value(policy.default, notify)
     rules: list[NumberRule] = []
     for syscall in policy.rules:
         number = syscall_number(arch, syscall)
         if number is None:
             continue  # a call of the other architecture only
-        values = partition(policy, syscall, arch, notify)
-        if len(values) == 1:
-            (value,) = values
+        for tests, value in tree_paths(decision_tree(policy, syscall, arch, notify)):
             if value != default:
-                rules.append(NumberRule(number=number, tests=(), value=value))
-            continue
-        pieces = [(cube, value) for value, cubes in sorted(values.items()) if value != default for cube in cubes]
-        rules += [NumberRule(number=number, tests=tests, value=value) for tests, value in _paths(pieces, 0)]
+                rules.append(NumberRule(number=number, tests=tests, value=value))
+            if len(rules) > MAXIMUM_INSTRUCTIONS:
+                raise CompileError(
+                    f"compile policy `{policy.name}` for {arch}: its rules for `{syscall}` need more tests than a filter can hold"
+                )
     return tuple(sorted(rules, key=lambda rule: (rule.number, rule.tests, rule.value)))
-
-
-def _join(cubes: list[Cube]) -> list[Cube]:
-    """Return the same set in fewer cubes: two that differ in one cared-for bit become one, until none do."""
-    pending = sorted(set(cubes))
-    found = set(pending)
-    while pending:
-        cube = pending.pop()
-        if cube not in found:
-            continue
-        care, value = cube
-        bits = care
-        while bits:
-            bit = bits & -bits
-            bits ^= bit
-            if (care, value ^ bit) in found:
-                found -= {cube, (care, value ^ bit)}
-                joined = (care ^ bit, value & ~bit)
-                found.add(joined)
-                pending.append(joined)
-                break
-    return sorted(found)
-
-
-def _paths(pieces: list[tuple[Cube, int]], index: int) -> list[tuple[tuple[Test, ...], int]]:
-    """Return a tree of tests, as its paths: at each register, alternatives of which at most one holds.
-
-    libseccomp tests registers in ascending order. As siblings never overlap, it does not matter whether it would come back to try the next.
-    """
-    while index < 6 and all(register_of(cube, index)[0] == 0 for cube, _ in pieces):
-        index += 1
-    if index == 6:
-        # Disjoint pieces that no register tells apart are one piece.
-        return [((), pieces[0][1])] if pieces else []
-    alternatives: list[Cube] = []
-    for projection in sorted({register_of(cube, index) for cube, _ in pieces}):
-        shifted = register_cube(index, *projection)
-        fresh = [shifted]
-        refined: list[Cube] = []
-        for other in alternatives:
-            common = intersect([other], [shifted])
-            if common:
-                refined += common + subtract_cube(other, shifted)
-                fresh = subtract(fresh, [other])
-            else:
-                refined.append(other)
-        alternatives = refined + fresh
-    keep = ~(((1 << 64) - 1) << (64 * index))
-    result: list[tuple[tuple[Test, ...], int]] = []
-    for alternative in sorted(alternatives):
-        inner = [
-            ((cube[0] & keep, cube[1] & keep), value)
-            for cube, value in pieces
-            if not (cube[1] ^ alternative[1]) & cube[0] & alternative[0] & (((1 << 64) - 1) << (64 * index))
-        ]
-        care, wanted = register_of(alternative, index)
-        test = ((index, care, wanted),) if care else ()
-        result += [(test + tests, value) for tests, value in _paths(inner, index + 1)]
-    return result
