@@ -75,8 +75,8 @@ DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("u
 
 # What a full procfs tells of the host or lets a holder of the wrong capability do; OCI's masked and read-only paths and more.
 PROC_HIDDEN_FILES = (
-    "cmdline", "config.gz", "kallsyms", "kcore", "key-users", "keys", "kmsg", "kpagecgroup", "kpagecount", "kpageflags", "latency_stats",
-    "modules", "sched_debug", "slabinfo", "sysrq-trigger", "timer_list", "timer_stats", "vmallocinfo",
+    "cmdline", "config.gz", "interrupts", "kallsyms", "kcore", "key-users", "keys", "kmsg", "kpagecgroup", "kpagecount", "kpageflags", "latency_stats",
+    "modules", "sched_debug", "slabinfo", "sys/kernel/random/boot_id", "sysrq-trigger", "timer_list", "timer_stats", "vmallocinfo",
 )  # fmt: skip
 PROC_HIDDEN_DIRECTORIES = ("acpi", "driver", "scsi")
 PROC_READ_ONLY = ("bus", "fs", "irq", "sys")
