@@ -46,7 +46,7 @@ from sandbox.plan.lower import lower_plan
 from sandbox.plan.steps import ClonePayload, ForbidNamespaces, InstallFilter, MapIds, Plan, Step
 from sandbox.policy.profile import Profile, Volume
 from sandbox.policy.profile_load import load_profile, override_profile
-from sandbox.result import Result
+from sandbox.result import Result, Usage, Verdict
 from sandbox.rootfs.volumes import parse_volume
 from sandbox.supervise.pump import Pump
 
@@ -138,6 +138,9 @@ def one_user_namespace(plan: Plan) -> Plan:
 def same_namespaces(flags: int) -> Alteration:
     """Return the alteration that lets init share some of the host's namespaces (``CLONE_NEW*`` flags)."""
     from sandbox.plan.steps import CloneInit
+
+    # Init ends a run by kill(-1), which outside a pid namespace of its own would reach every process of the caller.
+    assert not flags & uapi.CLONE_NEWPID, "init must be pid 1"
 
     def alter(plan: Plan) -> Plan:
         return replace(
@@ -353,6 +356,40 @@ def run_payload(
     result, out = contextvars.copy_context().run(go)
     err = result.stderr or b""
     return Run(result=result, out=out, err=err, facts=parse_facts(out + b"\n" + err), events=sink.events, plan=seen[0])
+
+
+def run_plain(payload: str, *arguments: str, direct: Mapping[int, int] | None = None, as_caller: bool = False) -> Run:
+    """Run a payload with every wall removed: without a sandbox, as the user `PAYLOAD_ID` or the caller's, in the caller's session and group.
+
+    For attacks that no altered plan may be given, because what they reach is not the test's own.
+    """
+    argv, files = payload_files(payload)
+    with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryFile() as out:
+        for name, content in files.items():
+            (Path(directory) / name).write_bytes(content)
+            (Path(directory) / name).chmod(0o755)
+        Path(directory).chmod(0o755)
+        command = [word.replace(HOME, directory) for word in argv]
+        ends = {"stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        ends |= {("stdin", "stdout", "stderr")[number]: fd for number, fd in (direct or {}).items()}
+        ids = {"user": PAYLOAD_ID, "group": PAYLOAD_ID, "extra_groups": []} if os.geteuid() == 0 and not as_caller else {}
+        done = subprocess.run([*command, *arguments], stdout=out, timeout=10, check=False, cwd=directory, env=ENVIRON, **ends, **ids)  # type: ignore[call-overload]
+        out.seek(0)
+        words, err = out.read(), done.stderr or b""
+    plan = Plan(arch=os.uname().machine, janitor=(), init=(), payload=(), notes=("no sandbox",))
+    result = Result(
+        verdict=Verdict.OK if done.returncode == 0 else Verdict.NONZERO_EXIT,
+        cause=f"exit {done.returncode}",
+        exit_code=done.returncode,
+        signal=None,
+        usage=Usage(wall_ns=0, cpu_user_ns=0, cpu_sys_ns=0, cpu_source="none"),
+        run_id="plain",
+        profile="none",
+        profile_digest="",
+        policy="none",
+        policy_digest="",
+    )
+    return Run(result=result, out=words, err=err, facts=parse_facts(words + b"\n" + err), events=(), plan=plan)
 
 
 # ---- runs beside the test --------------------------------------------------------------------------------------------

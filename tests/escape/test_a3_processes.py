@@ -1,0 +1,421 @@
+"""A3, the process boundary: groups, tracing, the supervisor, neighbours, our own files, survivors."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import os
+import select
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from escape.support import (
+    PAYLOAD_ID,
+    Alteration,
+    Run,
+    drop,
+    in_child,
+    neighbour,
+    no_filter,
+    one_user_namespace,
+    run_payload,
+    run_plain,
+    shared_directory,
+)
+
+import sandbox
+from sandbox.abi import uapi
+from sandbox.errors import PolicyError, SetupError
+from sandbox.plan.codec import Op
+from sandbox.plan.lower import lower_plan
+from sandbox.plan.root import Bind
+from sandbox.plan.steps import (
+    AttachTree,
+    CloneInit,
+    CloneTree,
+    MountProc,
+    NewSession,
+    NotDumpable,
+    Plan,
+    RestrictLandlock,
+)
+from sandbox.policy.locate import data_dir
+from sandbox.policy.profile import CwdMode, ProcMode
+
+no_session: Alteration = drop(NewSession)
+no_landlock: Alteration = drop(RestrictLandlock)
+dumpable: Alteration = drop(NotDumpable)
+NO_PROC = {"proc": ProcMode.NONE}
+
+
+def host_proc(plan: Plan) -> Plan:
+    """Take the own /proc away: the host's is bound in its place, as it is outside."""
+    tree = CloneTree(bind=Bind(path="/proc", source="/proc", directory=True, writable=True), key="host:proc")
+    steps = []
+    for step in plan.init:
+        if isinstance(step, MountProc):
+            steps.append(AttachTree(path="/proc", key="host:proc"))
+        else:
+            steps.append(step)
+    return replace(plan, init=(steps[0], *_after_private(steps[1:], tree)))
+
+
+def _after_private(steps: list[Any], tree: CloneTree) -> list[Any]:
+    from sandbox.plan.steps import PrivateMounts
+
+    place = next(index for index, step in enumerate(steps) if isinstance(step, PrivateMounts)) + 1
+    return [*steps[:place], tree, *steps[place:]]
+
+
+# ---- groups ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Damage:
+    """What a victim outside saw: the signals it got and its nice value and I/O priority afterwards."""
+
+    run: Run
+    signals: tuple[int, ...]
+    nice: int
+    io: int
+
+
+def attack_group(alter: Sequence[Alteration], plain: bool = False, **options: Any) -> Damage:
+    """Run the payload from a caller that has a victim of the payload's user in its process group."""
+    from sandbox.abi.arch import Arch
+    from sandbox.abi.tables import syscall_number
+
+    def caller() -> Damage:
+        import ctypes
+
+        os.setpgid(0, 0)
+        caught = {signal.SIGUSR1, signal.SIGUSR2}
+        signal.pthread_sigmask(signal.SIG_BLOCK, caught)
+        reader, writer = os.pipe()
+        report_r, report_w = os.pipe()
+        victim = os.fork()
+        if victim == 0:
+            os.close(writer)
+            if os.geteuid() == 0:
+                os.setresgid(PAYLOAD_ID, PAYLOAD_ID, PAYLOAD_ID)
+                os.setresuid(PAYLOAD_ID, PAYLOAD_ID, PAYLOAD_ID)
+            os.write(report_w, b"up")
+            os.read(reader, 1)
+            got = sorted(int(number) for number in signal.sigpending() & caught)
+            priority = ctypes.CDLL(None).syscall(syscall_number(Arch(os.uname().machine), "ioprio_get"), 1, 0)
+            os.write(report_w, repr((tuple(got), os.getpriority(os.PRIO_PROCESS, 0), priority)).encode())
+            os._exit(0)
+        assert os.read(report_r, 2) == b"up"
+        if plain:
+            os.setpgid(0, 0)
+            run = run_plain("a3_group.py", str(victim))
+        else:
+            run = run_payload("a3_group.py", str(victim), alter=alter, same_user=True, **options)
+        os.close(writer)
+        signals, nice, io = ast.literal_eval(os.read(report_r, 100).decode())
+        os.waitpid(victim, 0)
+        return Damage(run=run, signals=signals, nice=nice, io=io)
+
+    return in_child(caller)
+
+
+@pytest.mark.parametrize("profile", ["strict", "default", "shell"])
+def test_nobody_outside_is_signalled_or_slowed(profile: str) -> None:
+    """Rule: setsid before entering: a pid namespace does not stop operations on a shared process group."""
+    damage = attack_group((), profile=profile)
+    assert damage.run["done"] == "yes"
+    assert (damage.signals, damage.nice, damage.io) == ((), 0, 0)
+    assert damage.run["kill-victim"] == damage.run["pidfd-victim"] == "ESRCH"
+
+
+def test_in_the_callers_group_everybody_is_hit() -> None:
+    """Removed: both setsid, the filter (slowing), Landlock's signal scope (signals). The pid namespace stands, and does not help."""
+    damage = attack_group((no_session, no_filter, no_landlock))
+    assert damage.run["done"] == "yes"
+    assert (damage.signals, damage.nice) == ((signal.SIGUSR1,), 7)
+    # In root's group the kernel stops at the first process that is another user's.
+    assert damage.io >> 13 == 3 or os.geteuid() == 0
+
+
+def test_the_session_alone_stops_group_operations() -> None:
+    """Without filter and Landlock, setsid is enough."""
+    damage = attack_group((no_filter, no_landlock))
+    assert (damage.signals, damage.nice, damage.io) == ((), 0, 0)
+
+
+@pytest.mark.landlock
+def test_filter_and_landlock_stop_group_operations_without_a_session() -> None:
+    """Landlock's scope stops the signal, strict's filter the slowing, where the kernel has the scope."""
+    damage = attack_group((no_session,))
+    landlock = next(step for step in damage.run.plan.payload if isinstance(step, RestrictLandlock)) if damage.run.plan else None
+    if landlock is None or not landlock.scoped:
+        pytest.skip("Landlock has no signal scope here (ABI 6)")
+    assert (damage.signals, damage.nice, damage.io) == ((), 0, 0)
+
+
+def test_a_process_outside_is_killed_by_number_without_a_sandbox() -> None:
+    """Removed: everything, as init refuses to run outside a pid namespace (below). The victim gets a signal by its number."""
+    damage = attack_group((), plain=True)
+    assert damage.run["kill-victim"] == damage.run["pidfd-victim"] == "ok" and signal.SIGUSR2 in damage.signals
+
+
+def test_init_refuses_to_be_anything_but_pid_1() -> None:
+    """Rule: end by the death of the namespace's init. Init kills by kill(-1); not being pid 1 it would kill all that the caller has running."""
+
+    def share_pids(plan: Plan) -> Plan:
+        clone = next(step for step in plan.janitor if isinstance(step, CloneInit))
+        shared = replace(clone, flags=clone.flags & ~uapi.CLONE_NEWPID)
+        altered = replace(plan, janitor=tuple(shared if step is clone else step for step in plan.janitor))
+        # Looked at first: without these rows the run below would take this very test down, and more.
+        rows = [row for row in lower_plan(altered).rows if row.step >= len(plan.janitor)]
+        assert rows[0].label == "getpid" and rows[1].op is Op.EXPECT and rows[1].args[1:4] == (8, 0xFFFFFFFFFFFFFFFF, 1)
+        return altered
+
+    with pytest.raises(SetupError, match="pid 1"):
+        run_payload(["/bin/true"], alter=share_pids, profile_changes=NO_PROC)
+
+
+# ---- tracing ---------------------------------------------------------------------------------------------------------
+
+CALLS = ("read", "write", "take", "kcmp", "trace")
+
+
+@pytest.mark.parametrize("profile", ["strict", "python", "default", "build", "shell"])
+def test_processes_do_not_reach_into_each_other(profile: str) -> None:
+    """firejail CVE-2017-5206. Rule: ptrace, process_vm_*, pidfd_getfd, kcmp, process_madvise denied, also among the sandbox's own processes."""
+    run = run_payload("a3_trace.py", profile=profile)
+    assert {name: run[f"child-{name}"] for name in CALLS} == dict.fromkeys(CALLS, "EPERM")
+    assert run["init-taken"] == "nothing" and run["init-trace"] == "EPERM"
+    # The kernel itself refuses process_madvise on others without CAP_SYS_NICE, so only the record tells that the filter did.
+    assert run["child-advise"] == "EPERM" and run.result.denials["process_madvise"] == 1
+
+
+def test_without_the_filter_a_child_is_read_and_steered() -> None:
+    """Removed: the filter; then every call works on a child. Init is still out of reach."""
+    run = run_payload("a3_trace.py", alter=no_filter)
+    assert {name: run[f"child-{name}"] for name in CALLS} == dict.fromkeys(CALLS, "ok")
+    assert run["init-taken"] == "nothing" and run["init-trace"] != "ok" and run["init-mem"] != "ok" and run["init-exe"] != "ok"
+
+
+def test_init_without_its_walls_gives_away_its_report_channel_and_program() -> None:
+    """Rule: init is undumpable, of another user namespace, outside Landlock's domain. Removed: all and the filter; then the payload takes the
+    descriptor that reports verdicts, and holds the launcher's program (CVE-2019-5736)."""
+    run = run_payload("a3_trace.py", alter=(no_filter, dumpable, one_user_namespace, no_landlock), executor="native")
+    assert "socket" in run["init-taken"].split() and run["init-trace"] == "ok" and run["init-mem"] == "ok"
+    assert run["init-program"] == repr(b"\x7fELF")
+
+
+@pytest.mark.parametrize(
+    "alter",
+    [(no_filter, one_user_namespace, no_landlock), (no_filter, dumpable, no_landlock), (no_filter, dumpable, one_user_namespace)],
+    ids=["undumpable alone", "inner namespace alone", "Landlock alone"],
+)
+def test_each_wall_of_init_alone_is_enough(alter: Sequence[Alteration]) -> None:
+    """Undumpable, the inner user namespace or Landlock: each keeps init closed without the filter."""
+    if no_landlock not in alter and not _has_landlock():
+        pytest.skip("no Landlock here")
+    run = run_payload("a3_trace.py", alter=alter, executor="native")
+    assert run["init-taken"] == "nothing" and run["init-trace"] != "ok" and run["init-mem"] != "ok" and run["init-exe"] != "ok"
+
+
+def _has_landlock() -> bool:
+    from sandbox.kernel.probe import probe_landlock
+
+    return probe_landlock() > 0
+
+
+# ---- neighbours ------------------------------------------------------------------------------------------------------
+
+SECRET = "neighbours-secret-4711"
+
+
+def namespace_members(link: str) -> list[int]:
+    """Return the host's numbers of the processes in a pid namespace, as its link text says; those we may not ask do not count."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            try:
+                if os.readlink(f"/proc/{name}/ns/pid") == link:
+                    found.append(int(name))
+            except OSError:
+                continue
+    return found
+
+
+@pytest.fixture
+def victim() -> Iterator[list[int]]:
+    """A second sandbox of the same user with a secret; the host's numbers of its processes."""
+    with neighbour("a3_neighbour.py", SECRET, same_user=True) as beside:
+        yield namespace_members(beside.wait_for("ready"))
+
+
+def look(pids: Sequence[int], **options: Any) -> Run:
+    return run_payload("a3_look.py", SECRET[::-1], *map(str, pids), same_user=True, **options)
+
+
+def test_two_sandboxes_do_not_see_each_other(victim: list[int]) -> None:
+    """Rule: a pid namespace and a /proc of its own for every run, fresh tmpfs, nothing joined. The attacker even knows the numbers."""
+    assert victim
+    run = look(victim)
+    assert (run["others"], run["found"]) == ("0", "nothing")
+    for index in range(len(victim)):
+        assert run[f"enter-{index}"] != "ok" and run[f"pidfd-{index}"] != "ok"
+    assert run["left-tmp"] != "ok" and run["left-dev"] != "ok"
+
+
+def test_with_the_hosts_proc_a_neighbour_is_seen(victim: list[int]) -> None:
+    """Removed: the own /proc; then the neighbour's arguments are read. Its memory and namespaces are still held by the user namespaces."""
+    run = look(victim, alter=(host_proc, no_filter, no_landlock))
+    assert "cmdline" in run["found"] and int(run["others"]) > 0
+    assert "environ" not in run["found"] and "root/tmp/secret" not in run["found"]
+    assert all(run[f"enter-{index}"] != "ok" for index in range(len(victim)))
+
+
+def test_a_neighbour_can_be_entered_by_its_user_from_outside(victim: list[int]) -> None:
+    """Removed: everything. The same attack by a plain process of the same user joins the neighbour's namespaces and reads its tmpfs."""
+    run = run_plain("a3_look.py", SECRET[::-1], *map(str, victim), as_caller=True)
+    assert f"={SECRET}" in run.out.decode() and "root/tmp/secret" in run["found"]
+
+
+def test_scratch_is_new_for_every_run() -> None:
+    """Rule: /tmp and /dev/shm are per run (isolate shared /dev/shm until 2.6): the second run finds nothing of the first."""
+    run_payload("a3_neighbour.py", SECRET)
+    run = run_payload("a3_look.py", SECRET[::-1])
+    assert run["left-tmp"] != "ok" and run["left-dev"] != "ok"
+
+
+# ---- our own files ---------------------------------------------------------------------------------------------------
+
+PACKAGE = Path(sandbox.__file__).resolve().parent
+
+
+def own_files() -> dict[str, str]:
+    """Return digests of the launcher, the package's modules, the shipped profiles and policies."""
+    trees = (PACKAGE, Path(str(data_dir("profiles"))), Path(str(data_dir("policies"))))
+    paths = [path for tree in trees for pattern in ("*.py", "*.toml", "sandbox-init") for path in tree.rglob(pattern)]
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def fake_home(tmp_path: Path) -> Path:
+    """Make a home directory of the caller without any file of ours in it."""
+    home = shared_directory(tmp_path / "home")
+    shared_directory(home / "work")
+    return home
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "package",
+        "checkout",
+        "profiles",
+        "policies",
+        "interpreter",
+        "home",
+        ".config",
+        ".config/sandbox",
+        ".cache",
+        ".local",
+        ".local/state/sandbox",
+    ],
+)
+def test_what_decides_the_next_run_is_never_shared_writable(tmp_path: Path, place: str) -> None:
+    """CVE-2019-5736; firejail #7154, #7132. Rule: own code, profiles, state and caches, present or *absent*, are never writable inside."""
+    home = fake_home(tmp_path)
+    places = {
+        "package": PACKAGE,
+        "checkout": PACKAGE.parent,
+        "profiles": Path(str(data_dir("profiles"))),
+        "policies": Path(str(data_dir("policies"))),
+        "interpreter": Path(sys.prefix),
+        "home": home,
+    }
+    path = places.get(place) or home / place
+    path.mkdir(parents=True, exist_ok=True)
+    before = own_files()
+    with pytest.raises(PolicyError, match="writable"):
+        run_payload(["/bin/true"], volumes=[f"{path}:/shared:rw"], environ={"HOME": str(home), "PATH": "/usr/bin:/bin"})
+    assert own_files() == before
+
+
+def test_a_home_as_writable_working_directory_is_not_shared(tmp_path: Path) -> None:
+    """Rule: as above, by the other way in: `cwd = "rw"` in the caller's home shares nothing; in a directory of it, that directory only."""
+    home = fake_home(tmp_path)
+    script = 'mkdir -p .config/sandbox/profiles && echo "[limits]" >.config/sandbox/profiles/strict.toml && echo made=$PWD'
+    environ = {"HOME": str(home), "PATH": "/usr/bin:/bin"}
+    for place in (home, home / "work"):
+        run_payload(["/bin/sh", "-c", script], cwd=place, environ=environ, profile_changes={"cwd": CwdMode.WRITABLE}, same_user=True)
+    assert not (home / ".config").exists()
+
+
+def test_without_the_refusal_a_payload_writes_its_own_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Removed: the list of protected paths; then the next run's profile is the payload's own work."""
+    home = fake_home(tmp_path)
+    monkeypatch.setattr("sandbox.rootfs.host.protected_paths", lambda *arguments: {})
+    script = "mkdir -p /shared/.config/sandbox/profiles && echo hostile >/shared/.config/sandbox/profiles/strict.toml"
+    run = run_payload(
+        ["/bin/sh", "-c", script], volumes=[f"{home}:/shared:rw"], environ={"HOME": str(home), "PATH": "/usr/bin:/bin"}, same_user=True
+    )
+    assert run.result.ok
+    assert (home / ".config/sandbox/profiles/strict.toml").read_text() == "hostile\n"
+
+
+# ---- survivors -------------------------------------------------------------------------------------------------------
+
+
+def survivors(alter: Sequence[Alteration], wait_s: float, plain: bool = False, **options: Any) -> tuple[Run, bool]:
+    """Run the payload that leaves daemons; return whether all of them were dead when the run had ended (they hold a pipe of ours)."""
+
+    def caller() -> tuple[Run, bool]:
+        hold_r, hold_w = os.pipe()
+        feed_r, feed_w = os.pipe()
+        if plain:
+            run = run_plain("a3_survive.py", direct={0: feed_r, 2: hold_w})
+        else:
+            run = run_payload("a3_survive.py", direct={0: feed_r, 2: hold_w}, alter=alter, **options)
+        os.close(hold_w)
+        os.close(feed_r)
+        ready, _, _ = select.select([hold_r], [], [], wait_s)
+        os.close(feed_w)  # lets whoever is left end
+        select.select([hold_r], [], [], 10)
+        return run, bool(ready)
+
+    return in_child(caller)
+
+
+@pytest.mark.parametrize("executor", ["native", "python"])
+def test_nothing_survives_the_run(executor: str) -> None:
+    """DMOJ #318. Rule: the end is the death of the pid namespace's init, whatever forked, detached or ignored signals."""
+    run, dead = survivors((), 2.0, executor=executor)
+    assert run["left"] == "3" and dead
+
+
+@pytest.mark.orphans
+def test_without_a_sandbox_daemons_survive() -> None:
+    """Removed: everything; then the program ends and its daemons live on."""
+    _, dead = survivors((), 0.3, plain=True)
+    assert not dead
+
+
+# ---- by number -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", ["supervise", "launch", "api", "cgroup"])
+def test_no_process_is_signalled_by_number(folder: str) -> None:
+    """Rule: a pidfd for every process that is signalled, never a number that another process may have by then (a rule on our source)."""
+    calls = []
+    for path in (PACKAGE / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if (
+                isinstance(node, ast.Attribute)
+                and node.attr in ("kill", "killpg")
+                and isinstance(node.value, ast.Name)
+                and node.value.id in ("os", "signal")
+            ):
+                calls.append(f"{path.relative_to(PACKAGE)}:{node.lineno}")
+    assert calls == []
