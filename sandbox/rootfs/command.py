@@ -5,13 +5,14 @@ Raises `CommandNotFound`, which carries the shell's exit code; front ends catch 
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 import re
 import stat
 from collections.abc import Iterator, Mapping
 
-from sandbox.errors import SandboxError
+from sandbox.errors import ExecuteError, SandboxError
 from sandbox.plan.root import FileBytes
 from sandbox.rootfs.interpreters import Interpreters, find_pyenv, is_pyenv_shims
 from sandbox.rootfs.view import View
@@ -23,11 +24,17 @@ _HEAD = 1024
 _EXEC_TRICK = re.compile(rb"""\A#!\s*/bin/sh\s*\n'''exec'\s+(?:"([^"\n]+)"|(\S+))\s""")
 
 
-class CommandNotFound(SandboxError):
-    """There is no such program to run, inside or outside; `exit_code` is 127, or 126 for one that is not executable."""
+class CommandNotFound(ExecuteError):
+    """There is no such program to run, inside or outside; `exit_code` is 127, or 126 for one that is not executable.
+
+    Found before anything was started, but to the caller the same as an execve(2) that failed.
+    """
 
     def __init__(self, message: str, *, exit_code: int, origin: str | None = None, hint: str | None = None) -> None:
-        super().__init__(message, origin=origin, hint=hint)
+        SandboxError.__init__(self, message, origin=origin, hint=hint)
+        self.call = message
+        self.errno = errno.EACCES if exit_code == 126 else errno.ENOENT
+        self.step = origin
         self.exit_code = exit_code
 
 
