@@ -70,6 +70,7 @@ def run(
         SetupError: a system call of the set-up failed.
         RunFailed: only with `check`.
         ValueError: an argument has an embedded NUL, or `argv` is empty.
+        TypeError: `argv` is one text, or something else has a wrong type.
     """
     from sandbox.api.execute import Hooks, Streams, execute
     from sandbox.api.prepare import Command, load_command_profile, prepare
@@ -77,6 +78,8 @@ def run(
     from sandbox.policy.profile_load import override_profile
     from sandbox.rootfs.volumes import parse_volume
 
+    if isinstance(argv, (str, bytes)):
+        raise TypeError("argv must be a sequence of words, not one text; shlex.split() makes one of a command line")
     words = tuple(os.fspath(word) for word in argv)
     if not words:
         raise ValueError("argv is empty")
@@ -91,7 +94,7 @@ def run(
     chosen = override_profile(
         load_command_profile(profile), limits=changes, volumes=parsed, env=env, policy=policy, origin="argument of `sandbox.run`"
     )
-    contents = {name: content.encode() if isinstance(content, str) else bytes(content) for name, content in (files or {}).items()}
+    contents = {name: content.encode() if isinstance(content, str) else bytes(memoryview(content)) for name, content in (files or {}).items()}
     sink: Sink
     owned = audit is None or isinstance(audit, (str, os.PathLike))
     if audit is None:

@@ -19,6 +19,7 @@ from sandbox.plan.codec import Table
 
 NATIVE = Path(__file__).with_name("native") / "sandbox-init"
 REFERENCE = Path(__file__).with_name("executor.py")
+EXECUTORS = ("auto", "native", "python")
 
 _LOW = 64  # descriptors are moved above this before dup2, so that no source is overwritten by a target
 _SIGNALS = tuple(number for number in range(1, 65) if number not in (32, 33))  # the two are glibc's own
@@ -93,8 +94,10 @@ def executor_command(kind: str = "auto") -> list[str]:
         kind: ``native``, ``python`` (the reference), or ``auto``: native where it was built.
 
     Raises:
-        SandboxError: `native` was asked for and is not there.
+        SandboxError: `kind` is none of these, or `native` is not there.
     """
+    if kind not in EXECUTORS:
+        raise SandboxError(f"unknown executor `{kind}`", hint=f"one of {', '.join(EXECUTORS)}")
     if kind != "python" and os.access(NATIVE, os.X_OK):
         return [str(NATIVE)]
     if kind == "native":
