@@ -10,6 +10,7 @@ Run directories that another process left are never touched: they carry its run 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 
 from sandbox.cgroup import v1, v2
@@ -18,6 +19,8 @@ from sandbox.cgroup.model import Backend, BackendReport
 from sandbox.cgroup.mounts import Hierarchy, read_hierarchies
 
 VARIABLE = "SANDBOX_CGROUP"
+
+_TRANSIENT = re.compile(r"run-[a-z0-9-]+\.scope")  # systemd: src/run/run.c, make_unit_name; run-rHEX, run-uN, run-pN-iN
 
 _Finding = tuple["Backend | None", str, str]  # backend, reason, fix
 
@@ -99,10 +102,11 @@ def _legacy(bases: dict[str, str], prefix: str, why: str) -> tuple[Backend | Non
 
 
 def _own_node(own: str, point: str, proc: str, *, need_mark: bool) -> tuple[Backend | None, str]:
-    """Judge our own cgroup; a node is ours when we are alone in it, or it carries systemd's mark and only our ancestors are with us.
+    """Judge our own cgroup: ours when we are alone in it, or only our ancestors are with us and it was made for this command.
 
-    Processes of others, and a shell in a scope that its desktop made, are not moved: systemd owns such a node and may
-    take the controllers away again, which would lift the limits in silence.
+    Made for a command are nodes with systemd's delegation mark and the scopes of systemd-run. Processes of others, and a shell
+    in a scope that its desktop made, are not moved: systemd owns such a node and may take the controllers away again,
+    which would lift the limits in silence.
     """
     if os.path.basename(own) == v2.SUPERVISOR:
         return _node(os.path.dirname(own), own=own, point=point, movable=frozenset())
@@ -114,7 +118,8 @@ def _own_node(own: str, point: str, proc: str, *, need_mark: bool) -> tuple[Back
     if not _may_write(own):
         return None, f"our cgroup `{own}` is not delegated to uid {os.geteuid()}"
     members = set(parse_pids(_read(f"{own}/cgroup.procs")))
-    allowed = {os.getpid()} | (_ancestors(proc) if marked else set())
+    transient = _TRANSIENT.fullmatch(os.path.basename(own)) is not None
+    allowed = {os.getpid()} | (_ancestors(proc) if marked or transient else set())
     if not members <= allowed:
         return None, v2.other_members_hint(f"{own}/cgroup.procs")
     return _node(own, own=own, point=point, movable=frozenset(allowed))

@@ -185,6 +185,25 @@ def test_others_in_our_scope_are_not_moved(kernel: FakeKernel) -> None:
     assert "other processes are in" in why_not(kernel)
 
 
+def test_ancestors_move_along_only_where_the_scope_was_made_for_them(kernel: FakeKernel) -> None:
+    parent = os.getppid()
+    (kernel.proc / str(parent)).mkdir()
+    (kernel.proc / str(parent) / "stat").write_text(f"{parent} (a) S 1 ) S 0 1")
+    for name, ours in (("vte-spawn-1.scope", False), ("run-r0a1b2c.scope", True), ("run-p123-i456.scope", True), ("run-r1.service", False)):
+        scope = kernel.node(name)
+        kernel.member(f"/{name}", parent)
+        if not ours:
+            assert "other processes are in" in why_not(kernel)
+            continue
+        run = find(kernel).create("r", LIMITS)
+        assert set((scope / v2.SUPERVISOR / "cgroup.procs").read_text().split()) == {str(ME), str(parent)}
+        run.remove()
+        run.close()
+    kernel.node("run-r2.scope")
+    kernel.member("/run-r2.scope", parent, 99999)
+    assert "other processes are in" in why_not(kernel)
+
+
 def test_a_process_that_came_later_is_not_moved_either(kernel: FakeKernel) -> None:
     scope = kernel.node("a.scope")
     kernel.member("/a.scope")
