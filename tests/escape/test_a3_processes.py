@@ -7,6 +7,7 @@ import hashlib
 import os
 import select
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -38,6 +39,7 @@ from sandbox.plan.steps import (
     AttachTree,
     CloneInit,
     CloneTree,
+    DieWithJanitor,
     MountProc,
     NewSession,
     NotDumpable,
@@ -400,6 +402,70 @@ def test_without_a_sandbox_daemons_survive() -> None:
     """Removed: everything; then the program ends and its daemons live on."""
     _, dead = survivors((), 0.3, plain=True)
     assert not dead
+
+
+@pytest.mark.orphans
+@pytest.mark.parametrize("walled", [True, False], ids=["whole", "without PDEATHSIG"])
+def test_init_dies_with_the_janitor(walled: bool) -> None:
+    """Rule: PR_SET_PDEATHSIG as a second line. The supervisor is stopped and the janitor, who would kill init, is killed itself.
+
+    Removed: DieWithJanitor; then the payload lives on until the supervisor goes on, who would notice.
+    """
+    feed_r, feed_w = os.pipe()
+    words_r, words_w = os.pipe()
+    supervisor = os.fork()
+    if supervisor == 0:
+        os.close(feed_w)
+        alter = () if walled else drop(DieWithJanitor)
+        try:
+            run_payload("a3_neighbour.py", SECRET, alter=alter, stdin=feed_r, stdout=words_w, same_user=True, executor="native")
+        finally:
+            os._exit(0)
+    try:
+        os.close(feed_r)
+        os.close(words_w)
+        link = os.read(words_r, 100).decode().partition("=")[2].strip()
+        payload = namespace_members(link)[-1]
+        (janitor,) = map(int, Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split())
+        with os.fdopen(os.pidfd_open(payload)) as pidfd:
+            os.kill(supervisor, signal.SIGSTOP)
+            os.waitpid(supervisor, os.WUNTRACED)
+            os.kill(janitor, signal.SIGKILL)
+            dead, _, _ = select.select([pidfd], [], [], 2.0 if walled else 0.3)
+        assert bool(dead) is walled
+    finally:
+        os.close(feed_w)
+        os.close(words_r)
+        os.kill(supervisor, signal.SIGCONT)
+        os.waitpid(supervisor, 0)
+
+
+# ---- the supervisor --------------------------------------------------------------------------------------------------
+
+
+def test_the_command_line_program_cannot_be_read(sandbox_cli: Any) -> None:
+    """Rule: the supervisor is undumpable: no process of the same user reads its environment or memory. Removed: this process, which is not hardened."""
+    if os.geteuid() == 0:
+        pytest.skip("root reads every process")
+    pytest.importorskip("prctl")
+    with sandbox_cli.popen("exec", "--profile", "strict", "--", "/bin/sh", "-c", "echo up; read line", env={"TOKEN": SECRET}) as process:
+        assert process.stdout.readline() == b"up\n"
+        for name in ("environ", "mem", "maps", "fd", "cwd", "root", "ns/user"):
+            with pytest.raises(PermissionError):
+                _open_any(f"/proc/{process.pid}/{name}")
+        process.communicate(b"\n", timeout=10)
+    _open_any(f"/proc/{os.getpid()}/environ")
+    assert subprocess.run(["/bin/cat", f"/proc/{os.getpid()}/environ"], capture_output=True, check=False, timeout=10).returncode == 0
+
+
+def _open_any(path: str) -> None:
+    if os.path.basename(path) in ("cwd", "root", "user"):
+        os.readlink(path)
+    elif os.path.basename(path) == "fd":
+        os.listdir(path)
+    else:
+        with open(path, "rb"):
+            pass
 
 
 # ---- by number -------------------------------------------------------------------------------------------------------
