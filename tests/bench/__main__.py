@@ -1,0 +1,43 @@
+"""``./dev bench``: measure launches. `launch` (the default), `steps` and `peers`; README.md beside this file has the how and the what for."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def main() -> int:
+    """Parse the words and call the measurement."""
+    parser = argparse.ArgumentParser(prog="./dev bench", description="measure what a sandbox costs")
+    verbs = parser.add_subparsers(dest="verb")
+    for name, runs, text in (
+        ("launch", 50, "native, bwrap, sandbox.run and sandbox exec in paired rounds (the default)"),
+        ("steps", 50, "where the time of one launch goes, step by step"),
+    ):
+        verb = verbs.add_parser(name, help=text)
+        verb.add_argument("--rounds", type=int, default=runs, metavar="N", help=f"how many times (default {runs})")
+        verb.add_argument("--profile", default="strict", metavar="NAME")
+        verb.add_argument("command", nargs="*", default=["/bin/true"], metavar="CMD", help="what to run, after `--` (default: /bin/true)")
+        if name == "launch":
+            verb.add_argument("--seed", type=int, default=1, metavar="N", help="of the order within each round")
+    peers = verbs.add_parser("peers", help="beside other sandboxes, by peers.py", add_help=False)
+    peers.add_argument("peers", metavar="PEERS.PY")
+    known, rest = parser.parse_known_args()
+    if known.verb == "peers":
+        from compare import main as compare
+
+        return compare(known.peers, rest)
+    if rest:
+        parser.error(f"unknown: {' '.join(rest)}")
+    if known.verb == "steps":
+        from steps import main as steps
+
+        return steps(known.rounds, known.profile, tuple(known.command))
+    from launch import main as launch
+
+    if known.verb is None:
+        return launch(50, "strict", ("/bin/true",), 1)
+    return launch(known.rounds, known.profile, tuple(known.command), known.seed)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
