@@ -154,8 +154,17 @@ def build_request(
         removals=removals,
         rlimits=prepared.rlimits,
         interactive=prepared.command.interactive,
+        oom_protected=_is_oom_protected(),
         uptime_s=int(time.clock_gettime(time.CLOCK_MONOTONIC)) if prepared.profile.time_namespace else 0,
     )
+
+
+def _is_oom_protected() -> bool:
+    try:
+        with open("/proc/self/oom_score_adj", "rb", buffering=0) as file:
+            return int(file.read()) < 0
+    except (OSError, ValueError):
+        return False
 
 
 def _inner_argv(prepared: Prepared) -> tuple[str, ...]:

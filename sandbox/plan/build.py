@@ -88,7 +88,7 @@ class Request:
 
     `outside_uid`/`outside_gid` are the host ids that the payload's become. `external_map` means the supervisor writes the
     maps (root, or a range). `directories` counts the descriptors from `fds.FIRST_EXTRA` on: directories that `joins` (cgroup.procs
-    files) and `removals` (cgroups) are relative to, by index. `rlimits` are (resource, soft, hard). `filter_bpf` None means that no filter was asked for.
+    files) and `removals` (cgroups) are relative to, by index. `rlimits` are (resource, soft, hard). `oom_protected` tells that the caller's own oom_score_adj is negative. `filter_bpf` None means that no filter was asked for.
     """
 
     profile: Profile
@@ -109,6 +109,7 @@ class Request:
     rlimits: tuple[tuple[int, int, int], ...] = ()
     interactive: bool = False
     uptime_s: int = 0
+    oom_protected: bool = False
 
 
 def build_plan(request: Request) -> Plan:
@@ -125,6 +126,8 @@ def build_plan(request: Request) -> Plan:
         raise UnsupportedError("time namespaces (Linux 5.6)", "namespaces.time")
 
     janitor: list[Step] = [NewSession(), CloseFrom(first=fds.FIRST_EXTRA + request.directories)]
+    if request.oom_protected:
+        janitor.append(PreferForOom(score=0, host=True))
     if as_root:
         # Real root takes the trees with its own rights: the payload's host id need not reach them by path.
         janitor += [DropGroups(), *trees, *devices]
@@ -201,7 +204,7 @@ def _payload_steps(request: Request, inner: bool, notes: list[str]) -> list[Step
     if host.keyrings:
         steps.append(NewKeyring())
     steps += [ResetSignals(), SetWorkdir(path=request.root.workdir), DropCapabilities(), NoNewPrivileges()]
-    wall = landlock_step(request.root, host.landlock_abi, proc=profile.proc is not ProcMode.NONE)
+    wall = landlock_step(request.root, host.landlock_abi, proc_writable=profile.proc is ProcMode.FULL)
     match profile.landlock:
         case LandlockMode.OFF:
             notes.append("Landlock is off: asked for by the profile")

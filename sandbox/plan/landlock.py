@@ -30,11 +30,11 @@ def handled_rights(abi: int) -> int:
     return rights
 
 
-def landlock_step(root: RootSpec, abi: int, *, proc: bool) -> RestrictLandlock | None:
+def landlock_step(root: RootSpec, abi: int, *, proc_writable: bool) -> RestrictLandlock | None:
     """Return the ruleset that mirrors the mounts, or None where the kernel has no Landlock.
 
     Everything may be read and executed; only what is mounted writable may be changed; no device node may be
-    made anywhere; /dev and /proc may be written to but not changed in shape.
+    made anywhere; /dev and a whole /proc may be written to but not changed in shape.
     """
     if abi <= 0:
         return None
@@ -43,7 +43,7 @@ def landlock_step(root: RootSpec, abi: int, *, proc: bool) -> RestrictLandlock |
     rules: list[tuple[str, int]] = [("/", _READ)]
     rules.append(("/dev", (_READ | WRITE_FILE | TRUNCATE | IOCTL_DEV) & handled))
     rules.append(("/dev/shm", change))
-    if proc:
+    if proc_writable:
         rules.append(("/proc", (_READ | WRITE_FILE | TRUNCATE) & handled))
     for entry in root.entries:
         match entry:

@@ -297,7 +297,8 @@ def _new_keyring(low: Lowering, step: NewKeyring) -> None:
 
 
 def _prefer_for_oom(low: Lowering, step: PreferForOom) -> None:
-    low.write_file(Slot(low.slot("host-proc")), "self/oom_score_adj", str(step.score))
+    directory = uapi.AT_FDCWD if step.host else Slot(low.slot("host-proc"))
+    low.write_file(directory, "/proc/self/oom_score_adj" if step.host else "self/oom_score_adj", str(step.score))
 
 
 def _restrict_landlock(low: Lowering, step: RestrictLandlock) -> None:

@@ -70,13 +70,14 @@ def lower_mount_step(low: Lowering, step: Step) -> bool:
             _attach(low, Slot(low.slot("mount")), path)
         case MountProc(minimal=minimal):
             options = (("hidepid", "invisible"), *((("subset", "pid"),) if minimal else ()))
-            _filesystem(low, "proc", options, _SAFE | uapi.MOUNT_ATTR_NOEXEC, low.slot("proc"))
+            attributes = _SAFE | uapi.MOUNT_ATTR_NOEXEC | (uapi.MOUNT_ATTR_RDONLY if minimal else 0)
+            _filesystem(low, "proc", options, attributes, low.slot("proc"))
             _attach(low, Slot(low.slot("proc")), "/proc")
         case MaskProc():
             _mask_proc(low, step)
         case MountDevpts():
-            options = (("newinstance", ""), ("ptmxmode", "666"), ("mode", "620"), ("max", str(_TERMINALS)))
-            _filesystem(low, "devpts", options, uapi.MOUNT_ATTR_NOSUID | uapi.MOUNT_ATTR_NOEXEC, low.slot("mount"))
+            terminals = (("newinstance", ""), ("ptmxmode", "666"), ("mode", "620"), ("max", str(_TERMINALS)))
+            _filesystem(low, "devpts", terminals, uapi.MOUNT_ATTR_NOSUID | uapi.MOUNT_ATTR_NOEXEC, low.slot("mount"))
             _attach(low, Slot(low.slot("mount")), "/dev/pts")
         case OpenTerminal():
             _open_terminal(low)

@@ -378,12 +378,17 @@ class NewKeyring:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreferForOom:
-    """oom_score_adj: when the host runs out of memory the payload goes before the user's programs."""
+    """oom_score_adj: when the host runs out of memory the payload goes before the user's programs.
+
+    With `host`, written by the janitor before any namespace: a protected caller's -1000 would otherwise be the lowest value that the
+    payload may go back to, and a memory limit without a victim is a livelock (proc_pid_oom_score_adj(5)).
+    """
 
     score: int
+    host: bool = False
 
     def describe(self) -> str:
-        return f"oom_score_adj {self.score}"
+        return f"oom_score_adj {self.score}" + (", not the caller's" if self.host else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
