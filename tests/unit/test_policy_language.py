@@ -53,7 +53,12 @@ BAD: list[tuple[str, str, str, str | None]] = [
     ('name = "p"\ndescription = "d"\nextends = "base"\n', "`extends` must be a list of policy names", ":3, extends", None),
     ('name = "p"\ndescription = "d"\nextends = [\n"base",\n"base"]\n', "`base` is extended twice", ":5, extends", None),
     ('name = "p"\ndescription = "d"\nextends = ["bse"]\n', "no policy is called `bse`", ":3, extends", "did you mean `base`?"),
-    ('name = "p"\ndescription = "d"\nextends = ["./p.toml"]\n', "policies extend each other in a circle: `p` extends `p`", ":3, extends", None),
+    (
+        'name = "p"\ndescription = "d"\nextends = ["./p.toml"]\n',
+        "policies extend each other in a circle: `p` extends `p`",
+        ":3, extends",
+        None,
+    ),
     (HEAD + "rule = []\n[[rules]]\n", "unknown key `rules`", ":1, rules", "did you mean `rule`?"),
     (HEAD + 'rule = [{syscalls = ["read"], action = "allow"}]\n', "rules must be written as `[[rule]]` tables", ":4, rule", None),
     (
@@ -62,7 +67,12 @@ BAD: list[tuple[str, str, str, str | None]] = [
         ":3, default",
         None,
     ),
-    ('name = "p"\ndescription = "d"\n', "no `default` in this policy or in any that it extends", ":1", 'add `default = "errno ENOSYS"`: what'),
+    (
+        'name = "p"\ndescription = "d"\n',
+        "no `default` in this policy or in any that it extends",
+        ":1",
+        'add `default = "errno ENOSYS"`: what',
+    ),
     (HEAD + "default_audit = 1\n", "`default_audit` must be true or false", ":4, default_audit", None),
     (HEAD + "[[rule]]\nsyscalls = ['read']\n", "rule has no `action`", ":4, rule[1]", None),
     (HEAD + rule('["read"]', wehn='"x"'), "unknown key `wehn`", ":7, rule[1].wehn", "did you mean `when`?"),
@@ -87,7 +97,7 @@ BAD: list[tuple[str, str, str, str | None]] = [
     (HEAD + rule('["read"]', "errno EPREM"), "unknown errno `EPREM`", ":6, rule[1].action", "did you mean `EPERM`?"),
     (HEAD + rule('["read"]', "allow EPERM"), "action `allow` takes no `EPERM`", ":6, rule[1].action", None),
     (HEAD + rule('["read"]', else_='"errno EPERM"'), "`else` without `when`", ":7, rule[1].else", None),
-    (HEAD + rule('["dup"]', when='"fildes == 1"', else_='"allow"'), "`else` does the same as `action`", ":8, rule[1].else", None),
+    (HEAD + rule('["dup"]', when='"fd == 1"', else_='"allow"'), "`else` does the same as `action`", ":8, rule[1].else", None),
     (
         HEAD + rule('["read"]', audit="true"),
         "`audit` goes with `errno` only; to record an allowed call use action `log`",
@@ -156,7 +166,7 @@ BAD: list[tuple[str, str, str, str | None]] = [
         "allow exact values instead",
     ),
     (
-        HEAD + rule('["dup"]', when='"fildes == 1"'),
+        HEAD + rule('["dup"]', when='"fd == 1"'),
         "no rule decides the calls of `dup` for which this condition does not hold",
         ":5, rule[1]",
         'add `else`, as in `else = "errno EPERM"`',

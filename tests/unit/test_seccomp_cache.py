@@ -1,0 +1,178 @@
+"""The cache of compiled filters: hits without libseccomp, and nothing believed that is not exactly what was written."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sandbox.abi.arch import Arch
+from sandbox.policy.load import load_policy
+from sandbox.policy.model import SyscallPolicy
+from sandbox.seccomp import cache
+from sandbox.seccomp import compile as compiler
+from sandbox.seccomp.cache import cache_key, default_cache_dir, libseccomp_version, load_filter
+from sandbox.seccomp.filter import Filter
+
+POLICY = load_policy("base")
+compiled: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def counted_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compile each policy once for all tests, and count how often the cache asked for it."""
+    compiled.clear()
+
+    def compile_filter(policy: SyscallPolicy, arch: Arch, *, notify: bool) -> Filter:
+        compiled.append(policy.name)
+        return really_compiled(policy.name)
+
+    monkeypatch.setattr(compiler, "compile_filter", compile_filter)
+
+
+@functools.cache
+def really_compiled(name: str, compile_filter: Callable[..., Filter] = compiler.compile_filter) -> Filter:
+    return compile_filter(load_policy(name), Arch.X86_64)
+
+
+def load(directory: Path) -> Filter:
+    return load_filter(POLICY, Arch.X86_64, cache_dir=str(directory))
+
+
+def read(directory: Path, key: str) -> bytes | None:
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        return cache._read(fd, key, Arch.X86_64)
+    finally:
+        os.close(fd)
+
+
+def entry(directory: Path) -> Path:
+    (path,) = directory.iterdir()
+    return path
+
+
+def test_an_entry_is_private_and_found_again_without_libseccomp(tmp_path: Path) -> None:
+    directory = tmp_path / "a" / "filters"
+    first = load(directory)
+    assert directory.stat().st_mode & 0o777 == 0o700 and entry(directory).stat().st_mode & 0o777 == 0o600
+    script = (
+        "import sys; from sandbox.policy.load import load_policy; from sandbox.seccomp.cache import load_filter; from sandbox.abi.arch import Arch\n"
+        f"f = load_filter(load_policy('base', check=False), Arch.X86_64, cache_dir={str(directory)!r})\n"
+        "print(f.digest, 'pyseccomp' in sys.modules, 'sandbox.policy.check' in sys.modules and 'ctypes' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    assert done.stdout.split() == [first.digest, "False", "False"]
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+
+def stand_in(path: Path) -> None:
+    # A whole and well-formed entry of another key.
+    other = load_filter(load_policy("permissive"), Arch.X86_64, cache_dir=str(path.parent.parent / "other"))
+    path.write_bytes(entry(path.parent.parent / "other").read_bytes())
+    assert other.digest
+
+
+def link(path: Path) -> None:
+    target = path.parent.parent / "target"
+    path.rename(target)
+    path.symlink_to(target)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "flipped bit": flip,
+    "cut short": lambda path: path.write_bytes(path.read_bytes()[:-8]),
+    "grown": lambda path: path.write_bytes(path.read_bytes() + bytes(8)),
+    "empty": lambda path: path.write_bytes(b""),
+    "huge": lambda path: os.truncate(path, 1 << 30),
+    "another's": stand_in,
+    "group-writable": lambda path: path.chmod(0o620),
+    "world-writable": lambda path: path.chmod(0o602),
+    "a link": link,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_doubtful_entry_is_ignored_and_written_anew(tmp_path: Path, damage: str) -> None:
+    directory = tmp_path / "filters"
+    good = load(directory)
+    DAMAGES[damage](entry(directory))
+    assert read(directory, cache_key(POLICY, Arch.X86_64, True)) is None
+    assert load(directory) == good and compiled.count("base") == 2
+    path = entry(directory)
+    assert not path.is_symlink() and path.stat().st_mode & 0o777 == 0o600
+    assert read(directory, path.name) == good.bpf
+    assert load(directory) == good and compiled.count("base") == 2
+
+
+@pytest.mark.parametrize("kind", ["world-writable", "link", "file", "fifo inside", "unwritable parent"])
+def test_without_a_safe_directory_it_compiles_in_memory(tmp_path: Path, kind: str) -> None:
+    directory = tmp_path / "filters"
+    if kind == "world-writable":
+        directory.mkdir()
+        directory.chmod(0o777)
+    elif kind == "link":
+        (tmp_path / "real").mkdir(mode=0o700)
+        directory.symlink_to(tmp_path / "real")
+    elif kind == "file":
+        directory.write_text("")
+    elif kind == "fifo inside":
+        directory.mkdir(mode=0o700)
+        os.mkfifo(directory / cache_key(POLICY, Arch.X86_64, True))
+    else:
+        directory = Path("/proc/nowhere/filters")
+    assert load(directory).instructions > 100 and compiled == ["base"]
+    if kind in ("world-writable", "link"):
+        assert not list(directory.iterdir())
+
+
+def test_a_foreign_owner_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = tmp_path / "filters"
+    good = load(directory)
+    name = entry(directory).name
+    monkeypatch.setattr(os, "geteuid", lambda: os.stat(directory).st_uid + 1)
+    assert cache._open_directory(str(directory)) is None
+    assert read(directory, name) is None
+    assert load(directory) == good and len(compiled) == 2
+
+
+def test_the_key_follows_everything_that_decides_the_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [cache_key(POLICY, Arch.X86_64, True), cache_key(POLICY, Arch.X86_64, False), cache_key(POLICY, Arch.AARCH64, True)]
+    keys.append(cache_key(load_policy("strict"), Arch.X86_64, True))
+    changes: list[tuple[str, object]] = [
+        ("COMPILER_VERSION", 0),
+        ("libseccomp_version", lambda: "other"),
+        ("constant", lambda name, arch: 1),
+        ("syscall_number", lambda arch, name: 1),
+        ("argument_mask", lambda *arguments: 1),
+    ]
+    for name, change in changes:
+        with monkeypatch.context() as patch:
+            patch.setattr(cache, name, change)
+            keys.append(cache_key(POLICY, Arch.X86_64, True))
+    assert len(set(keys)) == len(keys)
+
+
+def test_libseccomp_is_found_without_loading_it() -> None:
+    assert libseccomp_version().startswith("libseccomp.so.2.")
+
+
+def test_relative_directories_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "x")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert default_cache_dir() == "/home/someone/.cache/sandbox/filters"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/c")
+    assert default_cache_dir() == "/c/sandbox/filters"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME")
+    assert default_cache_dir() is None
