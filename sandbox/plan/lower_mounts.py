@@ -118,7 +118,8 @@ def _set_attributes(low: Lowering, mount: Arg, attributes: int, *, recursive: bo
 
 
 def _open_source(low: Lowering, path: str) -> int:
-    how = uapi.O_PATH | uapi.O_CLOEXEC | uapi.O_NOFOLLOW[low.arch]
+    # Without O_NOFOLLOW: with it and O_PATH a last component that is a link would be opened itself instead of refused (openat2(2)).
+    how = uapi.O_PATH | uapi.O_CLOEXEC
     block = low.builder.blob(struct.pack("<QQQ", how, 0, uapi.RESOLVE_NO_SYMLINKS | uapi.RESOLVE_NO_MAGICLINKS))
     source = low.slot("source")
     low.call("openat2", uapi.AT_FDCWD, path, block, 24, store=source, label=f"`{path}`")
@@ -162,7 +163,7 @@ def _attach_tree(low: Lowering, step: AttachTree) -> None:
     if not step.within:
         _attach(low, tree, step.path)
     else:
-        how = uapi.O_PATH | uapi.O_CLOEXEC | uapi.O_NOFOLLOW[low.arch]
+        how = uapi.O_PATH | uapi.O_CLOEXEC
         resolve = uapi.RESOLVE_BENEATH | uapi.RESOLVE_NO_SYMLINKS | uapi.RESOLVE_NO_MAGICLINKS
         point = low.slot("point")
         block = low.builder.blob(struct.pack("<QQQ", how, 0, resolve))
