@@ -332,7 +332,7 @@ def test_bare_names_never_come_from_the_working_directory(write: Write, tmp_path
     assert load_policy("p").sources == (str(own / "p.toml"),)
     assert "p" in locate.names("policies") and "groups" not in locate.names("policies")
     (own / "strict.toml").write_text(HEAD)
-    with pytest.raises(PolicyError, match="is shipped in .* and also defined in"):
+    with pytest.raises(PolicyError, match=r"is shipped in .* and also defined in"):
         load_policy("strict")
 
 

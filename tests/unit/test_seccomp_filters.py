@@ -78,7 +78,7 @@ def edges(policy: SyscallPolicy, syscall: str, arch: Arch) -> list[tuple[int, ..
     for index, values in sorted(points.items()):
         wide = sorted(values | {value | upper for value in values for upper in UPPER})
         # Every value of one register with every base call so far, but only plain bases: products of edges would grow without bound.
-        bases = [base for base in calls if all(register < 1 << 32 for register in base)][:24]
+        bases = [base for base in calls if all(register < 1 << 32 for register in base)][:10]
         calls += [(*base[:index], value, *base[index + 1 :]) for base in bases for value in wide]
     return calls
 
@@ -286,7 +286,7 @@ def policies(draw: st.DrawFn) -> str:
 REGISTERS = VALUES | st.builds(lambda low, high: low | high, VALUES, st.sampled_from(UPPER)) | st.integers(0, (1 << 64) - 1)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(
     text=policies(),
     calls=st.lists(st.tuples(*[REGISTERS] * 6), min_size=8, max_size=8),
