@@ -284,7 +284,10 @@ class Monitor:
                 self._failure = self._failure or self._watched.explain(record.row, record.a)
             case Kind.STARTED:
                 self._init_pid = record.pid
-                self._init_pidfd = os.pidfd_open(record.pid)
+                try:
+                    self._init_pidfd = os.pidfd_open(record.pid)
+                except ProcessLookupError:
+                    return  # it failed and was reaped already; its own record comes next and says why
                 if self._doomed:
                     self.kill(None)
                     return
