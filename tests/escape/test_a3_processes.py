@@ -21,6 +21,7 @@ from escape.support import (
     Run,
     drop,
     in_child,
+    insert,
     neighbour,
     no_filter,
     one_user_namespace,
@@ -37,6 +38,7 @@ from sandbox.plan.lower import lower_plan
 from sandbox.plan.root import Bind
 from sandbox.plan.steps import (
     AttachTree,
+    CloneDevice,
     CloneInit,
     CloneTree,
     DieWithJanitor,
@@ -58,20 +60,10 @@ NO_PROC = {"proc": ProcMode.NONE}
 def host_proc(plan: Plan) -> Plan:
     """Take the own /proc away: the host's is bound in its place, as it is outside."""
     tree = CloneTree(bind=Bind(path="/proc", source="/proc", directory=True, writable=True), key="host:proc")
-    steps = []
-    for step in plan.init:
-        if isinstance(step, MountProc):
-            steps.append(AttachTree(path="/proc", key="host:proc"))
-        else:
-            steps.append(step)
-    return replace(plan, init=(steps[0], *_after_private(steps[1:], tree)))
-
-
-def _after_private(steps: list[Any], tree: CloneTree) -> list[Any]:
-    from sandbox.plan.steps import PrivateMounts
-
-    place = next(index for index, step in enumerate(steps) if isinstance(step, PrivateMounts)) + 1
-    return [*steps[:place], tree, *steps[place:]]
+    plan = insert("janitor" if os.geteuid() == 0 else "init", CloneDevice, tree)(plan)
+    return replace(
+        plan, init=tuple(AttachTree(path="/proc", key="host:proc") if isinstance(step, MountProc) else step for step in plan.init)
+    )
 
 
 # ---- groups ----------------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ def write_memory(pid, address):
 
 
 def open_memory(pid):
-    return os.open(f"/proc/{pid}/mem", os.O_RDWR)
+    return os.open(f"/proc/{pid}/mem", os.O_RDONLY)
 
 
 def take(pid, number):

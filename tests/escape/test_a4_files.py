@@ -1,0 +1,496 @@
+"""A4, files, mounts and races: nothing is built where somebody else can reach, sources and targets are opened without following links, and what
+is shared read-only stays so, all of it."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import select
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from escape.support import (
+    Alteration,
+    Run,
+    change,
+    drop,
+    give,
+    in_child,
+    insert,
+    neighbour,
+    no_filter,
+    run_payload,
+    shared_directory,
+)
+
+from sandbox.abi import uapi
+from sandbox.abi.arch import Arch
+from sandbox.abi.tables import syscall_number
+from sandbox.api.prepare import Prepared
+from sandbox.errors import PolicyError, SetupError
+from sandbox.plan import lower_mounts
+from sandbox.plan.codec import Slot
+from sandbox.plan.lower import lower_plan
+from sandbox.plan.root import Bind
+from sandbox.plan.steps import AttachTree, CloneDevice, CloneTree, MountTmpfs, Plan, RestrictLandlock, RootReadOnly
+from sandbox.policy.profile import ProcMode
+
+no_landlock: Alteration = drop(RestrictLandlock)
+
+
+def share(path: Path, **files: str) -> Path:
+    """Make a directory with files that the payload owns (`same_user`)."""
+    shared_directory(path)
+    for name, content in files.items():
+        (path / name).write_text(content)
+        give(path / name)
+    return path
+
+
+# ---- the source is exchanged -----------------------------------------------------------------------------------------
+
+
+def follow_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the wall out of the lowering: sources are opened by path as open(2) does it, links and all."""
+
+    def open_source(low: Any, path: str) -> int:
+        source = int(low.slot("source"))
+        low.call("openat", uapi.AT_FDCWD, path, uapi.O_PATH | uapi.O_CLOEXEC, store=source, label=f"`{path}`")
+        return source
+
+    monkeypatch.setattr(lower_mounts, "_open_source", open_source)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """renameat2(RENAME_EXCHANGE): both names exist at every moment."""
+    number = syscall_number(Arch(os.uname().machine), "renameat2")
+    if ctypes.CDLL(None, use_errno=True).syscall(number, -100, os.fsencode(one), -100, os.fsencode(other), 2):
+        raise OSError(ctypes.get_errno(), "renameat2")
+
+
+@pytest.mark.parametrize("component", ["the source", "its parent"])
+@pytest.mark.parametrize("walled", [True, False], ids=["whole", "links followed"])
+def test_a_source_that_becomes_a_link_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, component: str, walled: bool) -> None:
+    """CVE-2021-30465. Rule: sources by openat2(NO_SYMLINKS) on what was resolved. The exchange happens after the look and before the mount;
+    removed: the resolve flags, then the secret is shared."""
+    secret = shared_directory(tmp_path / "secret")
+    good = shared_directory(tmp_path / "parent")
+    for top in (secret, good):
+        share(top / "given", file="secret" if top is secret else "given")
+    target, trap = (good, secret) if component == "its parent" else (good / "given", secret / "given")
+    link = tmp_path / "link"
+    link.symlink_to(trap)
+    if not walled:
+        follow_links(monkeypatch)
+
+    def swap(prepared: Prepared) -> Prepared:
+        exchange(target, link)
+        return prepared
+
+    attack = functools.partial(run_payload, "a4_look.py", "/data/file", volumes=[f"{good / 'given'}:/data"], refit=swap, same_user=True)
+    if walled:
+        with pytest.raises(SetupError, match="ELOOP"):
+            attack()
+    else:
+        assert attack()["content-0"] == "secret"
+
+
+def test_a_source_swapped_all_the_time_never_shows_the_secret(tmp_path: Path) -> None:
+    """The same as a race: a thread exchanges the source with a link to the secret without rest; each start shows the given file or refuses."""
+    share(tmp_path / "secret", file="secret")
+    good = share(tmp_path / "given", file="given")
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "secret")
+    stop = threading.Event()
+
+    def swapper() -> None:
+        while not stop.is_set():
+            exchange(good, link)
+
+    thread = threading.Thread(target=swapper)
+    thread.start()
+    seen = []
+    try:
+        for _ in range(12):
+            try:
+                # Whichever the name was when it was looked at, only a directory that it really was may come in.
+                bind = Bind(path="/data", source=str(good), directory=True, why="race")
+                run = run_payload(["/bin/cat", "/data/file"], refit=functools.partial(_with_bind, bind=bind), same_user=True)
+                seen.append(run.out.decode())
+            except SetupError as error:
+                assert "ELOOP" in str(error), error
+                seen.append("refused")
+    finally:
+        stop.set()
+        thread.join()
+    assert set(seen) <= {"given", "refused"}, seen
+
+
+def _with_bind(prepared: Prepared, bind: Bind) -> Prepared:
+    return replace(prepared, root=replace(prepared.root, entries=(*prepared.root.entries, bind)))
+
+
+# ---- the target is a link --------------------------------------------------------------------------------------------
+
+
+def nested(outer: Path, inner: Path, at: str) -> Callable[[Prepared], Prepared]:
+    """Share `inner` inside the shared `outer` (after all other paths), at a name that somebody may have made a link of meanwhile."""
+
+    def refit(prepared: Prepared) -> Prepared:
+        binds = (Bind(path="/zone", source=str(outer), directory=True), Bind(path=at, source=str(inner), directory=True))
+        return replace(prepared, root=replace(prepared.root, entries=(*prepared.root.entries, *binds)))
+
+    return refit
+
+
+@pytest.mark.parametrize("where", ["last", "middle", "dots"])
+def test_a_mount_point_that_is_a_link_is_refused(tmp_path: Path, where: str) -> None:
+    """CVE-2021-30465, CVE-2026-41579, CVE-2026-47766. Rule: mount points inside shared trees by openat2(BENEATH | NO_SYMLINKS). The link leads
+    to the payload's home; removed: that way of opening, then the mount lands there."""
+    outer, inner = shared_directory(tmp_path / "outer"), share(tmp_path / "inner", file="inner")
+    links = {"last": "in", "middle": "sub", "dots": "up"}
+    (outer / links[where]).symlink_to({"last": "/home/user", "middle": "../home", "dots": ".."}[where])
+    at = {"last": "/zone/in", "middle": "/zone/sub/user", "dots": "/zone/up/home/user"}[where]
+    attack = functools.partial(run_payload, ["/bin/cat", "/home/user/file"], refit=nested(outer, inner, at))
+    with pytest.raises(SetupError, match="ELOOP"):
+        attack()
+    if where != "last":  # move_mount(2) itself does not follow a last link
+        assert attack(alter=change(AttachTree, within=False)).out == b"inner"
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/", "/proc", "/proc/self", "/dev", "/dev/null", "/dev/pts", "/sys", "/sys/kernel", "/etc/../proc", "//dev", "/home/../dev/shm"],
+)
+def test_nothing_is_shared_over_what_the_sandbox_makes(tmp_path: Path, target: str) -> None:
+    """CVE-2019-19921, CVE-2023-27561, CVE-2023-28642: a volume on /proc, /dev or /sys. Rule: they are the sandbox's own."""
+    with pytest.raises(PolicyError):
+        run_payload(["/bin/true"], volumes=[f"{tmp_path}:{target}"])
+
+
+def test_a_target_that_is_a_link_in_the_root_is_refused(tmp_path: Path) -> None:
+    """Rule: as above, for links of the root itself (/bin is one where /usr is merged)."""
+    if not Path("/bin").is_symlink():
+        pytest.skip("/bin is no link here")
+    with pytest.raises(PolicyError, match="symbolic link"):
+        run_payload(["/bin/true"], volumes=[f"{tmp_path}:/bin"])
+
+
+def test_the_root_is_built_on_its_own_descriptor_alone() -> None:
+    """CVE-2019-12439, CVE-2021-26910, CVE-2026-3888. Rule: a fresh tmpfs, no directory of the host is used for set-up (a rule on the table)."""
+    run = run_payload(["/bin/true"], profile="default")
+    table = lower_plan(run.plan)
+    making = [row for row in table.rows if row.label.split()[0] in ("mkdirat", "mknodat", "symlinkat", "linkat")]
+    root = {row.args[1 if row.label.startswith("symlinkat") else 0] for row in making}
+    assert len(making) > 10 and len(root) == 1 and isinstance(root.pop(), Slot)
+    created = [row for row in table.rows if row.label.startswith("openat ") and isinstance(row.args[2], int) and row.args[2] & os.O_CREAT]
+    assert created and all(isinstance(row.args[0], Slot) and row.args[2] & os.O_EXCL for row in created)
+
+
+# ---- devices ---------------------------------------------------------------------------------------------------------
+
+
+def other_device(name: str, expected_name: str) -> Alteration:
+    """Let the plan take another file of /dev where it takes /dev/null: what a replaced node would be."""
+
+    def alter(plan: Plan) -> Plan:
+        def swap(step: Any) -> Any:
+            return replace(step, name=name) if isinstance(step, CloneDevice) and step.name == expected_name else step
+
+        return replace(plan, janitor=tuple(map(swap, plan.janitor)), init=tuple(map(swap, plan.init)))
+
+    return alter
+
+
+@pytest.mark.parametrize(("node", "error"), [("zero", "ENODEV"), ("fd", "ELOOP"), ("shm", "ENODEV"), ("random", "ENODEV")])
+def test_a_replaced_device_is_refused(node: str, error: str) -> None:
+    """CVE-2025-31133, CVE-2025-52565: /dev/null is another node, a link, a directory. Rule: type and number are checked on the descriptor."""
+    with pytest.raises(SetupError, match=error):
+        run_payload(["/bin/true"], alter=other_device(node, "null"))
+
+
+def test_without_the_check_a_replaced_device_comes_in() -> None:
+    """Removed: the right number (the check is told that of the replacement); then /dev/null inside is /dev/zero."""
+    assert run_payload("a4_look.py")["device-null"] == "True 1:3"
+
+    def number_too(plan: Plan) -> Plan:
+        def swap(step: Any) -> Any:
+            return replace(step, name="zero", minor=5) if isinstance(step, CloneDevice) and step.name == "null" else step
+
+        return replace(plan, janitor=tuple(map(swap, plan.janitor)), init=tuple(map(swap, plan.init)))
+
+    assert run_payload("a4_look.py", alter=number_too)["device-null"] == "True 1:5"
+
+
+def test_dev_proc_and_sys_hold_nothing_else() -> None:
+    """Rule: /dev is six nodes, /proc processes only, /sys absent: there is nothing of the host to mask."""
+    run = run_payload("a4_look.py")
+    assert run["dev"] == "fd full null ptmx pts random shm stderr stdin stdout tty urandom zero"
+    assert run["proc"] == "self thread-self" and run["sys"] == "False"
+    assert not [mount for mount in run["mounts"].split() if mount.startswith(("/proc/", "/sys"))]
+    # Removed: subset=pid.
+    assert "kallsyms" in run_payload("a4_look.py", alter=change(_mount_proc(), minimal=False))["proc"]
+
+
+def _mount_proc() -> Any:
+    from sandbox.plan.steps import MountProc
+
+    return MountProc
+
+
+def test_a_run_without_proc_has_none() -> None:
+    """Rule: plan a mode without /proc for hosts whose own is masked: then it is an empty directory."""
+    run = run_payload(["/bin/sh", "-c", "echo proc=$(echo /proc/*)"], profile_changes={"proc": ProcMode.NONE})
+    assert run["proc"] == "/proc/*"
+
+
+# ---- read-only -------------------------------------------------------------------------------------------------------
+
+ATTACKS = ("create", "write", "truncate", "chmod", "touch", "mark", "link", "remove")
+
+
+def writable_trees(plan: Plan) -> Plan:
+    """Take the read-only attribute off every volume below /data."""
+
+    def swap(step: Any) -> Any:
+        if isinstance(step, CloneTree) and step.bind.path.startswith("/data"):
+            return replace(step, bind=replace(step.bind, writable=True))
+        return step
+
+    return replace(plan, janitor=tuple(map(swap, plan.janitor)), init=tuple(map(swap, plan.init)))
+
+
+@pytest.mark.parametrize(
+    ("alter", "stopped"),
+    [
+        ((), ATTACKS),
+        ((no_landlock,), ATTACKS),
+        ((writable_trees,), ("create", "write", "truncate", "link", "remove")),
+        ((writable_trees, no_landlock), ()),
+    ],
+    ids=["whole", "mount attribute alone", "Landlock alone", "none"],
+)
+def test_a_shared_directory_is_read_only(tmp_path: Path, alter: Sequence[Alteration], stopped: Sequence[str]) -> None:
+    """Rule: read-only by the mount, and by Landlock (which knows no chmod, utimes, xattr). The files are the payload's own by uid."""
+    host = share(tmp_path / "d", file="untouched")
+    before = (host / "file").stat()
+    run = run_payload("a4_write.py", "/data", volumes=[f"{host}:/data"], alter=alter, same_user=True)
+    assert {name for name in ATTACKS if run[f"{name}-data"] != "ok"} == set(stopped)
+    if set(stopped) == set(ATTACKS):
+        after = (host / "file").stat()
+        assert os.listdir(host) == ["file"] and (host / "file").read_text() == "untouched"
+        assert (after.st_mode, after.st_mtime_ns, after.st_nlink) == (before.st_mode, before.st_mtime_ns, before.st_nlink)
+
+
+def in_own_mounts(function: Callable[[], Any]) -> Any:
+    """Call a function as a caller who may mount: in user and mount namespaces of its own, with its uid unchanged."""
+
+    def caller() -> Any:
+        uid, gid = os.geteuid(), os.getegid()
+        libc = ctypes.CDLL(None, use_errno=True)
+        flags = uapi.CLONE_NEWNS | (uapi.CLONE_NEWUSER if uid else 0)
+        if libc.unshare(flags):
+            pytest.fail(f"unshare: {os.strerror(ctypes.get_errno())}")
+        if uid:
+            Path("/proc/self/setgroups").write_text("deny")
+            Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
+            Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+        if libc.mount(None, b"/", None, ctypes.c_ulong(uapi.MS_REC | uapi.MS_PRIVATE), None):
+            pytest.fail(f"mount: {os.strerror(ctypes.get_errno())}")
+        return function()
+
+    return in_child(caller)
+
+
+@pytest.mark.parametrize("walled", [True, False], ids=["whole", "not recursive"])
+def test_mounts_below_a_shared_directory_are_read_only_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, walled: bool) -> None:
+    """Rule: mount_setattr(AT_RECURSIVE): a read-only bind with a tmpfs below it. Removed: AT_RECURSIVE (and Landlock); then the tmpfs is written to."""
+    host = share(tmp_path / "d", file="untouched")
+    shared_directory(host / "below")
+    if not walled:
+        real = lower_mounts._set_attributes
+
+        def flat(low: Any, mount: Any, attributes: int, **options: Any) -> None:
+            real(low, mount, attributes, **{**options, "recursive": False})
+
+        monkeypatch.setattr(lower_mounts, "_set_attributes", flat)
+
+    def attack() -> tuple[Run, list[str]]:
+        if ctypes.CDLL(None, use_errno=True).mount(b"tmpfs", os.fsencode(host / "below"), b"tmpfs", ctypes.c_ulong(0), b"mode=777"):
+            pytest.fail(f"mount: {os.strerror(ctypes.get_errno())}")
+        give(host / "below")
+        (host / "below" / "file").write_text("untouched")
+        give(host / "below" / "file")
+        run = run_payload("a4_write.py", "/data", "/data/below", volumes=[f"{host}:/data"], alter=no_landlock, same_user=True)
+        return run, os.listdir(host / "below")
+
+    run, left = in_own_mounts(attack)
+    assert run["create-data"] == "EROFS"
+    assert run["create-data-below"] == ("EROFS" if walled else "ok")
+    assert ("made" in left) is not walled
+
+
+@pytest.mark.parametrize(
+    ("alter", "created"),
+    [((), False), ((no_landlock,), False), ((drop(RootReadOnly),), False), ((drop(RootReadOnly), no_landlock), True)],
+    ids=["whole", "read-only alone", "Landlock alone", "none"],
+)
+def test_the_root_is_read_only(alter: Sequence[Alteration], created: bool) -> None:
+    """Rule: the root tmpfs is sealed: no /etc/ld.so.preload, no new directory beside ours. Two walls, each enough."""
+    places = ("/", "/etc", "/dev", "/var/empty", "/home")
+    run = run_payload("a4_write.py", *places, alter=alter)
+    for name in ("root", "etc", "dev", "home"):
+        assert (run[f"create-{name}"] == "ok") is created, name
+
+
+def test_no_shared_tree_honours_setuid_or_devices() -> None:
+    """Rule: every mount nosuid, and nodev but the six nodes; of every mount inside, /proc's own word for it."""
+    run = run_payload(["/bin/cat", "/proc/self/mountinfo"], profile="default")
+    lines = [line.split() for line in run.out.decode().splitlines()]
+    assert len(lines) > 10
+    nodes = {f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty")}
+    for fields in lines:
+        path, options = fields[4], set(fields[5].split(","))
+        masks = path.startswith("/proc/")
+        assert "nosuid" in options, path
+        assert "nodev" in options or path in nodes or path == "/dev/pts" or masks, path
+
+
+# ---- sockets, leases -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def listener(tmp_path: Path) -> Iterator[tuple[Path, socket.socket]]:
+    """A socket of a program outside in a directory that is shared, such as that of D-Bus or Docker."""
+    host = shared_directory(tmp_path / "d")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+        server.bind(str(host / "s"))
+        (host / "s").chmod(0o777)
+        server.listen()
+        yield host, server
+
+
+def heard(server: socket.socket) -> bool:
+    return bool(select.select([server], [], [], 0)[0])
+
+
+def test_a_socket_cannot_be_shared(listener: tuple[Path, socket.socket]) -> None:
+    """Rule: refuse to bind sockets: a read-only bind does not stop connect(2)."""
+    host, _ = listener
+    with pytest.raises(PolicyError, match="socket"):
+        run_payload(["/bin/true"], volumes=[f"{host / 's'}:/run/docker.sock"])
+
+
+def unmasked(prepared: Prepared) -> Prepared:
+    """Take the masks of sockets away."""
+    entries = tuple(
+        entry for entry in prepared.root.entries if not (isinstance(entry, Bind) and entry.why.startswith("mask of the socket"))
+    )
+    return replace(prepared, root=replace(prepared.root, entries=entries))
+
+
+@pytest.mark.parametrize(
+    ("profile", "refit", "alter", "reached"),
+    [
+        ("strict", None, (), False),
+        ("default", None, (), False),
+        ("python", None, (), False),
+        ("strict", unmasked, (), False),
+        ("default", None, (no_filter,), False),
+        ("default", unmasked, (no_filter,), True),
+    ],
+    ids=["strict", "default", "python", "strict's filter alone", "mask alone", "none"],
+)
+def test_a_socket_in_a_shared_directory_is_out_of_reach(
+    listener: tuple[Path, socket.socket], profile: str, refit: Any, alter: Sequence[Alteration], reached: bool
+) -> None:
+    """bubblewrap's README. Rule: sockets in shared directories are masked; strict has no connect at all. Removed: both; then the host is called."""
+    host, server = listener
+    run = run_payload("a4_connect.py", "/data/s", profile=profile, volumes=[f"{host}:/data:rw"], refit=refit, alter=alter, stdin=b"\n")
+    assert (run["connect"] == "ok") is reached
+    assert heard(server) is reached
+
+
+@pytest.mark.parametrize("walled", [True, False], ids=["whole", "without the filter"])
+def test_a_lease_on_a_shared_file_is_refused(tmp_path: Path, walled: bool) -> None:
+    """Rule: fcntl F_SETLEASE and F_NOTIFY denied: a lease on a file shared read-only stalls whoever opens it for writing. Removed: the filter."""
+    host = share(tmp_path / "d", file="content")
+    with neighbour("a4_lease.py", "/data/file", volumes=[f"{host}:/data"], alter=() if walled else no_filter, same_user=True) as beside:
+        beside.wait_for("ready")
+        assert (beside.facts["lease"], beside.facts["notify"]) == (("EPERM", "EPERM") if walled else ("ok", "ok"))
+        try:
+            os.close(os.open(host / "file", os.O_WRONLY | os.O_NONBLOCK))
+            stalled = False
+        except BlockingIOError:
+            stalled = True
+        assert stalled is not walled
+        run = beside.end()
+    assert run.result.denials.get("fcntl", 0) == (3 if walled else 0)
+
+
+# ---- what is left ----------------------------------------------------------------------------------------------------
+
+
+def test_litter_dies_with_the_run(tmp_path: Path) -> None:
+    """Rule: scratch is a tmpfs that dies with the namespace. A 1500-deep tree, a locked directory and nasty names leave nothing to remove."""
+    watched = (Path("/dev/shm"), Path("/home"), tmp_path)
+    before = [sorted(os.listdir(path)) for path in watched]
+    run = run_payload("a4_litter.py", "1500", "/tmp", "/home/user")
+    assert run["done"] == "yes"
+    assert [sorted(os.listdir(path)) for path in watched] == before
+
+
+def test_litter_stays_where_scratch_is_the_hosts(tmp_path: Path) -> None:
+    """Removed: the tmpfs (a writable volume in its place); then the tree is on the host, and deeper than a path may be long."""
+    host = shared_directory(tmp_path / "d")
+    run = run_payload("a4_litter.py", "600", "/data", volumes=[f"{host}:/data:rw"], same_user=True)
+    assert run["done"] == "yes" and (host / "locked").exists()
+    _remove(host)
+
+
+def _remove(top: Path) -> None:
+    """Remove what the payload left, by descriptor, as no path is short enough."""
+    (top / "locked").chmod(0o700)
+    depth = [os.open(top / "deep", os.O_RDONLY | os.O_DIRECTORY)]
+    here = depth[0]
+    count = 0
+    while True:
+        try:
+            below = os.open("deeper", os.O_RDONLY | os.O_DIRECTORY, dir_fd=here)
+        except FileNotFoundError:
+            break
+        os.close(here)
+        here = below
+        count += 1
+    for _ in range(count):
+        above = os.open("..", os.O_RDONLY | os.O_DIRECTORY, dir_fd=here)
+        os.close(here)
+        here = above
+        os.rmdir("deeper", dir_fd=here)
+    os.close(here)
+
+
+@pytest.mark.parametrize("walled", [True, False], ids=["whole", "shared"])
+def test_shared_memory_is_per_run(tmp_path: Path, walled: bool) -> None:
+    """isolate shared /dev/shm until 2.6. Rule: a new tmpfs for every run. Removed: the tmpfs, the same directory in both runs in its place."""
+    host = shared_directory(tmp_path / "shm")
+
+    def common(plan: Plan) -> Plan:
+        bind = Bind(path="/dev/shm", source=str(host), directory=True, writable=True)
+        plan = insert("janitor" if os.geteuid() == 0 else "init", CloneDevice, CloneTree(bind=bind, key="shm"))(plan)
+        steps = [
+            AttachTree(path="/dev/shm", key="shm") if isinstance(step, MountTmpfs) and step.path == "/dev/shm" else step
+            for step in plan.init
+        ]
+        return replace(plan, init=tuple(steps))
+
+    alter = () if walled else common
+    run_payload(["/bin/sh", "-c", "echo note >/dev/shm/note"], alter=alter)
+    run = run_payload(["/bin/sh", "-c", "echo note=$(cat /dev/shm/note 2>/dev/null)"], alter=alter)
+    assert run["note"] == ("" if walled else "note")
