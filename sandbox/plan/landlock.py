@@ -12,6 +12,7 @@ EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 REMOVE_DIR, REMOVE_FILE, MAKE_CHAR, MAKE_DIR, MAKE_REG = 1 << 4, 1 << 5, 1 << 6, 1 << 7, 1 << 8
 MAKE_SOCK, MAKE_FIFO, MAKE_BLOCK, MAKE_SYM = 1 << 9, 1 << 10, 1 << 11, 1 << 12
 REFER, TRUNCATE, IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15  # ABI 2, 3, 5
+RESOLVE_UNIX = 1 << 16  # ABI 9 (Linux 7.1): reaching a socket by its path, but one that was made inside
 SCOPE_ABSTRACT_UNIX_SOCKET, SCOPE_SIGNAL = 1, 2  # ABI 6
 
 _READ = EXECUTE | READ_FILE | READ_DIR
@@ -27,6 +28,8 @@ def handled_rights(abi: int) -> int:
         rights |= TRUNCATE
     if abi >= 5:
         rights |= IOCTL_DEV
+    if abi >= 9:
+        rights |= RESOLVE_UNIX
     return rights
 
 
@@ -34,12 +37,13 @@ def landlock_step(root: RootSpec, abi: int, *, proc_writable: bool) -> RestrictL
     """Return the ruleset that mirrors the mounts, or None where the kernel has no Landlock.
 
     Everything may be read and executed; only what is mounted writable may be changed; no device node may be
-    made anywhere; /dev and a whole /proc may be written to but not changed in shape.
+    made anywhere; /dev and a whole /proc may be written to but not changed in shape. No path may lead to a socket of a program outside, which a
+    read-only mount does not prevent.
     """
     if abi <= 0:
         return None
     handled = handled_rights(abi)
-    change = handled & ~(MAKE_CHAR | MAKE_BLOCK)
+    change = handled & ~(MAKE_CHAR | MAKE_BLOCK | RESOLVE_UNIX)
     rules: list[tuple[str, int]] = [("/", _READ)]
     rules.append(("/dev", (_READ | WRITE_FILE | TRUNCATE | IOCTL_DEV) & handled))
     rules.append(("/dev/shm", change))
