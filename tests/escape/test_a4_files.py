@@ -34,10 +34,12 @@ from sandbox.abi.arch import Arch
 from sandbox.abi.tables import syscall_number
 from sandbox.api.prepare import Prepared
 from sandbox.errors import PolicyError, SetupError
+from sandbox.kernel.probe import probe_landlock
 from sandbox.plan import lower_mounts
 from sandbox.plan.codec import Slot
+from sandbox.plan.landlock import RESOLVE_UNIX, landlock_step
 from sandbox.plan.lower import lower_plan
-from sandbox.plan.root import Bind
+from sandbox.plan.root import Bind, RootSpec, Tmpfs
 from sandbox.plan.steps import AttachTree, CloneDevice, CloneTree, MountTmpfs, Plan, RestrictLandlock, RootReadOnly
 from sandbox.policy.profile import ProcMode
 
@@ -415,6 +417,37 @@ def test_a_socket_in_a_shared_directory_is_out_of_reach(
     run = run_payload("a4_connect.py", "/data/s", profile=profile, volumes=[f"{host}:/data:rw"], refit=refit, alter=alter, stdin=b"\n")
     assert (run["connect"] == "ok") is reached
     assert heard(server) is reached
+
+
+@pytest.mark.parametrize("profile", ["strict", "default"])
+def test_a_socket_made_after_the_start(tmp_path: Path, profile: str) -> None:
+    """Rule: Landlock's RESOLVE_UNIX where available. The mask is made at the start; a socket that a program outside makes later in a shared directory
+    is stopped by strict's filter, and in profiles with `connect` by Landlock from ABI 9 on. On older kernels those reach it: a limit that is documented.
+    """
+    reached = profile == "default" and probe_landlock() < 9
+    host = shared_directory(tmp_path / "d")
+    with neighbour("a4_connect.py", "/data/late", profile=profile, volumes=[f"{host}:/data"]) as beside:
+        beside.wait_for("ready")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+            server.bind(str(host / "late"))
+            (host / "late").chmod(0o777)
+            server.listen()
+            beside.write(b"\n")
+            assert (beside.wait_for("connect") == "ok") is reached
+            assert heard(server) is reached
+
+
+def test_landlock_is_asked_to_refuse_sockets_outside() -> None:
+    """The same, for kernels of tomorrow: the ruleset handles RESOLVE_UNIX from ABI 9 on (not before: the kernel would refuse it) and grants it nowhere."""
+    root = RootSpec(
+        entries=(Tmpfs(path="/tmp", size_bytes=1, inodes=1), Bind(path="/data", source="/", directory=True, writable=True)),
+        workdir="/",
+        argv0="/x",
+    )
+    for abi in (8, 9, 10):
+        step = landlock_step(root, abi, proc_writable=True)
+        assert step is not None and bool(step.handled & RESOLVE_UNIX) is (abi >= 9)
+        assert not any(access & RESOLVE_UNIX for _, access in step.rules)
 
 
 @pytest.mark.parametrize("walled", [True, False], ids=["whole", "without the filter"])
