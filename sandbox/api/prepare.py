@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from sandbox.abi import uapi
 from sandbox.abi.arch import Arch
 from sandbox.abi.host import HostFeatures
-from sandbox.api.recall import recall_policy, recall_profile
+from sandbox.api.recall import recall_filter, recall_policy, recall_profile
 from sandbox.cgroup.find import explain_backend, find_backend
 from sandbox.cgroup.model import Backend
 from sandbox.cgroup.none import fallback_enforcements, rlimits_for
@@ -26,7 +26,6 @@ from sandbox.policy.model import SyscallPolicy
 from sandbox.policy.profile import CwdMode, IdMode, LandlockMode, Limits, Profile
 from sandbox.result import Enforcement
 from sandbox.rootfs.host import build_root_spec
-from sandbox.seccomp.cache import load_filter
 from sandbox.seccomp.filter import Filter
 from sandbox.seccomp.initfilter import build_init_filter
 
@@ -97,7 +96,7 @@ def prepare(command: Command) -> Prepared:
     host = probe_host()
     arch = Arch(host.arch)
     policy = recall_policy(profile.policy)
-    compiled = load_filter(policy, arch, notify=command.audit)
+    compiled = recall_filter(policy, arch, notify=command.audit)
     root, environment = build_root_spec(
         profile, argv=command.argv, cwd=command.cwd, environ=command.environ, files=command.files, is_root=host.uid == 0
     )

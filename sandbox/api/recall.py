@@ -1,4 +1,4 @@
-"""Profiles and policies of a process that runs many sandboxes: parsed once, looked up again by the state of their files.
+"""Profiles, policies and filters of a process that runs many sandboxes: made once, looked up again by the state of their files.
 
 An entry is good while every file it was made of has the same inode, size and times; so an edit counts from the next run
 on. Nothing is kept on disk here.
@@ -11,12 +11,15 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from sandbox.abi.arch import Arch
 from sandbox.policy.groups import groups_path
 from sandbox.policy.load import load_policy
 from sandbox.policy.locate import Kind, resolve
 from sandbox.policy.model import SyscallPolicy
 from sandbox.policy.profile import Profile
 from sandbox.policy.profile_load import load_profile
+from sandbox.seccomp.cache import load_filter
+from sandbox.seccomp.filter import Filter
 
 _Value = TypeVar("_Value")
 _State = tuple[tuple[str, int, int, int, int], ...]
@@ -25,6 +28,7 @@ _SETTLED_NS = 2_000_000_000  # coarser than any file system's clock
 
 _policies: dict[str, tuple[_State, SyscallPolicy]] = {}
 _profiles: dict[str, tuple[_State, Profile]] = {}
+_filters: dict[tuple[int, Arch, bool], tuple[SyscallPolicy, Filter]] = {}
 
 
 def recall_policy(name: str) -> SyscallPolicy:
@@ -38,6 +42,22 @@ def recall_policy(name: str) -> SyscallPolicy:
 def recall_profile(name: str) -> Profile:
     """Return a profile by name or path, from memory when its files are unchanged."""
     return _recall(_profiles, "profiles", name, load_profile, lambda profile: profile.sources)
+
+
+def recall_filter(policy: SyscallPolicy, arch: Arch, *, notify: bool) -> Filter:
+    """Return a policy's filter, from memory for the very object that `recall_policy` returned before.
+
+    What else determines a filter (`cache_key`) does not change while a process lives. The policy is kept with it, so that its id stays its own.
+    """
+    key = (id(policy), arch, notify)
+    entry = _filters.get(key)
+    if entry is not None and entry[0] is policy:
+        return entry[1]
+    made = load_filter(policy, arch, notify=notify)
+    if len(_filters) >= _KEPT:
+        _filters.clear()
+    _filters[key] = (policy, made)
+    return made
 
 
 def _recall(

@@ -72,12 +72,12 @@ def load_filter(policy: SyscallPolicy, arch: Arch, *, notify: bool = True, cache
 
 def cache_key(policy: SyscallPolicy, arch: Arch, notify: bool) -> str:
     """Return the hex name of an entry: SHA-256 over everything that determines its bytes."""
-    digest = hashlib.sha256()
     head = (COMPILER_VERSION, policy.digest, str(arch), audit_arch(arch), notify, libseccomp_version(), os.uname().machine)
-    digest.update(repr(head).encode())
+    lines = [repr(head)]
     for syscall, entries in policy.rules.items():
-        digest.update(f"{syscall} {syscall_number(arch, syscall)}\n".encode())
-        if syscall_number(arch, syscall) is None:
+        number = syscall_number(arch, syscall)
+        lines.append(f"{syscall} {number}\n")
+        if number is None:
             continue
         for entry in entries:
             condition = entry.rule.condition
@@ -86,10 +86,9 @@ def cache_key(policy: SyscallPolicy, arch: Arch, notify: bool) -> str:
             for leaf in leaves(condition):
                 index = argument_index(syscall, leaf.argument, arch)
                 mask = argument_mask(syscall, index, arch) if index is not None else None
-                digest.update(f"{leaf.argument} {index} {mask}\n".encode())
-            for name in names(condition):
-                digest.update(f"{name} {constant(name, arch)}\n".encode())
-    return digest.hexdigest()
+                lines.append(f"{leaf.argument} {index} {mask}\n")
+            lines += [f"{name} {constant(name, arch)}\n" for name in names(condition)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def libseccomp_version() -> str:
