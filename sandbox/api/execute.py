@@ -12,13 +12,13 @@ from sandbox.api.prepare import Prepared, build_request
 from sandbox.audit.sinks import NullSink, Sink
 from sandbox.audit.summary import DenialSummary
 from sandbox.cgroup.model import CgroupRun, CgroupUsage
-from sandbox.errors import ExecuteError, InternalError, SandboxError, SetupError
+from sandbox.errors import ExecuteError, InternalError, SandboxError, SetupError, describe_errno
 from sandbox.launch.idmap import HostId, claim_host_id, write_maps, write_range_maps
 from sandbox.launch.spawn import spawn
 from sandbox.plan.build import Request, build_plan
 from sandbox.plan.codec import Table
 from sandbox.plan.lower import lower_plan
-from sandbox.plan.steps import CloneInit, ClonePayload, Execute, InstallFilter, Plan, SetWorkdir
+from sandbox.plan.steps import CloneInit, ClonePayload, Execute, InstallFilter, MapIds, MountRoot, Plan, PrivateMounts, SetWorkdir
 from sandbox.policy.profile import IdMode
 from sandbox.result import Enforcement, Outcome, Result, Usage, Verdict, classify_outcome, decode_wait_status
 from sandbox.seccomp.decide import decide
@@ -53,10 +53,11 @@ class Hooks:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """A result, and the denials behind it for the human's lines."""
+    """A result, and what the human's lines are made of: the denials, and output that its destination refused."""
 
     result: Result
     denials: DenialSummary
+    lost: tuple[str, ...] = ()
 
 
 def execute(prepared: Prepared, streams: Streams, hooks: Hooks) -> Finished:
@@ -153,7 +154,10 @@ def _run(prepared: Prepared, streams: Streams, hooks: Hooks, host_id: HostId | N
         stdout = None
     if streams.stderr is not None:
         stderr = None
-    return _finish(prepared, plan, collected, counted, cgroup.enforced if cgroup is not None else (), stdout, stderr)
+    finished = _finish(prepared, plan, collected, counted, cgroup.enforced if cgroup is not None else (), stdout, stderr)
+    names = ("standard output", "standard error")
+    lost = tuple(f"{name} was lost: {describe_errno(pump.error)}" for name, pump in zip(names, outputs, strict=False) if pump.error)
+    return replace(finished, lost=lost, result=replace(finished.result, notes=(*finished.result.notes, *lost))) if lost else finished
 
 
 @lru_cache(maxsize=16)
@@ -218,7 +222,8 @@ def explain_failure(plan: Plan, table: Table, row: int, error: int) -> SandboxEr
             elif error == errno.EACCES:
                 hint = "the payload's user may not execute it; see `ls -l`"
             return ExecuteError(path, error, step=place, hint=hint)
-        case CloneInit() | ClonePayload():
+        # Ubuntu's AppArmor lets the clone pass and refuses what comes after it.
+        case CloneInit() | ClonePayload() | MapIds() | PrivateMounts() | MountRoot():
             from sandbox.kernel.probe_userns import gather_userns_facts, userns_refusal_hint
             from sandbox.launch.spawn import executor_command
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sandbox.audit.sinks import Sink
     from sandbox.result import Result
 
+OUR_FAILURE = 125
 OPTIONS = (
     Option(name="profile", short="p", metavar="NAME", help="profile by name or path (default: default)", values=("@profiles",)),
     Option(name="policy", metavar="NAME", help="another syscall policy than the profile's", values=("@policies",)),
@@ -24,7 +25,7 @@ OPTIONS = (
     Option(name="env", short="e", metavar="NAME[=VALUE]", help="set a variable, or pass the caller's", many=True),
     Option(name="cwd", metavar="ro|rw|no", help="how the working directory is shared", values=("ro", "rw", "no")),
     Option(name="network", metavar="none|loopback", help="what the run's own network has", values=("none", "loopback")),
-    Option(name="limit", short="l", metavar="KEY=VALUE", help="wall=10s cpu=5s memory=64M processes=8 output=1M tmp=…", many=True),
+    Option(name="limit", short="l", metavar="KEY=VALUE", help="such as wall=10s, memory=64M, processes=8", many=True),
     Option(name="require-cgroup", help="refuse where limits would be rlimits and sampling"),
     Option(name="audit", metavar="FILE", help="append denied syscalls here as JSON lines", values=("@files",)),
     Option(name="no-audit", help="refuse in the kernel, record nothing"),
@@ -141,13 +142,13 @@ def _execute(prepared: Prepared, options: dict[str, list[str]]) -> int:
         with Forwarder(interactive=prepared.command.interactive) as forwarder:
             streams = Streams(stdin=0, stdout=1, stderr=2, terminal=forwarder.attach_terminal if prepared.command.interactive else None)
             finished = execute(prepared, streams, Hooks(wake_fd=forwarder.fd, on_wake=forwarder.on_wake, sink=sink))
-        if not quiet:
-            _summarize(finished, sink)
+        _summarize(finished, sink, quiet)
     finally:
         sink.close()
     if result_path is not None:
         _write_result(result_path, finished.result)
-    return finished.result.exit_code
+    # Nobody may take what is left of a lost output for the whole.
+    return finished.result.exit_code or (OUR_FAILURE if finished.lost else 0)
 
 
 def _open_sink(options: dict[str, list[str]]) -> Sink:
@@ -173,11 +174,17 @@ def _say(text: str) -> None:
     print(f"sandbox: {escape_untrusted(text, 1000)}", file=sys.stderr, flush=True)
 
 
-def _summarize(finished: Finished, sink: Sink) -> None:
+def _summarize(finished: Finished, sink: Sink, quiet: bool) -> None:
     from sandbox.audit.summary import summary_lines
     from sandbox.result import Verdict
 
     result = finished.result
+    for line in finished.lost:
+        _say(line)
+    if quiet:
+        if result.verdict is Verdict.SETUP_FAILED:
+            _say(f"{result.verdict}: {result.cause}")
+        return
     if result.verdict not in (Verdict.OK, Verdict.NONZERO_EXIT, Verdict.SIGNALED):
         _say(f"{result.verdict}: {result.cause}")
     for line in summary_lines(finished.denials, sink.report()):
@@ -186,6 +193,8 @@ def _summarize(finished: Finished, sink: Sink) -> None:
 
 def _check_result_path(path: str) -> None:
     """Fail before the run, not after it."""
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        return  # /dev/fd/3, a FIFO: the directory does not matter
     directory = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(directory) or not os.access(directory, os.W_OK) or os.path.isdir(path):
         raise PolicyError(f"`--result {path}` cannot be written", hint=f"is `{directory}` a directory that you may write to?")

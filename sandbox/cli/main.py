@@ -25,10 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _dispatch(words)
     except SandboxError as error:
-        from sandbox.audit.events import escape_untrusted
-
-        text = "\n".join(escape_untrusted(line, 4000) for line in str(error).split("\n"))
-        print(f"error: {text}", file=sys.stderr)
+        print(_words(error), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return _INTERRUPTED
@@ -39,6 +36,23 @@ def main(argv: list[str] | None = None) -> int:
             name = f" `{error.filename}`" if error.filename else ""
             print(f"error: {error.strerror or error}{name}", file=sys.stderr)
         return 125
+    except Exception as error:  # nobody should read a traceback to learn that nothing ran
+        if os.environ.get("SANDBOX_DEBUG"):
+            raise
+        print(f"error: bug: {type(error).__name__}: {str(error)!a}\n\nhint: please report it, with the traceback of SANDBOX_DEBUG=1", file=sys.stderr)
+        return 125
+
+
+def _words(error: SandboxError) -> str:
+    """Return an error's text with every name in it escaped: a file called ``x\\n\\nhint: …`` must not give advice."""
+    from sandbox.audit.events import escape_untrusted
+
+    lines = [f"error: {escape_untrusted(error.message, 4000)}"]
+    if error.origin:
+        lines += ["  " + escape_untrusted(line, 4000) for line in error.origin.split("\n")]
+    if error.hint:
+        lines += ["", "hint: " + escape_untrusted(error.hint, 4000)]
+    return "\n".join(lines)
 
 
 def _open_standard_streams() -> None:

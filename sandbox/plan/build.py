@@ -86,9 +86,10 @@ PROC_READ_ONLY = ("bus", "fs", "irq", "sys")
 class Request:
     """All that one launch is made of, as values.
 
-    `outside_uid`/`outside_gid` are the host ids that the payload's become. `external_map` means the supervisor writes the
-    maps (root, or a range). `directories` counts the descriptors from `fds.FIRST_EXTRA` on: directories that `joins` (cgroup.procs
-    files) and `removals` (cgroups) are relative to, by index. `rlimits` are (resource, soft, hard). `oom_protected` tells that the caller's own oom_score_adj is negative. `filter_bpf` None means that no filter was asked for.
+    `outside_uid`/`outside_gid` are the host ids that the payload's become. `external_map` means the supervisor writes the maps (root,
+    or a range). `directories` counts the descriptors from `fds.FIRST_EXTRA` on: directories that `joins` (cgroup.procs files) and
+    `removals` (cgroups) are relative to, by index. `rlimits` are (resource, soft, hard). `oom_protected` tells that the caller's own
+    oom_score_adj is negative. `filter_bpf` None means that no filter was asked for.
     """
 
     profile: Profile
