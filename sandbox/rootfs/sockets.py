@@ -18,6 +18,10 @@ MAXIMUM_MASKS = 128
 # Trees of thousands of installed or generated files, in which no daemon listens; looking there would cost most of the budget of most runs.
 SKIPPED = frozenset(("node_modules", "site-packages", "dist-packages", "__pycache__", "objects"))
 
+_State = tuple[int, int, int, int]  # device, inode, mtime, ctime
+_KEPT = 64
+_SETTLED_NS = 2_000_000_000  # coarser than any file system's clock
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scan:
@@ -25,6 +29,9 @@ class Scan:
 
     paths: tuple[str, ...]
     complete: bool
+
+
+_private: dict[tuple[str, int, int], tuple[list[tuple[str, _State]], Scan]] = {}
 
 
 def find_sockets(directory: str, limit: int = MAXIMUM_ENTRIES, budget_ns: int = BUDGET_NS) -> Scan:
@@ -73,11 +80,29 @@ def find_private(directory: str, limit: int = 2_000) -> Scan:
     """Return the files and directories of a tree that others may not read; they are not looked into.
 
     Supplementary groups stay with a rootless program, so a file that a group may read (``root:ssl-cert`` keys) is readable inside.
+    A process that asks again gets the earlier answer if nothing that it was made of has changed: every directory, for new names, and every file
+    that is no link, for another mode.
 
     Args:
         directory: an absolute host path that others may read.
         limit: how many entries are looked at.
     """
+    key = (directory, limit, os.geteuid())
+    known = _private.get(key)
+    if known is not None and all(_state(path) == state for path, state in known[0]):
+        return known[1]
+    began_ns = time.time_ns()
+    looked_at: list[tuple[str, _State]] = [(directory, _state(directory))]
+    scan = _scan_private(directory, limit, looked_at)
+    # What changed a moment ago may change again without its times telling.
+    if all(ctime_ns < began_ns - _SETTLED_NS for _, (*_, ctime_ns) in looked_at):
+        if len(_private) >= _KEPT:
+            _private.clear()
+        _private[key] = (looked_at, scan)
+    return scan
+
+
+def _scan_private(directory: str, limit: int, looked_at: list[tuple[str, _State]]) -> Scan:
     found: list[str] = []
     queue = [directory]
     seen = 0
@@ -94,14 +119,26 @@ def find_private(directory: str, limit: int = 2_000) -> Scan:
                 if entry.is_symlink():
                     continue
                 try:
-                    mode = entry.stat(follow_symlinks=False).st_mode
+                    status = entry.stat(follow_symlinks=False)
                 except OSError:
                     continue
-                if not is_public(mode):
+                looked_at.append((entry.path, _stamp(status)))
+                if not is_public(status.st_mode):
                     found.append(entry.path)
-                elif stat.S_ISDIR(mode):
+                elif stat.S_ISDIR(status.st_mode):
                     queue.append(entry.path)
     return Scan(paths=tuple(found), complete=True)
+
+
+def _stamp(status: os.stat_result) -> _State:
+    return (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _state(path: str) -> _State:
+    try:
+        return _stamp(os.lstat(path))
+    except OSError:
+        return (0, 0, 0, 0)
 
 
 def is_public(mode: int) -> bool:

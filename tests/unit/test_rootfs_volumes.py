@@ -13,6 +13,7 @@ import sandbox
 from sandbox.errors import PolicyError
 from sandbox.plan.root import Bind
 from sandbox.policy.profile import Profile, Volume
+from sandbox.rootfs import sockets
 from sandbox.rootfs.sockets import find_private, find_sockets
 from sandbox.rootfs.volumes import check_volume, parse_volume, protected_paths
 
@@ -170,3 +171,33 @@ def test_find_private_finds_group_readable_files(tmp_path: Path) -> None:
     scan = find_private(str(tmp_path))
     assert sorted(scan.paths) == [f"{tmp_path}/{name}" for name in ("closed", "d/deep", "group", "own")] and scan.complete
     assert not find_private(str(tmp_path), limit=2).complete
+
+
+@pytest.mark.parametrize("change", ["mode", "new", "gone", "deep"])
+def test_find_private_looks_again_when_something_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    monkeypatch.setattr(sockets, "_SETTLED_NS", -(10**18))  # remember at once
+    (tmp_path / "d").mkdir()
+    for name in ("a", "d/b"):
+        (tmp_path / name).touch(mode=0o644)
+    own = tmp_path / "own"
+    own.touch(mode=0o600)
+    first = find_private(str(tmp_path))
+    assert find_private(str(tmp_path)) is first and first.paths == (str(own),)
+    changed = {"mode": tmp_path / "a", "new": tmp_path, "gone": tmp_path, "deep": tmp_path / "d" / "b"}[change]
+    before = changed.stat().st_ctime_ns
+    while changed.stat().st_ctime_ns == before:  # a kernel's clock for files ticks every few milliseconds
+        if change == "new":
+            (tmp_path / "b").touch(mode=0o600)
+            (tmp_path / "b").rename(tmp_path / "c")
+        elif change == "gone":
+            own.unlink(missing_ok=True)
+            own.touch()
+            own.unlink()
+        else:
+            changed.chmod(0o600)
+    wanted = {"new": {str(own), str(tmp_path / "c")}, "gone": set()}.get(change, {str(own), str(changed)})
+    assert set(find_private(str(tmp_path)).paths) == wanted
+
+
+def test_find_private_does_not_remember_what_changed_a_moment_ago(tmp_path: Path) -> None:
+    assert find_private(str(tmp_path)) is not find_private(str(tmp_path))
