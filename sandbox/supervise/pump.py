@@ -25,6 +25,8 @@ class Pump:
         close_destination: the destination is ours: non-blocking, closed when the source has ended.
         close_source: the source is ours, likewise.
         count: whether the bytes count against the output limit.
+
+    `error` is the errno with which the destination refused bytes, 0 if it never did; a reader who left is no error.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Pump:
         self.destination = destination
         self.captured = bytearray()
         self.moved = 0
+        self.error = 0
         self.count = count
         self._close_source = close_source
         self._close_destination = close_destination
@@ -102,7 +105,9 @@ class Pump:
                 self._pending = self._pending[os.write(self.destination, piece) :]
             except (BlockingIOError, InterruptedError):
                 return
-            except OSError:
+            except OSError as error:
+                if error.errno != errno.EPIPE:
+                    self.error = error.errno or errno.EIO  # a full disk: what was lost is said at the end
                 self.abandon()  # nobody reads any more: the payload will see a broken pipe, as in a shell
                 return
         self._settle()
