@@ -93,6 +93,7 @@ def prepare(command: Command) -> Prepared:
         SandboxError: something is wrong with the request, or this host cannot enforce it.
     """
     profile = command.profile
+    uses_reference(command.executor)  # an unknown or missing executor refuses here, not after half a launch
     host = probe_host()
     arch = Arch(host.arch)
     policy = recall_policy(profile.policy)

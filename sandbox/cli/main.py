@@ -57,11 +57,13 @@ def _words(error: SandboxError) -> str:
 
 def _open_standard_streams() -> None:
     """A caller may have closed 0, 1 or 2; a pipe of ours must not become somebody's standard error."""
-    for fd in range(3):
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(fd)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
+            # The interpreter has None there, and what is printed to None goes to standard output, among the payload's.
+            setattr(sys, name, open(fd, "w" if fd else "r", closefd=False))
 
 
 def _dispatch(words: list[str]) -> int:
