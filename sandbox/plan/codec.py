@@ -143,21 +143,22 @@ class TableBuilder:
         relocations: list[int] = []
         base = rows_offset + ROW.size * len(self.rows)
         base += -base % 8
-        encoded = bytearray()
+        encoded = bytearray(ROW.size * len(self.rows))
         for index, row in enumerate(self.rows):
             mask = 0
-            words = [0] * 6
+            words = [0, 0, 0, 0, 0, 0]
+            start = rows_offset + index * ROW.size
             for position, arg in enumerate(row.args):
                 if isinstance(arg, int):
                     words[position] = arg & 0xFFFFFFFFFFFFFFFF
                     continue
                 words[position] = arg.offset + base
-                relocations.append(rows_offset + index * ROW.size + 8 + 8 * position)
+                relocations.append(start + 8 + 8 * position)
                 if isinstance(arg, Slot):
                     mask |= 1 << position
-            tolerate = (*row.tolerate, 0, 0, 0, 0)[:4]
+            tolerate = (*row.tolerate, 0, 0, 0, 0)[:4] if row.tolerate else (0, 0, 0, 0)
             store = row.store + base if row.store else 0
-            encoded += ROW.pack(row.op, mask, row.flags, row.number, *words, store, 0, *tolerate)
+            ROW.pack_into(encoded, start - rows_offset, row.op, mask, row.flags, row.number, *words, store, 0, *tolerate)
         data = bytearray(self._data)
         for offset in self._pointers:
             (target,) = struct.unpack_from("<Q", data, offset)

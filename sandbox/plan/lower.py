@@ -33,6 +33,7 @@ from sandbox.plan.steps import (
     Guard,
     InstallFilter,
     JoinCgroups,
+    LimitWatches,
     LoopbackUp,
     MapIds,
     NewKeyring,
@@ -82,7 +83,7 @@ class Lowering:
         number = syscall_number(self.arch, name)
         if number is None:
             raise InternalError(f"no number for syscall `{name}` on {self.arch}")
-        words = tuple(self.builder.string(arg) if isinstance(arg, str) else arg for arg in args)
+        words = tuple([self.builder.string(arg) if isinstance(arg, str) else arg for arg in args])
         shown = name if label is None else f"{name} {label}"
         self._add(Row(op=Op.CALL, number=number, args=words, store=store, tolerate=tolerate, flags=flags, step=self.step, label=shown))
 
@@ -275,6 +276,11 @@ def _forbid_namespaces(low: Lowering, step: ForbidNamespaces) -> None:
         low.write_file(Slot(low.slot("host-proc")), f"sys/user/max_{name}_namespaces", str(allowed), tolerate=(errno.ENOENT,))
 
 
+def _limit_watches(low: Lowering, step: LimitWatches) -> None:
+    for name, allowed in (("instances", step.instances), ("watches", step.watches)):
+        low.write_file(Slot(low.slot("host-proc")), f"sys/user/max_inotify_{name}", str(allowed), tolerate=(errno.ENOENT,))
+
+
 def _clone_payload(low: Lowering, step: ClonePayload) -> None:
     low.clone(_clone_arguments(low, step.flags, 0), low.slot("payload-pid"))
 
@@ -398,6 +404,8 @@ def _lower_step(low: Lowering, step: Step) -> None:
             _new_time_namespace(low, step)
         case ForbidNamespaces():
             _forbid_namespaces(low, step)
+        case LimitWatches():
+            _limit_watches(low, step)
         case ClonePayload():
             _clone_payload(low, step)
         case NotDumpable():
