@@ -35,6 +35,7 @@ from sandbox.plan.steps import (
     Guard,
     InstallFilter,
     JoinCgroups,
+    LimitWatches,
     LoopbackUp,
     MakeDirectory,
     MakeSymlink,
@@ -69,6 +70,7 @@ from sandbox.policy.profile import LandlockMode, NetworkMode, ProcMode, Profile
 ROOT_BYTES = 16 << 20
 ROOT_INODES = 4096
 OOM_SCORE = 500
+INOTIFY_INSTANCES, INOTIFY_WATCHES = 32, 8192  # a host's user has 128 instances by default (fs.inotify.max_user_instances)
 INIT_GRACE_NS = 5_000_000_000  # how long after the wall limit init waits for the supervisor to act
 
 DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
@@ -169,6 +171,8 @@ def build_plan(request: Request) -> Plan:
             notes.append(
                 "user.max_*_namespaces cannot be written here (/proc/sys is read-only): nested namespaces are refused by the filter alone"
             )
+    if host.user_namespace_sysctl:
+        init.append(LimitWatches(instances=INOTIFY_INSTANCES, watches=INOTIFY_WATCHES))
     init += [
         ClonePayload(flags=uapi.CLONE_NEWUSER | uapi.CLONE_NEWNS if inner else 0),
         NotDumpable(),

@@ -27,6 +27,7 @@ from sandbox.plan.steps import (
     Guard,
     InstallFilter,
     JoinCgroups,
+    LimitWatches,
     MakeDirectory,
     MakeSymlink,
     MapIds,
@@ -50,9 +51,9 @@ from sandbox.plan.steps import (
 )
 
 _BUILDS_ROOT = (MountRoot, MakeDirectory, MakeSymlink, WriteFile, AttachTree, MountTmpfs, MountProc, MaskProc, MountDevpts)
-# The only steps that may go on after an error, and why: a capability number, a /proc file or a namespace type that this kernel does not have; a
+# The only steps that may go on after an error, and why: a capability number, a /proc file, a namespace type or inotify that this kernel does not have; a
 # process that is dead already; a supervisor that is gone; a cgroup that somebody else removed.
-_TOLERANT = (DropCapabilities, MaskProc, ForbidNamespaces, Guard)
+_TOLERANT = (DropCapabilities, MaskProc, ForbidNamespaces, LimitWatches, Guard)
 
 
 def check_plan(plan: Plan, *, filtered: bool) -> None:

@@ -330,6 +330,17 @@ class ForbidNamespaces:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LimitWatches:
+    """user.max_inotify_* of the outer user namespace: they are charged to the host's user (root's, when root calls) as well, who would have none left."""
+
+    instances: int
+    watches: int
+
+    def describe(self) -> str:
+        return f"allow {self.instances} inotify instances with {self.watches} watches (user.max_inotify_*)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClonePayload:
     """clone3(2) of the payload; an inner user and mount namespace locks every mount for it."""
 
@@ -485,7 +496,7 @@ Step: TypeAlias = (
     NewSession | CloseFrom | CloneInit | Guard | DieWithJanitor | ReportStarted | JoinCgroups | MapIds | AwaitSupervisor | BecomeIds | DropGroups
     | PrivateMounts | OpenHostProc | CloneTree | CloneDevice | MountRoot | MakeDirectory | MakeSymlink | WriteFile | AttachTree | MountTmpfs
     | MountProc | MaskProc | MountDevpts | OpenTerminal | LoopbackUp | SetHostname | NewTimeNamespace | RootReadOnly | EnterRoot
-    | ForbidNamespaces | ClonePayload | NotDumpable | CloexecFrom | SetLimit | NewKeyring | PreferForOom | RestrictLandlock | ResetSignals
+    | ForbidNamespaces | LimitWatches | ClonePayload | NotDumpable | CloexecFrom | SetLimit | NewKeyring | PreferForOom | RestrictLandlock | ResetSignals
     | SetWorkdir | DropCapabilities | NoNewPrivileges | InstallFilter | AwaitGo | Execute | Reap
 )  # fmt: skip
 
