@@ -12,28 +12,23 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import fcntl
 import functools
 import os
-import pickle
 import select
 import shutil
-import struct
 import subprocess
 import tempfile
-import termios
 import threading
-import traceback
-import tty
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import pytest
+from escape.callers import Terminal, in_child, namespace_members, open_terminal
+from escape.walls import Alteration, Wall, change, drop, insert, no_filter, one_user_namespace, same_namespaces
 
 import sandbox.api.execute as launch_path
-from sandbox.abi import uapi
 from sandbox.abi.arch import Arch
 from sandbox.abi.tables import syscall_table
 from sandbox.api.prepare import Command, Prepared, prepare
@@ -43,12 +38,18 @@ from sandbox.launch.idmap import HostId
 from sandbox.plan.build import Request, build_plan
 from sandbox.plan.codec import Table
 from sandbox.plan.lower import lower_plan
-from sandbox.plan.steps import ClonePayload, ForbidNamespaces, InstallFilter, MapIds, Plan, Step
+from sandbox.plan.steps import Plan
 from sandbox.policy.profile import Profile, Volume
 from sandbox.policy.profile_load import load_profile, override_profile
 from sandbox.result import Result, Usage, Verdict
 from sandbox.rootfs.volumes import parse_volume
 from sandbox.supervise.pump import Pump
+
+__all__ = [
+    "ENVIRON", "HOME", "PAYLOADS", "PAYLOAD_ID", "Alteration", "Neighbour", "Run", "Terminal", "Wall", "build_program", "change", "drop", "give", "in_child",
+    "insert", "namespace_members", "neighbour", "no_filter", "one_user_namespace", "open_terminal", "parse_facts", "payload_files", "run_payload", "run_plain",
+    "same_namespaces", "shared_directory",
+]  # fmt: skip
 
 PAYLOADS = Path(__file__).resolve().parent.parent / "payloads"
 ENVIRON = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
@@ -61,97 +62,7 @@ WALL_S = 5.0
 PAYLOAD_ID = os.geteuid() or 61234
 """The host uid and gid of a payload that runs with `same_user`."""
 
-Alteration: TypeAlias = Callable[[Plan], Plan]
-Section: TypeAlias = str
-"""A part of a plan: ``janitor``, ``init`` or ``payload``."""
-Wall: TypeAlias = "type[Step] | tuple[Section, type[Step]]"
 _T = TypeVar("_T")
-SECTIONS = ("janitor", "init", "payload")
-
-
-# ---- taking walls out of a plan --------------------------------------------------------------------------------------
-
-
-def drop(*walls: Wall) -> Alteration:
-    """Return the alteration that drops steps by type, everywhere or in one section: ``drop(NewKeyring, ("payload", InstallFilter))``.
-
-    It fails when the plan has no such step: a wall that is not there cannot be what stopped the attack.
-    """
-    wanted = [wall if isinstance(wall, tuple) else (None, wall) for wall in walls]
-
-    def alter(plan: Plan) -> Plan:
-        for section, kind in wanted:
-            parts = (section,) if section else SECTIONS
-            kept = {part: tuple(step for step in getattr(plan, part) if not isinstance(step, kind)) for part in parts}
-            assert any(kept[part] != getattr(plan, part) for part in parts), f"the plan has no step {kind.__name__} to drop"
-            plan = replace(plan, **kept)
-        return plan
-
-    return alter
-
-
-def change(wall: Wall, **fields: Any) -> Alteration:
-    """Return the alteration that changes fields of every step of a type: ``change(MountProc, minimal=False)``."""
-    section, kind = wall if isinstance(wall, tuple) else (None, wall)
-
-    def alter(plan: Plan) -> Plan:
-        found = 0
-        for part in (section,) if section else SECTIONS:
-            steps = []
-            for step in getattr(plan, part):
-                if isinstance(step, kind):
-                    found += 1
-                    step = replace(step, **fields)
-                steps.append(step)
-            plan = replace(plan, **{part: tuple(steps)})
-        assert found, f"the plan has no step {kind.__name__} to change"
-        return plan
-
-    return alter
-
-
-def insert(section: Section, before: type[Step], *steps: Step) -> Alteration:
-    """Return the alteration that puts steps in front of the first step of a type."""
-
-    def alter(plan: Plan) -> Plan:
-        old = getattr(plan, section)
-        place = next(index for index, step in enumerate(old) if isinstance(step, before))
-        return replace(plan, **{section: (*old[:place], *steps, *old[place:])})
-
-    return alter
-
-
-def one_user_namespace(plan: Plan) -> Plan:
-    """Leave out the inner user and mount namespace: the payload lives in the one that owns the mounts."""
-    payload = tuple(step for step in plan.payload if not isinstance(step, MapIds))
-    init = tuple(
-        replace(step, flags=0)
-        if isinstance(step, ClonePayload)
-        else replace(step, allowed_users=0)
-        if isinstance(step, ForbidNamespaces)
-        else step
-        for step in plan.init
-    )
-    return replace(plan, init=init, payload=payload)
-
-
-def same_namespaces(flags: int) -> Alteration:
-    """Return the alteration that lets init share some of the host's namespaces (``CLONE_NEW*`` flags)."""
-    from sandbox.plan.steps import CloneInit
-
-    # Init ends a run by kill(-1), which outside a pid namespace of its own would reach every process of the caller.
-    assert not flags & uapi.CLONE_NEWPID, "init must be pid 1"
-
-    def alter(plan: Plan) -> Plan:
-        return replace(
-            plan, janitor=tuple(replace(step, flags=step.flags & ~flags) if isinstance(step, CloneInit) else step for step in plan.janitor)
-        )
-
-    return alter
-
-
-no_filter: Alteration = drop(("payload", InstallFilter))
-"""Takes the payload's filter away, so that a test sees what the other walls do."""
 
 
 # ---- running ---------------------------------------------------------------------------------------------------------
@@ -463,76 +374,6 @@ def neighbour(payload: str | Sequence[str], *arguments: str, **options: Any) -> 
         os.close(words_r)
 
 
-# ---- a caller of its own ---------------------------------------------------------------------------------------------
-
-
-def in_child(function: Callable[[], _T]) -> _T:
-    """Call a function in a forked process and return (or raise) what it did; for callers with a terminal, a session, a key, a fd of their own."""
-    reader, writer = os.pipe2(os.O_CLOEXEC)
-    pid = os.fork()
-    if pid == 0:
-        os.close(reader)
-        answer: tuple[bool, Any]
-        try:
-            answer = (True, function())
-        except pytest.fail.Exception as failure:
-            answer = (False, failure.msg)
-        except BaseException:
-            answer = (False, traceback.format_exc())
-        try:
-            with os.fdopen(writer, "wb") as stream:
-                stream.write(pickle.dumps(answer))
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as stream:
-        data = stream.read()
-    os.waitpid(pid, 0)
-    assert data, "the caller's process died without an answer"
-    good, value = pickle.loads(data)
-    if not good:
-        pytest.fail(f"in the caller's process:\n{value}", pytrace=False)
-    return value  # type: ignore[no-any-return]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terminal:
-    """A pseudo terminal of the test; raw, so that every byte pushed into its input counts at once."""
-
-    master: int
-    slave: int
-
-    def pending(self) -> int:
-        """Return how many bytes wait in the terminal's input: what a shell would read as typed."""
-        return int(struct.unpack("i", fcntl.ioctl(self.slave, termios.FIONREAD, bytes(4)))[0])
-
-    def attributes(self) -> list[Any]:
-        """Return the termios state."""
-        return termios.tcgetattr(self.slave)
-
-    def in_session(self, function: Callable[[], _T]) -> _T:
-        """Call a function in a process whose session has this terminal as its controlling one, as a shell's command has."""
-
-        def caller() -> _T:
-            os.setsid()
-            fcntl.ioctl(self.slave, termios.TIOCSCTTY, 0)
-            return function()
-
-        return in_child(caller)
-
-
-@contextlib.contextmanager
-def open_terminal() -> Iterator[Terminal]:
-    """Open a pty pair for a test."""
-    master, slave = os.openpty()
-    try:
-        tty.setraw(slave)
-        yield Terminal(master=master, slave=slave)
-    finally:
-        os.close(master)
-        os.close(slave)
-
-
 def shared_directory(path: Path) -> Path:
     """Make a directory that the payload may use whoever it is outside, and owns with `same_user`."""
     path.mkdir(exist_ok=True)
@@ -546,6 +387,3 @@ def give(path: Path) -> Path:
     if os.geteuid() == 0:
         os.chown(path, PAYLOAD_ID, PAYLOAD_ID, follow_symlinks=False)
     return path
-
-
-ALL_NAMESPACES = uapi.CLONE_NEWUSER | uapi.CLONE_NEWNS | uapi.CLONE_NEWPID | uapi.CLONE_NEWNET | uapi.CLONE_NEWIPC | uapi.CLONE_NEWUTS
