@@ -72,11 +72,12 @@ class Pump:
         return self.destination if self._pending else -1
 
     def fill(self, allowance: int | None) -> int:
-        """Read once; return how many bytes came, at most one more than `allowance` (which shows that it was passed)."""
+        """Read once; return how many bytes came. More than `allowance` shows that it was passed; what is beyond it is thrown away."""
         if self.source < 0 or self._pending:
             return 0
         try:
-            data = os.read(self.source, _CHUNK if allowance is None else min(_CHUNK, allowance + 1))
+            # Not one byte at a time once nothing may be kept: emptying the pipe of a program that flooded it took two seconds so.
+            data = os.read(self.source, min(_CHUNK, allowance + 1) if allowance else _CHUNK)
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as error:
