@@ -7,7 +7,6 @@ other run has; ranges go through newuidmap(1)/newgidmap(1). May import kernel an
 from __future__ import annotations
 
 import os
-import secrets
 
 from sandbox.errors import SetupError, UnsupportedError
 
@@ -42,6 +41,7 @@ def claim_host_id() -> HostId:
         SetupError: no free id was found.
     """
     import _socket
+    import secrets
 
     low, high = _claimable_range()
     for _ in range(_TRIES):

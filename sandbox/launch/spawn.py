@@ -10,15 +10,14 @@ import fcntl
 import os
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 
 from sandbox.errors import SandboxError
 from sandbox.plan import fds
 from sandbox.plan.codec import Table
 
-NATIVE = Path(__file__).with_name("native") / "sandbox-init"
-REFERENCE = Path(__file__).with_name("executor.py")
+NATIVE = os.path.join(os.path.dirname(__file__), "native", "sandbox-init")  # no pathlib: its import costs more than a launch
+REFERENCE = os.path.join(os.path.dirname(__file__), "executor.py")
 EXECUTORS = ("auto", "native", "python")
 
 _LOW = 64  # descriptors are moved above this before dup2, so that no source is overwritten by a target
@@ -99,10 +98,10 @@ def executor_command(kind: str = "auto") -> list[str]:
     if kind not in EXECUTORS:
         raise SandboxError(f"unknown executor `{kind}`", hint=f"one of {', '.join(EXECUTORS)}")
     if kind != "python" and os.access(NATIVE, os.X_OK):
-        return [str(NATIVE)]
+        return [NATIVE]
     if kind == "native":
         raise SandboxError(f"native executor `{NATIVE}` is not built", hint="reinstall with a C compiler present, or run `./dev setup`")
-    return [sys.executable, "-I", "-S", str(REFERENCE)]
+    return [sys.executable, "-I", "-S", REFERENCE]
 
 
 def spawn(table: Table, *, stdio: tuple[int, int, int], extra: tuple[int, ...] = (), executor: str = "auto") -> Launched:
