@@ -31,7 +31,7 @@ OPTIONS = (
     Option(name="no-audit", help="refuse in the kernel, record nothing"),
     Option(name="result", metavar="FILE", help="write verdict, evidence and usage as JSON", values=("@files",)),
     Option(name="dry-run", metavar="[=json|syscalls]", help="print the plan and run nothing", values=("json", "syscalls")),
-    Option(name="tty", short="t", help="a terminal of its own; the default on a terminal"),
+    Option(name="tty", short="t", help="a terminal of its own (default on a terminal)"),
     Option(name="no-tty", help="pipes even on a terminal"),
     Option(name="quiet", short="q", help="no summary line on stderr"),
     Option(name="executor", metavar="KIND", help="auto, native, or python (the reference)", values=("auto", "native", "python")),
