@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sandbox.cgroup.model import CgroupRun
-from sandbox.cgroup.none import TreeSampler
+from sandbox.cgroup.none import TreeSampler, parse_stat
 from sandbox.errors import InternalError, ProtocolError, SandboxError, SetupError
 from sandbox.kernel.calls import pidfd_getfd, pidfd_send_signal
 from sandbox.launch.spawn import Launched
@@ -284,9 +284,7 @@ class Monitor:
                 self._failure = self._failure or self._watched.explain(record.row, record.a)
             case Kind.STARTED:
                 self._init_pid = record.pid
-                try:
-                    self._init_pidfd = os.pidfd_open(record.pid)
-                except ProcessLookupError:
+                if not self._adopt(record.pid):
                     return  # it failed and was reaped already; its own record comes next and says why
                 if self._doomed:
                     self.kill(None)
@@ -309,6 +307,21 @@ class Monitor:
                 if self._go_ns and not self.collected.wall_ns:
                     self.collected.wall_ns = time.monotonic_ns() - self._go_ns
                 self._done = True
+
+    def _adopt(self, pid: int) -> bool:
+        """Open init's pidfd; False when that process is gone, even if its number is somebody else's by now: only the janitor has init as a child."""
+        try:
+            self._init_pidfd = os.pidfd_open(pid)
+            with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+                stat = parse_stat(file.read())
+        except (ProcessLookupError, FileNotFoundError):
+            stat = None
+        if stat is not None and stat.parent == self._launched.pid:
+            return True
+        if self._init_pidfd >= 0:
+            os.close(self._init_pidfd)
+            self._init_pidfd = -1
+        return False
 
     def _on_ready(self, record: Record) -> None:
         pidfd = os.pidfd_open(record.pid)
