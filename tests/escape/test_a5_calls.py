@@ -13,7 +13,6 @@ from escape.raw import allow, calls, outcomes, refused, request, write_policy
 from escape.support import drop, neighbour, no_filter, run_payload
 
 from sandbox.plan.steps import InstallFilter
-from sandbox.policy.profile import NetworkMode
 
 PROFILES = ("strict", "python", "default", "build", "shell")
 NEW_LISTENER, TSYNC = 8, 1
@@ -140,10 +139,3 @@ def _parents_of_payload() -> set[int]:
 def _status(pid: int, field: str) -> str:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(line.split()[1] for line in lines if line.startswith(field + ":"))
-
-
-def test_loopback_only_where_asked() -> None:
-    """What `default` may use of sockets goes to its own network namespace: no interface but lo, which strict does not even have up."""
-    for mode, flags in ((NetworkMode.LOOPBACK, "up"), (NetworkMode.NONE, "down")):
-        run = run_payload("a8_interfaces.py", profile="default", profile_changes={"network": mode})
-        assert (run["interfaces"], run["lo"]) == ("lo", flags)
