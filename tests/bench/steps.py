@@ -64,9 +64,10 @@ def _stages(prepared: preparing.Prepared, request: Request, plan: Plan, runs: in
         ("look up the profile", lambda: preparing.recall_profile(prepared.profile.sources[-1])),
         ("probe the host", probe_host),
         ("look up the policy", lambda: preparing.recall_policy(prepared.profile.policy)),
-        ("load the filter", lambda: load_filter(prepared.policy, Arch(host.arch))),
+        ("look up the filter", lambda: preparing.recall_filter(prepared.policy, Arch(host.arch), notify=True)),
+        ("load the filter (a new process)", lambda: load_filter(prepared.policy, Arch(host.arch))),
         ("look at the file system", root),
-        ("all of prepare()", lambda: preparing.prepare(command)),
+        ("all of prepare(), limits included", lambda: preparing.prepare(command)),
         ("build the plan (only for a new request)", lambda: build_plan(request)),
         ("lower it (only for a new request)", lambda: lowering.lower_plan(plan)),
     ]
