@@ -1,8 +1,9 @@
 """Compiled filters on disk, so that a run never loads libseccomp.
 
 An entry is named by everything that determines its bytes: the policy's digest, the numbers, argument places and constants that our tables give it,
-architecture, `notify`, libseccomp's version, the compiling machine and the compiler's own version. It carries its hash, and one that is not exactly
-what we would have written ourselves is ignored and written anew. Imported by `api`; never imports pyseccomp on a hit.
+architecture, `notify`, libseccomp's version, the compiling machine and the compiler's own version. It carries its hash and the digest of its proof, and
+one that is not exactly what we would have written ourselves is ignored and written anew: so is one that an older prover accepted. Imported by
+`api`; a hit imports neither pyseccomp nor the prover.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from sandbox.abi.signatures import argument_index, argument_mask
 from sandbox.abi.tables import syscall_number
 from sandbox.policy.conditions import leaves, names
 from sandbox.policy.model import SyscallPolicy
-from sandbox.seccomp.filter import INSTRUCTION_BYTES, MAXIMUM_INSTRUCTIONS, Filter, make_filter
+from sandbox.seccomp.filter import INSTRUCTION_BYTES, MAXIMUM_INSTRUCTIONS, Filter, make_filter, proof_digest
 
 COMPILER_VERSION = 1
 """Raise it whenever the compiler may produce other bytes for the same input."""
 
-_MAGIC = b"sandbox filter 1\n"
-_HEADER_BYTES = len(_MAGIC) + 64 + 1
+_MAGIC = b"sandbox filter 2\n"
+_HEX_BYTES = 64
+_HEADER_BYTES = len(_MAGIC) + 2 * (_HEX_BYTES + 1)
 _LIBRARY = "libseccomp.so.2"
 _LIBRARY_DIRS = (
     "/usr/lib/x86_64-linux-gnu",
@@ -56,14 +58,17 @@ def load_filter(policy: SyscallPolicy, arch: Arch, *, notify: bool = True, cache
     key = cache_key(policy, arch, notify)
     directory = _open_directory(cache_dir if cache_dir is not None else default_cache_dir())
     try:
-        bpf = _read(directory, key, arch) if directory is not None else None
-        if bpf is not None:
-            return make_filter(bpf, arch=arch, policy=policy.name, policy_digest=policy.digest, notify=notify)
+        entry = _read(directory, key, arch) if directory is not None else None
+        if entry is not None:
+            bpf, proof = entry
+            found = make_filter(bpf, arch=arch, policy=policy.name, policy_digest=policy.digest, notify=notify, proof=proof)
+            if proof == proof_digest(policy.digest, found.digest, arch, notify):
+                return found
         from sandbox.seccomp.compile import compile_filter
 
         result = compile_filter(policy, arch, notify=notify)
         if directory is not None:
-            _write(directory, key, result.bpf)
+            _write(directory, key, result)
         return result
     finally:
         if directory is not None:
@@ -141,13 +146,13 @@ def _open_directory(path: str | None) -> int | None:
     return None
 
 
-def _seal(key: str, bpf: bytes) -> bytes:
+def _seal(key: str, bpf: bytes, proof: bytes) -> bytes:
     """Return the entry's bytes; the key is hashed too, so that one entry cannot stand in for another."""
-    return _MAGIC + hashlib.sha256(key.encode() + bpf).hexdigest().encode() + b"\n" + bpf
+    return _MAGIC + hashlib.sha256(key.encode() + proof + bpf).hexdigest().encode() + b"\n" + proof + b"\n" + bpf
 
 
-def _read(directory: int, key: str, arch: Arch) -> bytes | None:
-    """Return an entry's program, or None when it is missing or anything about it is wrong."""
+def _read(directory: int, key: str, arch: Arch) -> tuple[bytes, str] | None:
+    """Return an entry's program and the digest of its proof, or None when it is missing or anything about it is wrong."""
     limit = _HEADER_BYTES + MAXIMUM_INSTRUCTIONS * INSTRUCTION_BYTES
     try:
         fd = os.open(key, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=directory)
@@ -163,20 +168,21 @@ def _read(directory: int, key: str, arch: Arch) -> bytes | None:
     finally:
         os.close(fd)
     bpf = content[_HEADER_BYTES:]
-    if content != _seal(key, bpf) or len(bpf) % INSTRUCTION_BYTES:
+    proof = content[_HEADER_BYTES - _HEX_BYTES - 1 : _HEADER_BYTES - 1]
+    if content != _seal(key, bpf, proof) or not proof.isalnum() or len(bpf) % INSTRUCTION_BYTES:
         return None
     # The program of the right key for the wrong architecture cannot exist; a filter that does not test its architecture must not.
-    return bpf if bpf[12:16] == audit_arch(arch).to_bytes(4, "little") else None
+    return (bpf, proof.decode("ascii")) if bpf[12:16] == audit_arch(arch).to_bytes(4, "little") else None
 
 
-def _write(directory: int, key: str, bpf: bytes) -> None:
+def _write(directory: int, key: str, filter: Filter) -> None:
     """Add an entry by an atomic rename, so that two writers leave one whole entry; failing to is no error."""
     temporary = f".{key[:16]}.{os.getpid()}.{os.urandom(8).hex()}"
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
     except OSError:
         return
-    content = _seal(key, bpf)
+    content = _seal(key, filter.bpf, filter.proof.encode())
     try:
         try:
             whole = os.write(fd, content) == len(content)

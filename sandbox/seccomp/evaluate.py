@@ -1,7 +1,7 @@
 """Runs a seccomp BPF program as the kernel does, and checks it as the kernel does before it lets one in.
 
 Classic BPF, 32-bit accumulator and index, sixteen words of scratch, forward jumps only. Pure; no shortcut may be taken here that the kernel does not
-take, because the tests (and later the prover) hold filters to this. Imported by `seccomp.compile` (self-check), tools and tests.
+take, because the tests hold filters and the prover to this. Imported by `seccomp.compile`, the prover, tools and tests.
 
 Source: net/core/filter.c (bpf_check_classic, check_load_and_stores), kernel/seccomp.c (seccomp_check_filter).
 """

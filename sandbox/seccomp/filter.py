@@ -11,6 +11,9 @@ INSTRUCTION_BYTES = 8
 MAXIMUM_INSTRUCTIONS = 4096
 """BPF_MAXINSNS (Source: linux/bpf_common.h)."""
 
+PROVER_VERSION = 1
+"""Raise it whenever the prover may refuse what it accepted before: cached filters are then proven again."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
@@ -18,6 +21,7 @@ class Filter:
 
     `bpf` is an array of struct sock_filter in little-endian order, which is that of both architectures. `notify` tells whether it may return
     SECCOMP_RET_USER_NOTIF, so that it must be installed with SECCOMP_FILTER_FLAG_NEW_LISTENER. `digest` is SHA-256 of `bpf` in hex.
+    `proof` is the digest of its proof (`prove.Proof.digest`), empty as long as nobody has shown that it does what its policy says.
     """
 
     bpf: bytes
@@ -26,6 +30,7 @@ class Filter:
     policy_digest: str
     notify: bool
     digest: str
+    proof: str = ""
 
     @property
     def instructions(self) -> int:
@@ -33,6 +38,12 @@ class Filter:
         return len(self.bpf) // INSTRUCTION_BYTES
 
 
-def make_filter(bpf: bytes, *, arch: Arch, policy: str, policy_digest: str, notify: bool) -> Filter:
+def make_filter(bpf: bytes, *, arch: Arch, policy: str, policy_digest: str, notify: bool, proof: str = "") -> Filter:
     """Return a `Filter` for program bytes, with their digest."""
-    return Filter(bpf=bpf, arch=arch, policy=policy, policy_digest=policy_digest, notify=notify, digest=hashlib.sha256(bpf).hexdigest())
+    digest = hashlib.sha256(bpf).hexdigest()
+    return Filter(bpf=bpf, arch=arch, policy=policy, policy_digest=policy_digest, notify=notify, digest=digest, proof=proof)
+
+
+def proof_digest(policy_digest: str, filter_digest: str, arch: Arch, notify: bool) -> str:
+    """Return SHA-256 in hex over what a proof is about and the prover's version; here because a cache hit must not import the prover."""
+    return hashlib.sha256(f"proof {PROVER_VERSION} {policy_digest} {filter_digest} {arch} {notify}\n".encode()).hexdigest()

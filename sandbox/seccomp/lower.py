@@ -2,7 +2,7 @@
 
 Between the policy's meaning (first match wins) and libseccomp's (a syscall's rules form a set) stands a tree for each syscall: at each register,
 alternatives of which exactly one holds. libseccomp tests registers in ascending order too, so it does not matter whether it would come back
-from a failed inner test to try the next alternative. Pure; the prover will start from here too.
+from a failed inner test to try the next alternative. Pure; the prover does not look here.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,9 @@ from sandbox.policy.load import load_policy
 from sandbox.policy.model import SyscallPolicy
 from sandbox.seccomp import cache
 from sandbox.seccomp import compile as compiler
+from sandbox.seccomp import filter as filter_module
 from sandbox.seccomp.cache import cache_key, default_cache_dir, libseccomp_version, load_filter
-from sandbox.seccomp.filter import Filter
+from sandbox.seccomp.filter import Filter, proof_digest
 
 POLICY = load_policy("base")
 compiled: list[str] = []
@@ -44,7 +46,7 @@ def load(directory: Path) -> Filter:
     return load_filter(POLICY, Arch.X86_64, cache_dir=str(directory))
 
 
-def read(directory: Path, key: str) -> bytes | None:
+def read(directory: Path, key: str) -> tuple[bytes, str] | None:
     fd = os.open(directory, os.O_RDONLY)
     try:
         return cache._read(fd, key, Arch.X86_64)
@@ -64,10 +66,10 @@ def test_an_entry_is_private_and_found_again_without_libseccomp(tmp_path: Path) 
     script = (
         "import sys; from sandbox.policy.load import load_policy; from sandbox.seccomp.cache import load_filter; from sandbox.abi.arch import Arch\n"
         f"f = load_filter(load_policy('base', check=False), Arch.X86_64, cache_dir={str(directory)!r})\n"
-        "print(f.digest, 'pyseccomp' in sys.modules, 'sandbox.policy.check' in sys.modules and 'ctypes' in sys.modules)"
+        "print(f.digest, 'pyseccomp' in sys.modules, 'sandbox.policy.check' in sys.modules and 'ctypes' in sys.modules, 'sandbox.seccomp.prove' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
-    assert done.stdout.split() == [first.digest, "False", "False"]
+    assert done.stdout.split() == [first.digest, "False", "False", "False"]
 
 
 def flip(path: Path) -> None:
@@ -111,8 +113,29 @@ def test_a_doubtful_entry_is_ignored_and_written_anew(tmp_path: Path, damage: st
     assert load(directory) == good and compiled.count("base") == 2
     path = entry(directory)
     assert not path.is_symlink() and path.stat().st_mode & 0o777 == 0o600
-    assert read(directory, path.name) == good.bpf
+    assert read(directory, path.name) == (good.bpf, good.proof)
     assert load(directory) == good and compiled.count("base") == 2
+
+
+def test_an_entry_records_its_proof_and_is_nothing_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = tmp_path / "filters"
+    good = load(directory)
+    assert good.proof == proof_digest(POLICY.digest, good.digest, Arch.X86_64, True)
+    assert load(directory) == good and compiled.count("base") == 1
+    # What an older prover accepted is proven again.
+    with monkeypatch.context() as patch:
+        patch.setattr(filter_module, "PROVER_VERSION", filter_module.PROVER_VERSION + 1)
+        load(directory)
+        assert compiled.count("base") == 2
+    # Whole, sealed and of the right key, but the proof is another program's.
+    key = entry(directory).name
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        cache._write(fd, key, replace(good, proof=proof_digest(POLICY.digest, "0" * 64, Arch.X86_64, True)))
+    finally:
+        os.close(fd)
+    assert read(directory, key) is not None
+    assert load(directory) == good and compiled.count("base") == 3
 
 
 @pytest.mark.parametrize("kind", ["world-writable", "link", "file", "fifo inside", "unwritable parent"])

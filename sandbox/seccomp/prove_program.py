@@ -1,0 +1,232 @@
+"""A BPF program as a decision diagram: what it returns for every call, by running it once with unknown words.
+
+The machine is `evaluate.run_program`'s, with conditions for bits; the tests hold the two to each other. Jumps only go forward, so one pass down the
+program finds every state in which an instruction is reached, and one pass up joins their results; ways are never listed, so
+it does not matter how many there are. Pure; imported by `seccomp.prove` and tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from sandbox.seccomp import evaluate as bpf
+from sandbox.seccomp import prove_words as words
+from sandbox.seccomp.evaluate import Instruction
+from sandbox.seccomp.prove_diagram import FALSE, OTHER, TRUE, WORD_BITS, Bits, Diagram
+
+_A, _X = 16, 17  # after the sixteen scratch words
+_SLOTS = 18
+_ZERO = words.known_bits(0, WORD_BITS)
+
+State = tuple[Bits | None, ...]
+"""Scratch words, A and X; None where the value will not be read again, so that states that cannot behave differently are one."""
+
+_Next = tuple[int, State]
+_Step = tuple[int, _Next | None, _Next | None, int]
+"""condition, where to when it holds, where to when not, finished result (FALSE when there is none)."""
+
+
+def returned_values(program: Sequence[Instruction]) -> frozenset[int]:
+    """Return every value that a program's text names and may end with, and 0, with which a division by 0 ends it."""
+    return frozenset({0, *(k for code, _, _, k in program if code in (bpf.RET, bpf.LD | bpf.IMM, bpf.LDX | bpf.IMM))})
+
+
+def _uses(instruction: Instruction) -> tuple[frozenset[int], frozenset[int]]:
+    """Return (slots read, slots written) of an instruction."""
+    code, _, _, k = instruction
+    kind = code & 7
+    by_x = bool(code & bpf.X)
+    read: set[int] = set()
+    written: set[int] = set()
+    if kind in (bpf.LD, bpf.LDX):
+        written.add(_A if kind == bpf.LD else _X)
+        if code & 0xE0 == bpf.MEM:
+            read.add(k)
+    elif kind in (bpf.ST, bpf.STX):
+        read.add(_A if kind == bpf.ST else _X)
+        written.add(k)
+    elif kind == bpf.ALU:
+        read |= {_A, _X} if by_x and code & 0xF0 != bpf.NEG else {_A}
+        written.add(_A)
+    elif kind == bpf.JMP and code & 0xF0 != bpf.JA:
+        read |= {_A, _X} if by_x else {_A}
+    elif kind == bpf.RET and code & 0x18 == bpf.RET_A:
+        read.add(_A)
+    elif kind == bpf.MISC:
+        source, target = (_X, _A) if code & bpf.TXA else (_A, _X)
+        read.add(source)
+        written.add(target)
+    return frozenset(read), frozenset(written)
+
+
+def _targets(program: Sequence[Instruction], at: int) -> tuple[int, ...]:
+    code, jt, jf, k = program[at]
+    if code & 7 == bpf.RET:
+        return ()
+    if code & 7 != bpf.JMP:
+        return (at + 1,)
+    return (at + 1 + k,) if code & 0xF0 == bpf.JA else (at + 1 + jt, at + 1 + jf)
+
+
+def _live(program: Sequence[Instruction]) -> list[frozenset[int]]:
+    """Return which slots may still be read, before each instruction."""
+    live: list[frozenset[int]] = [frozenset()] * len(program)
+    for at in reversed(range(len(program))):
+        read, written = _uses(program[at])
+        after = frozenset[int]().union(*(live[target] for target in _targets(program, at)))
+        live[at] = (after - written) | read
+    return live
+
+
+class SymbolicProgram:
+    """A checked program, run with unknown words.
+
+    Args:
+        diagram: where its results are made.
+        program: instructions that `evaluate.check_program` accepts.
+        values: results to tell apart when the program returns a computed word; any other becomes `OTHER`.
+        like: a program of the same diagram and values that is the same from instruction `same_from` on, whose results there are used again.
+        same_from: see `like`.
+    """
+
+    def __init__(
+        self,
+        diagram: Diagram,
+        program: Sequence[Instruction],
+        values: Iterable[int],
+        *,
+        like: SymbolicProgram | None = None,
+        same_from: int = 0,
+    ) -> None:
+        self.diagram = diagram
+        self.program = tuple(program)
+        self.values = frozenset(values)
+        self._live = _live(program)
+        own = len(self.program) if like is None else same_from
+        self._results: list[dict[State, int]] = [{} for _ in range(own)]
+        if like is not None:
+            self._results += like._results[same_from:]
+
+    def result(self) -> int:
+        """Return the node of the function from calls to return values.
+
+        Raises:
+            UnprovableError: it is too large.
+        """
+        start = self._trim(0, [_ZERO] * _SLOTS)
+        self._run(0, start)
+        return self._results[0][start]
+
+    def _trim(self, at: int, slots: Sequence[Bits | None]) -> State:
+        live = self._live[at]
+        return tuple(slot if index in live else None for index, slot in enumerate(slots))
+
+    def _run(self, at: int, state: State) -> None:
+        pending: list[dict[State, _Step | None]] = [{} for _ in self.program]
+        pending[at][state] = None
+        for place in range(at, len(self.program)):
+            known = self._results[place]
+            for each in pending[place]:
+                if each in known:
+                    continue
+                step = pending[place][each] = self._step(place, each)
+                for following in step[1:3]:
+                    if following is not None:
+                        pending[following[0]].setdefault(following[1], None)
+        for place in reversed(range(at, len(self.program))):
+            known = self._results[place]
+            for each, made in pending[place].items():
+                if made is not None:
+                    known[each] = self._join(made)
+
+    def _join(self, step: _Step) -> int:
+        test, there, here, result = step
+        then = result if there is None else self._results[there[0]][there[1]]
+        other = result if here is None else self._results[here[0]][here[1]]
+        return self.diagram.choose(test, then, other)
+
+    def _step(self, at: int, state: State) -> _Step:
+        """Return what one instruction does in one state."""
+        code, _, _, k = self.program[at]
+        kind = code & 7
+        if kind == bpf.RET:
+            result = self._returned(_slot(state, _A)) if code & 0x18 == bpf.RET_A else self.diagram.leaf(k)
+            return TRUE, None, None, result
+        targets = _targets(self.program, at)
+        if kind == bpf.JMP:
+            test = TRUE if len(targets) == 1 else self._test(code, k, state)
+            then = None if test == FALSE else (targets[0], self._trim(targets[0], state))
+            other = None if test == TRUE else (targets[-1], self._trim(targets[-1], state))
+            return test, then, other, FALSE
+        slots = list(state)
+        test, result = TRUE, FALSE
+        if kind in (bpf.LD, bpf.LDX):
+            slots[_A if kind == bpf.LD else _X] = self._load(code, k, state)
+        elif kind in (bpf.ST, bpf.STX):
+            slots[k] = state[_A if kind == bpf.ST else _X]
+        elif kind == bpf.MISC:
+            source, target = (_X, _A) if code & bpf.TXA else (_A, _X)
+            slots[target] = state[source]
+        else:
+            operand = _slot(state, _X) if code & bpf.X and code & 0xF0 != bpf.NEG else words.known_bits(k, WORD_BITS)
+            if code & 0xF0 == bpf.DIV:
+                # Division by an X of 0 ends the program with 0.
+                test, result = words.any_bit(self.diagram, operand), self.diagram.leaf(0)
+            slots[_A] = self._compute(code & 0xF0, _slot(state, _A), operand)
+        following = None if test == FALSE else (targets[0], self._trim(targets[0], slots))
+        return test, following, None, result
+
+    def _load(self, code: int, k: int, state: State) -> Bits | None:
+        mode = code & 0xE0
+        if mode == bpf.ABS:
+            return self.diagram.word(k >> 2)
+        if mode == bpf.MEM:
+            return state[k]
+        return words.known_bits(k if mode == bpf.IMM else bpf.SECCOMP_DATA_BYTES, WORD_BITS)
+
+    def _test(self, code: int, k: int, state: State) -> int:
+        a = _slot(state, _A)
+        operand = _slot(state, _X) if code & bpf.X else words.known_bits(k, WORD_BITS)
+        test = code & 0xF0
+        if test == bpf.JEQ:
+            return words.is_equal(self.diagram, a, operand)
+        if test == bpf.JSET:
+            return words.any_bit(self.diagram, words.bit_and(self.diagram, a, operand))
+        return words.is_greater(self.diagram, a, operand, or_equal=test == bpf.JGE)
+
+    def _compute(self, operation: int, a: Bits, operand: Bits) -> Bits:
+        diagram = self.diagram
+        if operation == bpf.NEG:
+            return words.subtract(diagram, _ZERO, a)
+        if operation in (bpf.LSH, bpf.RSH):
+            return words.shift(diagram, a, operand, left=operation == bpf.LSH)
+        if operation == bpf.AND:
+            return words.bit_and(diagram, a, operand)
+        if operation == bpf.OR:
+            return words.bit_or(diagram, a, operand)
+        if operation == bpf.XOR:
+            return words.bit_xor(diagram, a, operand)
+        if operation == bpf.ADD:
+            return words.add(diagram, a, operand)
+        if operation == bpf.SUB:
+            return words.subtract(diagram, a, operand)
+        if operation == bpf.MUL:
+            return words.multiply(diagram, a, operand)
+        return words.divide(diagram, a, operand)
+
+    def _returned(self, bits: Bits) -> int:
+        """Return the function "this word": exact for the values to tell apart, `OTHER` elsewhere."""
+        known = words.known_value(bits)
+        if known is not None:
+            return self.diagram.leaf(known if known in self.values else OTHER)
+        result = self.diagram.leaf(OTHER)
+        for value in sorted(self.values):
+            test = words.is_equal(self.diagram, bits, words.known_bits(value, WORD_BITS))
+            result = self.diagram.choose(test, self.diagram.leaf(value), result)
+        return result
+
+
+def _slot(state: State, index: int) -> Bits:
+    bits = state[index]
+    assert bits is not None, "a slot that is read is live"
+    return bits
