@@ -59,7 +59,8 @@ def parse_duration(value: object, *, where: str | None = None) -> int:
     match = _DURATION.fullmatch(value.strip())
     if match is None:
         raise PolicyError(f"duration `{value}` is not a number with an optional unit ns, us, ms, s, m or h", origin=where)
-    number = int(float(match[1]) * _DURATION_FACTOR[match[2] or "s"])
+    factor = _DURATION_FACTOR[match[2] or "s"]
+    number = int(float(match[1]) * factor) if "." in match[1] else int(match[1]) * factor
     if not 0 <= number <= _MAXIMUM:
         raise PolicyError(f"duration `{value}` is out of range", origin=where)
     return number
