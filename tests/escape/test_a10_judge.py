@@ -84,7 +84,7 @@ def test_locks_on_a_shared_file_are_a_channel(tmp_path: Path) -> None:
 
 
 def test_answers_are_not_there(tmp_path: Path) -> None:
-    """Rule: answers are never in the sandbox's parent directories (CMS#376). Same user, world-readable, beside the input. Removed: the wall, by sharing the parent."""
+    """Rule: answers are never in the sandbox's parent directories (CMS#376). Same user, readable, beside the input. Removed: the wall, by a share."""
     task = shared_directory(tmp_path / "task")
     shared_directory(task / "input")
     shared_directory(task / "answers")

@@ -132,7 +132,7 @@ def test_proc_of_processes_only(profile: str) -> None:
 
 @pytest.mark.parametrize("profile", ["default", "build", "shell"])
 def test_masks_of_a_whole_proc(profile: str) -> None:
-    """Rule: mask kcore, keys, timer_list, kmsg, acpi … and boot_id; /proc/sys read-only. Removed: the masks; then facts are read and sysctls open for writing."""
+    """Rule: mask kcore, keys, timer_list, kmsg, acpi … and boot_id; /proc/sys read-only. Removed: the masks; then facts are read, sysctls opened."""
     run = read_proc(profile=profile)
     assert {name: run[_word(name)] for name in SECRETS if run[_word(name)] not in ("ENOENT", "EACCES", "empty")} == {}
     assert int(run["sys-files"]) > 100 and (run["writable"], run["sysfs"], run["init"]) == ("0", "absent", "ENOENT")

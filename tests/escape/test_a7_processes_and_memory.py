@@ -83,7 +83,8 @@ def test_memory_in_every_form(what: str, words: tuple[object, ...], sampled: boo
     run = load(*words, profile=profile, limits={"memory": "64M", **ROOMY})
     caught = limited(run)
     assert caught or not sampled, what
-    assert run.result.usage.memory_peak_bytes is not None and run.result.usage.memory_peak_bytes < 110 << 20
+    if caught and any(entry.what == "memory" and entry.how.startswith("cgroup") for entry in run.result.enforced):
+        assert run.result.usage.memory_peak_bytes == 64 << 20  # not a byte more; what sampling overshoots depends on the machine
     run = load(*words, profile=profile, limits={"memory": "1G", **ROOMY})
     assert run.result.ok and int(run["got"]) >= 100, (run.result.cause, run.facts)
 
@@ -98,7 +99,10 @@ def test_pipe_buffers() -> None:
 
 @pytest.mark.parametrize(
     ("place", "limits", "code"),
-    [("/tmp/load", {"tmp": "8M"}, "28"), ("/dev/shm/load", {"shm": "8M"}, "28"), ("/home/user/load", {"home": "8M"}, "28"), ("/tmp/load", {"file-size": "8M"}, "27")],
+    [
+        ("/tmp/load", {"tmp": "8M"}, "28"), ("/dev/shm/load", {"shm": "8M"}, "28"), ("/home/user/load", {"home": "8M"}, "28"),
+        ("/tmp/load", {"file-size": "8M"}, "27"),
+    ],
 )  # fmt: skip
 def test_scratch_has_a_size(place: str, limits: dict[str, str], code: str) -> None:
     """Rule: size= on every tmpfs, RLIMIT_FSIZE for each file: where sampling does not see a tmpfs, its cap bounds it. Removed: the cap, to 64 MiB."""

@@ -68,7 +68,7 @@ def test_output_is_counted_not_buffered(stream: int, name: str) -> None:
 
 
 def test_supervisor_memory_under_an_endless_flood() -> None:
-    """Rule: not by buffering. The supervisor's own memory stays small where the output goes elsewhere. Removed: the limit is none, and still it does not grow."""
+    """Rule: not by buffering. With the limit removed 128 MiB pass through to a reader, and the supervisor does not grow."""
     reader, writer = os.pipe()
     with subprocess.Popen(["wc", "-c"], stdin=reader, stdout=subprocess.PIPE) as counter:
         os.close(reader)

@@ -93,7 +93,7 @@ def test_services_of_the_host_by_the_filter(offered: Offered, profile: str) -> N
 
 
 def test_without_a_network_namespace(offered: Offered) -> None:
-    """Removed: the network namespace; then the host's loopback services answer. Landlock's scope (ABI 6) still keeps abstract sockets; removed, too, they answer."""
+    """Removed: the network namespace; then the host's loopback services answer. Landlock's scope (ABI 6) keeps abstract sockets; removed, too, they answer."""
     run = reach(offered, *host_network)
     assert run["tcp"] == "ok" and run["abstract"] == ("EPERM" if LANDLOCK_ABI >= 6 else "ok")
     run = reach(offered, *host_network, profile_changes=NO_LANDLOCK)
@@ -162,7 +162,7 @@ def test_loopback_is_the_runs_own() -> None:
 
 
 def test_a_socket_file_in_a_share(tmp_path: Path) -> None:
-    """Rule: exposed host sockets are escapes, and read-only does not stop connect(). Sharing one is refused outright; a directory that holds one is the user's word."""
+    """Rule: exposed host sockets are escapes, and read-only does not stop connect(). Sharing one is refused."""
     from sandbox.errors import SandboxError
 
     path = tmp_path / "service"

@@ -75,8 +75,8 @@ def test_names_forge_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_every_field_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rule: a length cap for every field, one write for each record. A rule's reason of 10 kB of quotes. Removed: the caps."""
     event = Denial(
-        time_ns=0, run="r" * 9999, syscall='"' * 9999, number=1, arch="\n" * 9999, args=(1,) * 6, decoded=('"' * 9999,) * 6, pid=1, comm=b"\xff" * 9999, errno="E" * 9999,
-        rule_file="\\" * 9999, rule_line=1, reason='"' * 9999,
+        time_ns=0, run="r" * 9999, syscall='"' * 9999, number=1, arch="\n" * 9999, args=(1,) * 6, decoded=('"' * 9999,) * 6, pid=1,
+        comm=b"\xff" * 9999, errno="E" * 9999, rule_file="\\" * 9999, rule_line=1, reason='"' * 9999,
     )  # fmt: skip
     line = events.render_json_line(event)
     assert len(line) <= events.MAX_LINE_BYTES and json.loads(line)

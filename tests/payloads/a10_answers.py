@@ -26,10 +26,6 @@ os.symlink(path, "/tmp/link")
 roads.append("/tmp/link")
 for number, road in enumerate(roads):
     attempt(f"road{number}", read, road)
-found = [
-    directory
-    for top in ("/home", "/tmp", "/input", "/1.in", "/var", "/etc", "/root", "/opt", "/srv", "/mnt", "/dev", "/run")
-    for directory, _, names in os.walk(top)
-    if name in names
-]
+TOPS = ("/home", "/tmp", "/input", "/1.in", "/var", "/etc", "/root", "/opt", "/srv", "/mnt", "/dev", "/run")
+found = [directory for top in TOPS for directory, _, names in os.walk(top) if name in names]
 report("found", len(found))
