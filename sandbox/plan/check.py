@@ -86,6 +86,25 @@ def check_plan(plan: Plan, *, filtered: bool) -> None:
     _check_trees(plan)
     for path in _targets(plan.steps()):
         _require(path.startswith("/") and path == _normal(path), f"target `{path}` is not absolute and normal")
+    _check_ground(plan.init)
+
+
+def _check_ground(steps: Iterable[Step]) -> None:
+    """Nothing is made inside a shared tree: in a writable one that would be a change of the host."""
+    ours = {"/": True}
+    for step in steps:
+        match step:
+            case AttachTree(path=path):
+                ours[path] = False
+            case MountTmpfs(path=path):
+                ours[path] = True
+            case MakeDirectory(path=path) | MakeSymlink(path=path) | WriteFile(path=path):
+                parent = path.rpartition("/")[0]
+                while parent and parent not in ours:
+                    parent = parent.rpartition("/")[0]
+                _require(ours[parent or "/"], f"`{path}` would be made in the shared tree `{parent}`")
+            case _:
+                pass
 
 
 def check_table(plan: Plan, table: Table) -> None:
