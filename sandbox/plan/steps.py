@@ -9,488 +9,57 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from sandbox.plan.root import Bind
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewSession:
-    """setsid(2): no controlling terminal, own process group; closes TIOCSTI and group signals (CVE-2017-5226)."""
-
-    terminal: bool = False
-
-    def describe(self) -> str:
-        return "new session" + (", terminal of its own" if self.terminal else ", no terminal")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CloseFrom:
-    """close_range(2) from `first` up: nothing the caller leaked gets in (CVE-2024-21626)."""
-
-    first: int
-    keep: tuple[int, ...] = ()
-
-    def describe(self) -> str:
-        return f"close every descriptor from {self.first}" + (f" but {', '.join(map(str, self.keep))}" if self.keep else "")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CloneInit:
-    """clone3(2) of pid 1 into its namespaces."""
-
-    flags: int
-    names: tuple[str, ...]
-
-    def describe(self) -> str:
-        return "clone init into new namespaces: " + " ".join(self.names)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Guard:
-    """The janitor's wait: whatever ends first, kill init, reap it, report, remove cgroups."""
-
-    removals: tuple[tuple[int, str], ...]
-
-    def describe(self) -> str:
-        names = ", ".join(f"`{name}`" for _, name in self.removals)
-        return "wait; kill init when the supervisor dies" + (f"; remove cgroups {names}" if names else "")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DieWithJanitor:
-    """PR_SET_PDEATHSIG on init."""
-
-    def describe(self) -> str:
-        return "init dies with the janitor"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportStarted:
-    """First record: tells the supervisor init's pid by the message's credentials."""
-
-    def describe(self) -> str:
-        return "report: init started"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JoinCgroups:
-    """Write 0 to each cgroup.procs, (directory fd, path) pairs, then hide the path with a cgroup namespace."""
-
-    files: tuple[tuple[int, str], ...]
-
-    def describe(self) -> str:
-        return "".join(f"join cgroup `{path}`, " for _, path in self.files) + "new cgroup namespace"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MapIds:
-    """Single-id user namespace map, written by the process itself; setgroups denied first (CVE-2014-8989)."""
-
-    inside_uid: int
-    inside_gid: int
-    outside_uid: int
-    outside_gid: int
-    inner: bool = False
-
-    def describe(self) -> str:
-        which = "inner" if self.inner else "outer"
-        return f"map uid {self.outside_uid} to {self.inside_uid}, gid {self.outside_gid} to {self.inside_gid} ({which} user namespace), deny setgroups"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AwaitSupervisor:
-    """Wait until the supervisor has written the id maps (root, a range) and made the cgroups.
-
-    Both happen after the janitor lives, so that whatever was made is removed even if the supervisor dies here.
-    """
-
-    maps: bool
-    cgroups: bool
-
-    def describe(self) -> str:
-        things = [name for name, wanted in (("id maps", self.maps), ("cgroups", self.cgroups)) if wanted]
-        return f"wait for the supervisor to make {' and '.join(things)}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BecomeIds:
-    """setresgid(2), setresuid(2) to the mapped ids."""
-
-    uid: int
-    gid: int
-
-    def describe(self) -> str:
-        return f"become uid {self.uid}, gid {self.gid}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DropGroups:
-    """setgroups(0) as root, before the user namespace: no supplementary group reaches the payload."""
-
-    def describe(self) -> str:
-        return "drop supplementary groups"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrivateMounts:
-    """No mount event travels between the host's tree and ours."""
-
-    def describe(self) -> str:
-        return "make all mounts private"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenHostProc:
-    """Keep an fd of the host's /proc for the id maps and sysctls; closed before execve."""
-
-    def describe(self) -> str:
-        return "open the host's /proc (closed before execve)"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CloneTree:
-    """openat2(no symlinks) + open_tree(clone) + mount_setattr of one shared host path; attached later."""
-
-    bind: Bind
-    key: str
-
-    def describe(self) -> str:
-        kind = "writable" if self.bind.writable else "read-only"
-        return (
-            f"take `{self.bind.source}` {kind}"
-            + ("" if self.bind.executable else ", noexec")
-            + (f" ({self.bind.why})" if self.bind.why else "")
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CloneDevice:
-    """The same for a device node, with its number checked (CVE-2025-31133: a replaced /dev/null)."""
-
-    name: str
-    major: int
-    minor: int
-    key: str
-
-    def describe(self) -> str:
-        return f"take device `/dev/{self.name}` ({self.major}:{self.minor})"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MountRoot:
-    """A fresh tmpfs that becomes the root; everything below is built by fd on it."""
-
-    size_bytes: int
-    inodes: int
-
-    def describe(self) -> str:
-        return "mount an empty tmpfs as the new root"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MakeDirectory:
-    path: str
-    mode: int = 0o755
-
-    def describe(self) -> str:
-        return f"make directory `{self.path}`"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MakeSymlink:
-    path: str
-    target: str
-
-    def describe(self) -> str:
-        return f"make symlink `{self.path}` -> `{self.target}`"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WriteFile:
-    path: str
-    content: bytes
-    mode: int = 0o644
-
-    def describe(self) -> str:
-        return f"write file `{self.path}` ({len(self.content)} bytes)"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttachTree:
-    """move_mount(2) of a tree taken before; `within` means that the mount point lies inside a shared tree and is opened without following links."""
-
-    path: str
-    key: str
-    within: bool = False
-
-    def describe(self) -> str:
-        return f"attach at `{self.path}`"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MountTmpfs:
-    path: str
-    size_bytes: int
-    inodes: int
-    mode: int
-    executable: bool
-
-    def describe(self) -> str:
-        return f"mount tmpfs at `{self.path}` ({self.size_bytes} bytes, {self.inodes} inodes)" + ("" if self.executable else ", noexec")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MountProc:
-    """A fresh procfs of the own pid namespace; hidepid hides init; subset=pid hides the host's facts."""
-
-    minimal: bool
-
-    def describe(self) -> str:
-        return "mount /proc, hidepid" + (", processes only" if self.minimal else "")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MaskProc:
-    """Hide or write-protect what procfs says of the host, on fds of the fresh procfs (CVE-2025-52881)."""
-
-    files: tuple[str, ...]
-    directories: tuple[str, ...]
-    read_only: tuple[str, ...]
-
-    def describe(self) -> str:
-        return f"mask /proc/{{{','.join(self.files + self.directories)}}}, read-only /proc/{{{','.join(self.read_only)}}}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MountDevpts:
-    """A devpts of the run's own: no terminal of the host exists inside."""
-
-    def describe(self) -> str:
-        return "mount devpts, new instance"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenTerminal:
-    """A pty pair in the own devpts; the slave becomes 0, 1, 2, the supervisor fetches the master."""
-
-    def describe(self) -> str:
-        return "open a pty pair for standard input, output and error"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoopbackUp:
-    def describe(self) -> str:
-        return "bring loopback up"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SetHostname:
-    name: str
-
-    def describe(self) -> str:
-        return f"set host name `{self.name}`"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewTimeNamespace:
-    """unshare(CLONE_NEWTIME): the payload's monotonic and boot clocks begin near zero."""
-
-    monotonic_offset_s: int
-    boottime_offset_s: int
-
-    def describe(self) -> str:
-        return "new time namespace for the payload, clocks from zero"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RootReadOnly:
-    def describe(self) -> str:
-        return "make the root tmpfs read-only"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EnterRoot:
-    """pivot_root(2) and detach the host's tree; on an initial ramfs root the mount lies over / and chroot(2) enters it."""
-
-    pivot: bool
-
-    def describe(self) -> str:
-        return (
-            "pivot into the new root, detach the host's tree" if self.pivot else "chroot into the new root mounted over / (initial ramfs)"
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ForbidNamespaces:
-    """/proc/sys/user/max_*_namespaces of the outer user namespace: room for the payload's own one, no more."""
-
-    allowed_users: int
-
-    def describe(self) -> str:
-        return "allow no further namespaces (user.max_*_namespaces)"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LimitWatches:
-    """user.max_inotify_* of the outer user namespace: they are charged to the host's user (root's, when root calls) as well, who would have none left."""
-
-    instances: int
-    watches: int
-
-    def describe(self) -> str:
-        return f"allow {self.instances} inotify instances with {self.watches} watches (user.max_inotify_*)"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClonePayload:
-    """clone3(2) of the payload; an inner user and mount namespace locks every mount for it."""
-
-    flags: int
-
-    def describe(self) -> str:
-        return "clone the payload" + (" into an inner user namespace: all mounts locked" if self.flags else "")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NotDumpable:
-    """PR_SET_DUMPABLE 0: nobody reads or traces init."""
-
-    def describe(self) -> str:
-        return "not dumpable"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CloexecFrom:
-    """close_range(2, CLOEXEC): at execve only 0, 1, 2 are left."""
-
-    first: int
-
-    def describe(self) -> str:
-        return f"mark every descriptor from {self.first} close-on-exec"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SetLimit:
-    resource: int
-    name: str
-    soft: int
-    hard: int
-
-    def describe(self) -> str:
-        return f"{self.name} {self.soft}/{self.hard}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewKeyring:
-    """KEYCTL_JOIN_SESSION_KEYRING: keys are in no namespace and are inherited otherwise."""
-
-    def describe(self) -> str:
-        return "session keyring of its own"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PreferForOom:
-    """oom_score_adj: when the host runs out of memory the payload goes before the user's programs.
-
-    With `host`, written by the janitor before any namespace: a protected caller's -1000 would otherwise be the lowest value that the
-    payload may go back to, and a memory limit without a victim is a livelock (proc_pid_oom_score_adj(5)).
-    """
-
-    score: int
-    host: bool = False
-
-    def describe(self) -> str:
-        return f"oom_score_adj {self.score}" + (", not the caller's" if self.host else "")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RestrictLandlock:
-    """A second wall over the same paths: (path inside, access mask) pairs, and scopes."""
-
-    handled: int
-    scoped: int
-    rules: tuple[tuple[str, int], ...]
-    abi: int
-
-    def describe(self) -> str:
-        writable = [path for path, access in self.rules if access & 2]
-        return f"Landlock (ABI {self.abi}): writable {', '.join(writable) or 'nothing'}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResetSignals:
-    """Default actions, nothing blocked, umask 022: as a fresh login would have it."""
-
-    def describe(self) -> str:
-        return "default signal actions, none blocked, umask 022"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SetWorkdir:
-    path: str
-
-    def describe(self) -> str:
-        return f"change directory to `{self.path}`"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DropCapabilities:
-    """All five sets empty, securebits locked."""
-
-    bounding: bool = True
-
-    def describe(self) -> str:
-        return "drop all capabilities (bounding, ambient, inheritable, permitted, effective), lock securebits"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NoNewPrivileges:
-    def describe(self) -> str:
-        return "no_new_privs"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InstallFilter:
-    """seccomp(2), always the last confinement; `listener` asks for the audit's notify fd."""
-
-    bpf: bytes
-    policy: str
-    listener: bool
-    wait_killable: bool = True
-
-    def describe(self) -> str:
-        return f"install filter of policy `{self.policy}` ({len(self.bpf) // 8} instructions)" + (
-            ", denials to the audit" if self.listener else ""
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AwaitGo:
-    """Report READY, wait for the supervisor; the wall clock begins there."""
-
-    def describe(self) -> str:
-        return "report ready, wait for go"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Execute:
-    path: str
-    argv: tuple[str, ...]
-    environment: tuple[tuple[str, str], ...]
-
-    def describe(self) -> str:
-        return f"execute `{self.path}`"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reap:
-    """Pid 1's life; after `patience_ns` (0: never) it kills everything by itself, should the supervisor not have."""
-
-    patience_ns: int = 0
-
-    def describe(self) -> str:
-        own = f", kill everything after {self.patience_ns // 1_000_000} ms" if self.patience_ns else ""
-        return f"reap children, forward signals, end with the payload{own}"
-
+from sandbox.plan.steps_mounts import (
+    AttachTree,
+    CloneDevice,
+    CloneTree,
+    EnterRoot,
+    MakeDirectory,
+    MakeSymlink,
+    MaskProc,
+    MountDevpts,
+    MountProc,
+    MountRoot,
+    MountTmpfs,
+    OpenHostProc,
+    OpenTerminal,
+    PrivateMounts,
+    RootReadOnly,
+    WriteFile,
+)
+from sandbox.plan.steps_processes import (
+    AwaitGo,
+    AwaitSupervisor,
+    BecomeIds,
+    CloexecFrom,
+    CloneInit,
+    ClonePayload,
+    CloseFrom,
+    DieWithJanitor,
+    DropCapabilities,
+    DropGroups,
+    Execute,
+    ForbidNamespaces,
+    Guard,
+    InstallFilter,
+    JoinCgroups,
+    LimitWatches,
+    LoopbackUp,
+    MapIds,
+    NewKeyring,
+    NewSession,
+    NewTimeNamespace,
+    NoNewPrivileges,
+    NotDumpable,
+    PreferForOom,
+    Reap,
+    ReportStarted,
+    ResetSignals,
+    RestrictLandlock,
+    SetHostname,
+    SetLimit,
+    SetWorkdir,
+)
 
 Step: TypeAlias = (
     NewSession | CloseFrom | CloneInit | Guard | DieWithJanitor | ReportStarted | JoinCgroups | MapIds | AwaitSupervisor | BecomeIds | DropGroups
@@ -517,3 +86,56 @@ class Plan:
     def steps(self) -> tuple[Step, ...]:
         """All steps; an index into this tuple is a row's `step`."""
         return self.janitor + self.init + self.payload
+
+
+__all__ = [
+    "AttachTree",
+    "AwaitGo",
+    "AwaitSupervisor",
+    "BecomeIds",
+    "CloexecFrom",
+    "CloneDevice",
+    "CloneInit",
+    "ClonePayload",
+    "CloneTree",
+    "CloseFrom",
+    "DieWithJanitor",
+    "DropCapabilities",
+    "DropGroups",
+    "EnterRoot",
+    "Execute",
+    "ForbidNamespaces",
+    "Guard",
+    "InstallFilter",
+    "JoinCgroups",
+    "LimitWatches",
+    "LoopbackUp",
+    "MakeDirectory",
+    "MakeSymlink",
+    "MapIds",
+    "MaskProc",
+    "MountDevpts",
+    "MountProc",
+    "MountRoot",
+    "MountTmpfs",
+    "NewKeyring",
+    "NewSession",
+    "NewTimeNamespace",
+    "NoNewPrivileges",
+    "NotDumpable",
+    "OpenHostProc",
+    "OpenTerminal",
+    "Plan",
+    "PreferForOom",
+    "PrivateMounts",
+    "Reap",
+    "ReportStarted",
+    "ResetSignals",
+    "RestrictLandlock",
+    "RootReadOnly",
+    "SetHostname",
+    "SetLimit",
+    "SetWorkdir",
+    "Step",
+    "WriteFile",
+]

@@ -1,0 +1,171 @@
+"""Steps that build and enter the root. Values only; `steps.py` says what a step is, `lower_mounts.py` makes rows of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sandbox.plan.root import Bind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivateMounts:
+    """No mount event travels between the host's tree and ours."""
+
+    def describe(self) -> str:
+        return "make all mounts private"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenHostProc:
+    """Keep an fd of the host's /proc for the id maps and sysctls; closed before execve."""
+
+    def describe(self) -> str:
+        return "open the host's /proc (closed before execve)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloneTree:
+    """openat2(no symlinks) + open_tree(clone) + mount_setattr of one shared host path; attached later."""
+
+    bind: Bind
+    key: str
+
+    def describe(self) -> str:
+        kind = "writable" if self.bind.writable else "read-only"
+        return (
+            f"take `{self.bind.source}` {kind}"
+            + ("" if self.bind.executable else ", noexec")
+            + (f" ({self.bind.why})" if self.bind.why else "")
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloneDevice:
+    """The same for a device node, with its number checked (CVE-2025-31133: a replaced /dev/null)."""
+
+    name: str
+    major: int
+    minor: int
+    key: str
+
+    def describe(self) -> str:
+        return f"take device `/dev/{self.name}` ({self.major}:{self.minor})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountRoot:
+    """A fresh tmpfs that becomes the root; everything below is built by fd on it."""
+
+    size_bytes: int
+    inodes: int
+
+    def describe(self) -> str:
+        return "mount an empty tmpfs as the new root"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MakeDirectory:
+    path: str
+    mode: int = 0o755
+
+    def describe(self) -> str:
+        return f"make directory `{self.path}`"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MakeSymlink:
+    path: str
+    target: str
+
+    def describe(self) -> str:
+        return f"make symlink `{self.path}` -> `{self.target}`"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteFile:
+    path: str
+    content: bytes
+    mode: int = 0o644
+
+    def describe(self) -> str:
+        return f"write file `{self.path}` ({len(self.content)} bytes)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttachTree:
+    """move_mount(2) of a tree taken before; `within` means that the mount point lies inside a shared tree and is opened without following links."""
+
+    path: str
+    key: str
+    within: bool = False
+
+    def describe(self) -> str:
+        return f"attach at `{self.path}`"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountTmpfs:
+    path: str
+    size_bytes: int
+    inodes: int
+    mode: int
+    executable: bool
+
+    def describe(self) -> str:
+        return f"mount tmpfs at `{self.path}` ({self.size_bytes} bytes, {self.inodes} inodes)" + ("" if self.executable else ", noexec")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountProc:
+    """A fresh procfs of the own pid namespace; hidepid hides init; subset=pid hides the host's facts."""
+
+    minimal: bool
+
+    def describe(self) -> str:
+        return "mount /proc, hidepid" + (", processes only" if self.minimal else "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskProc:
+    """Hide or write-protect what procfs says of the host, on fds of the fresh procfs (CVE-2025-52881)."""
+
+    files: tuple[str, ...]
+    directories: tuple[str, ...]
+    read_only: tuple[str, ...]
+
+    def describe(self) -> str:
+        return f"mask /proc/{{{','.join(self.files + self.directories)}}}, read-only /proc/{{{','.join(self.read_only)}}}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountDevpts:
+    """A devpts of the run's own: no terminal of the host exists inside."""
+
+    def describe(self) -> str:
+        return "mount devpts, new instance"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenTerminal:
+    """A pty pair in the own devpts; the slave becomes 0, 1, 2, the supervisor fetches the master."""
+
+    def describe(self) -> str:
+        return "open a pty pair for standard input, output and error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RootReadOnly:
+    def describe(self) -> str:
+        return "make the root tmpfs read-only"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnterRoot:
+    """pivot_root(2) and detach the host's tree; on an initial ramfs root the mount lies over / and chroot(2) enters it."""
+
+    pivot: bool
+
+    def describe(self) -> str:
+        return (
+            "pivot into the new root, detach the host's tree" if self.pivot else "chroot into the new root mounted over / (initial ramfs)"
+        )
