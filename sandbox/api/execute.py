@@ -73,6 +73,7 @@ def execute(prepared: Prepared, streams: Streams, hooks: Hooks) -> Finished:
             host_id = claim_host_id()
         if prepared.backend is not None:
             cgroup = prepared.backend.reserve(prepared.run_id, prepared.profile.limits)
+            cgroup.clear_way()
         return _run(prepared, streams, hooks, host_id, cgroup)
     except OSError as error:  # too many open files, no memory for a pipe
         raise SetupError(f"start the sandbox{f' with `{error.filename}`' if error.filename else ''}", error.errno or errno.EIO) from error

@@ -94,6 +94,17 @@ class CgroupRun(Protocol):
         """
         ...
 
+    def clear_way(self) -> None:
+        """Make the place fit for runs, which may mean moving our own processes; called before the janitor is started.
+
+        On v2 a node with processes in it cannot have children with controllers, and the janitor and init are born in their parent's
+        cgroup: after them it would be too late. Nothing of the run exists yet.
+
+        Raises:
+            SetupError: a call failed, or processes of others are in the way.
+        """
+        ...
+
     def make(self) -> None:
         """Make the directories, apply the limits and read them back.
 

@@ -49,6 +49,9 @@ class RunBase:
         """See `CgroupRun.joins`."""
         return tuple((node.fd, f"{node.relative}/cgroup.procs") for node in self._nodes)
 
+    def clear_way(self) -> None:
+        """See `CgroupRun.clear_way`; v1 takes processes anywhere."""
+
     def make(self) -> None:
         """See `CgroupRun.make`."""
         try:

@@ -1,7 +1,7 @@
 """Cgroup v2: one directory below a node that is ours: delegated, named by SANDBOX_CGROUP, or the real root.
 
 v2 allows no processes in a node whose children have controllers, so where this process itself sits in the node it first
-moves into a child, `sandbox-supervisor`; that happens in `make`, never while probing, and only in a node that `find` judged ours.
+moves into a child, `sandbox-supervisor`; that happens in `clear_way`, never while probing, and only in a node that `find` judged ours.
 Source: kernel Documentation/admin-guide/cgroup-v2.rst.
 """
 
@@ -116,8 +116,12 @@ class V2Run(RunBase):
     def _parse_cpu(self, content: bytes) -> int:
         return parse_keyed(content.decode("ascii", "replace")).get("usage_usec", 0) * 1000
 
-    def _make_directories(self) -> None:
+    def clear_way(self) -> None:
+        """See `CgroupRun.clear_way`."""
         enable_controllers(self._base, self._controllers, self._movable)
+
+    def _make_directories(self) -> None:
+        self.clear_way()  # nothing to do after `clear_way`, unless somebody has taken the controllers away
         super()._make_directories()
 
     def _prepare_shared(self, node: NodeFiles) -> None:
