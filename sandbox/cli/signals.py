@@ -39,11 +39,12 @@ class Forwarder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        # The terminal first: a signal that comes after the handlers are gone ends us on the spot.
+        if self._terminal is not None:
+            termios.tcsetattr(0, termios.TCSAFLUSH, self._terminal)
         signal.set_wakeup_fd(-1)
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if self._terminal is not None:
-            termios.tcsetattr(0, termios.TCSAFLUSH, self._terminal)
         for fd in (self.fd, self._write_fd, self._master):
             if fd >= 0:
                 os.close(fd)
