@@ -257,7 +257,9 @@ def test_wrong_arguments(call: Callable[[], object], error: type[Exception]) -> 
 
 def test_files_are_made_before_the_start() -> None:
     files = {"plain.txt": "héllo\n", "deep/er/data": bytes(range(256)), "run.sh": "#!/bin/sh\necho ran\n", "empty": b""}
-    result = sandbox.run(["sh", "-c", "pwd; cat plain.txt; ./run.sh; wc -c <deep/er/data; wc -c <empty; echo more >new && cat new"], files=files)
+    result = sandbox.run(
+        ["sh", "-c", "pwd; cat plain.txt; ./run.sh; wc -c <deep/er/data; wc -c <empty; echo more >new && cat new"], files=files
+    )
     assert (result.stdout or b"").decode() == "/home/user\nhéllo\nran\n256\n0\nmore\n", result.stderr
     data = sandbox.run(["cat", "deep/er/data"], files=files).stdout
     assert data == bytes(range(256))
@@ -351,7 +353,9 @@ def test_denials_reach_a_file(tmp_path: Path) -> None:
 
 
 def test_output_can_be_passed_on() -> None:
-    program = "import sandbox; r = sandbox.run(['sh', '-c', 'echo out; echo err >&2'], capture_output=False); assert r.stdout is r.stderr is None"
+    program = (
+        "import sandbox; r = sandbox.run(['sh', '-c', 'echo out; echo err >&2'], capture_output=False); assert r.stdout is r.stderr is None"
+    )
     done = run_apart(program)
     assert (done.stdout, done.stderr, done.returncode) == ("out\n", "err\n", 0)
 
@@ -363,7 +367,14 @@ def test_result_is_a_frozen_value() -> None:
     shown = result.to_dict()
     assert json.loads(json.dumps(shown)) == shown
     assert shown["exit_code"] == 3 and "stdout" not in shown
-    assert {entry.what for entry in result.enforced} >= {"namespaces", "root filesystem", "system calls", "capabilities", "wall time", "output"}
+    assert {entry.what for entry in result.enforced} >= {
+        "namespaces",
+        "root filesystem",
+        "system calls",
+        "capabilities",
+        "wall time",
+        "output",
+    }
 
 
 def test_python_executor_gives_the_same() -> None:

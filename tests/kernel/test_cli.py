@@ -135,7 +135,9 @@ def test_working_directory_that_is_gone(sandbox_cli: Any, place: Path) -> None:
     gone = place / "gone"
     gone.mkdir()
     script = 'cd "$1" && rmdir "$1" && shift && exec "$@"'
-    done = subprocess.run(["sh", "-c", script, "sh", gone, *sandbox_cli.command, *STRICT, "--", "true"], capture_output=True, timeout=30, check=False)
+    done = subprocess.run(
+        ["sh", "-c", script, "sh", gone, *sandbox_cli.command, *STRICT, "--", "true"], capture_output=True, timeout=30, check=False
+    )
     assert done.returncode == 125
     assert done.stderr.startswith(b"error: the working directory does not exist any more")
 
@@ -352,10 +354,7 @@ def complete(sandbox_cli: Any, place: Path, *words: str) -> list[str]:
         tool.parent.mkdir()
         tool.write_text('#!/bin/sh\nexec {} "$@"\n'.format(" ".join(sandbox_cli.command)))
         tool.chmod(0o755)
-    script = (
-        'eval "$(sandbox completion bash)"\n'
-        'COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _sandbox; printf "%s\\n" "${COMPREPLY[@]}"'
-    )
+    script = 'eval "$(sandbox completion bash)"\nCOMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _sandbox; printf "%s\\n" "${COMPREPLY[@]}"'
     done = subprocess.run(
         ["bash", "--norc", "-c", script, "bash", "sandbox", *words], cwd=place, capture_output=True, text=True, timeout=30, check=True,
         env={"PATH": f"{tool.parent}:/usr/bin:/bin", "HOME": str(place)},
@@ -410,7 +409,9 @@ def test_environment_options(sandbox_cli: Any) -> None:
 
 
 def test_runs_as_a_module() -> None:
-    done = subprocess.run([sys.executable, "-m", "sandbox", *STRICT, "--", "sh", "-c", "exit 9"], capture_output=True, timeout=30, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "sandbox", *STRICT, "--", "sh", "-c", "exit 9"], capture_output=True, timeout=30, check=False
+    )
     assert done.returncode == 9, done.stderr
 
 

@@ -65,13 +65,17 @@ show("statvfs", [tuple(os.statvfs(path))[:10] for path in ("/tmp", "/dev/shm", "
 show("prctl", [ctypes.CDLL(None).prctl(n, 0, 0, 0, 0) for n in (2, 3, 21, 27, 39)])
 """
 # What may differ between two runs of one plan: kernel-made numbers, and memory that the interpreter itself took.
-VOLATILE = re.compile(r"^(Pid|Tgid|Ngid|PPid|NS\w+|Vm\w+|Rss\w+|Hugetlb\w+|voluntary_ctxt|nonvoluntary_ctxt|Cpus_allowed|Mems_allowed|x86_\w+|Threads|SigQ)")
+VOLATILE = re.compile(
+    r"^(Pid|Tgid|Ngid|PPid|NS\w+|Vm\w+|Rss\w+|Hugetlb\w+|voluntary_ctxt|nonvoluntary_ctxt|Cpus_allowed|Mems_allowed|x86_\w+|Threads|SigQ)"
+)
 
 
 def prepare_scene(profile: str, program: str, **changes: Any) -> Prepared:
     """Look up one sandbox that runs a Python program."""
     loaded = override_profile(load_profile(profile), origin="test", **changes)
-    return prepare(Command(argv=("/usr/bin/python3", "-I", "-S", "-c", program), profile=loaded, environ={"PATH": "/usr/bin:/bin"}, audit=False))
+    return prepare(
+        Command(argv=("/usr/bin/python3", "-I", "-S", "-c", program), profile=loaded, environ={"PATH": "/usr/bin:/bin"}, audit=False)
+    )
 
 
 def make_plan(prepared: Prepared, outside_id: int) -> Plan:
@@ -168,7 +172,9 @@ def steady(name: str, text: str) -> str:
         lines = [line.split() for line in text.splitlines() if line]
         order = {fields[0]: str(index) for index, fields in enumerate(lines)}
         return "\n".join(
-            " ".join([order.get(fields[1], "outside"), re.sub(r"^0:\d+$", "0:N", fields[2]), *(re.sub(r":\d+$", ":N", f) for f in fields[3:])])
+            " ".join(
+                [order.get(fields[1], "outside"), re.sub(r"^0:\d+$", "0:N", fields[2]), *(re.sub(r":\d+$", ":N", f) for f in fields[3:])]
+            )
             for fields in lines
         )
     return text

@@ -47,8 +47,10 @@ def test_exit_codes(launcher: Launcher) -> None:
 
 
 def test_deadly_signals_as_a_shell_reports_them(launcher: Launcher) -> None:
-    loop = f"ulimit -c 0; for n in {' '.join(map(str, DEADLY))}; do {PYTHON} -I -S -c \"$0\" $n; echo $n $?; done"
-    shell = subprocess.run(["sh", "-c", loop, SUICIDE], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=60, check=True)
+    loop = f'ulimit -c 0; for n in {" ".join(map(str, DEADLY))}; do {PYTHON} -I -S -c "$0" $n; echo $n $?; done'
+    shell = subprocess.run(
+        ["sh", "-c", loop, SUICIDE], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=60, check=True
+    )
     expected = {int(line.split()[0]): int(line.split()[1]) for line in shell.stdout.splitlines()}
     assert expected == {number: 128 + number for number in DEADLY}
     for number in DEADLY:
@@ -124,13 +126,7 @@ def test_orphans_that_leave_zombies_of_their_own(make_launcher: Callable[..., La
 
 def test_a_daemon_is_dead_at_the_end(launcher: Launcher, find_processes: Callable[[str], dict[int, str]]) -> None:
     marker = f"daemon-{uuid.uuid4().hex}"
-    program = (
-        "import os, sys, time\n"
-        "if os.fork(): os._exit(3)\n"
-        "os.setsid()\n"
-        "if os.fork(): os._exit(0)\n"
-        "time.sleep(3600)\n"
-    )
+    program = "import os, sys, time\nif os.fork(): os._exit(3)\nos.setsid()\nif os.fork(): os._exit(0)\ntime.sleep(3600)\n"
     began = time.monotonic()
     result = launcher(program, marker, shell=PYTHON)
     assert result.exit_code == 3
@@ -189,11 +185,7 @@ def test_memory_limit_of_one_process(make_launcher: Callable[..., Launcher]) -> 
 
 def test_memory_limit_over_all_processes(make_launcher: Callable[..., Launcher]) -> None:
     program = (
-        "import os, time\n"
-        "for _ in range(5):\n"
-        " if not os.fork():\n"
-        "  kept = bytearray(b'x') * (16 << 20); time.sleep(60)\n"
-        "time.sleep(60)\n"
+        "import os, time\nfor _ in range(5):\n if not os.fork():\n  kept = bytearray(b'x') * (16 << 20); time.sleep(60)\ntime.sleep(60)\n"
     )
     result = make_launcher(limits={"memory": "48M", "wall": 20})(program, shell=PYTHON)
     assert result.verdict is Verdict.MEMORY_LIMIT, result.cause

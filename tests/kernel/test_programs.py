@@ -89,7 +89,9 @@ def test_perl(sandbox_cli: Any, work: Path) -> None:
 
 def test_sqlite(sandbox_cli: Any, work: Path) -> None:
     need("sqlite3")
-    statement = "create table t(a); insert into t values (1),(2),(39); select sum(a) from t; pragma journal_mode=wal; pragma integrity_check;"
+    statement = (
+        "create table t(a); insert into t values (1),(2),(39); select sum(a) from t; pragma journal_mode=wal; pragma integrity_check;"
+    )
     for profile in ("strict", "default"):
         check(sandbox_cli, profile, f"sqlite3 /tmp/data.db '{statement}'", work, "42\nwal\nok\n")
 
@@ -205,7 +207,9 @@ def environment(work: Path) -> Path:
     """Make a virtual environment with one package in it, outside the working directory."""
     path = work / "venv"
     subprocess.run(["/usr/bin/python3", "-m", "venv", "--without-pip", path], check=True, timeout=60)
-    version = subprocess.run([path / "bin" / "python", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], capture_output=True, text=True, check=True)
+    version = subprocess.run(
+        [path / "bin" / "python", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], capture_output=True, text=True, check=True
+    )
     package = path / "lib" / f"python{version.stdout.strip()}" / "site-packages" / "a_package"
     package.mkdir()
     (package / "__init__.py").write_text("VALUE = 42\n")
@@ -241,7 +245,11 @@ def test_environment_is_not_writable(sandbox_cli: Any, work: Path, environment: 
 def test_script_with_a_shebang_of_the_environment(sandbox_cli: Any, work: Path, environment: Path) -> None:
     project = work / "project"
     project.mkdir()
-    for name, line in (("direct", f"#!{environment}/bin/python3"), ("by-env", "#!/usr/bin/env python3"), ("with-flag", f"#!{environment}/bin/python3 -B")):
+    for name, line in (
+        ("direct", f"#!{environment}/bin/python3"),
+        ("by-env", "#!/usr/bin/env python3"),
+        ("with-flag", f"#!{environment}/bin/python3 -B"),
+    ):
         (project / name).write_text(f"{line}\nimport a_package\nprint(a_package.VALUE)\n")
         (project / name).chmod(0o755)
         done = sandbox_cli("exec", "-q", "-p", "strict", "--", f"./{name}", cwd=project, env={"PATH": f"{environment}/bin:/usr/bin:/bin"})

@@ -20,7 +20,11 @@ def decode_rows(data: bytes) -> tuple[tuple[int, ...], list[tuple[int, ...]], li
     """Return header, rows and relocations of an encoded table."""
     header = HEADER.unpack_from(data)
     _, _, rows, count, relocations, n_relocations, _, _ = header
-    return header, [ROW.unpack_from(data, rows + n * ROW.size) for n in range(count)], list(struct.unpack_from(f"<{n_relocations}I", data, relocations))
+    return (
+        header,
+        [ROW.unpack_from(data, rows + n * ROW.size) for n in range(count)],
+        list(struct.unpack_from(f"<{n_relocations}I", data, relocations)),
+    )
 
 
 def make_table(rows: list[Row], builder: TableBuilder | None = None) -> bytes:
@@ -133,7 +137,12 @@ def test_whatever_is_encoded_reads_back(drawn: list[tuple[Op, int, list[int | by
                 assert value == word & 0xFFFFFFFFFFFFFFFF
 
 
-@given(st.integers(0, 9), st.integers(0, 0xFFFFFFFF), st.integers(-(1 << 63), (1 << 63) - 1), st.lists(st.integers(0, 1 << 30), min_size=5, max_size=5))
+@given(
+    st.integers(0, 9),
+    st.integers(0, 0xFFFFFFFF),
+    st.integers(-(1 << 63), (1 << 63) - 1),
+    st.lists(st.integers(0, 1 << 30), min_size=5, max_size=5),
+)
 def test_records(kind: int, row: int, number: int, times: list[int]) -> None:
     data = RECORD.pack(kind, row, number, -number - 1, RUSAGE.pack(*times, *[0] * 11) + bytes(RECORD.size - 24 - RUSAGE.size))
     record = decode_record(data, 77)

@@ -112,7 +112,9 @@ def test_janitor_closes_everything_that_is_not_counted() -> None:
 # ---- what profiles ask for -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("mode", "expected"), [(ProcMode.NONE, []), (ProcMode.MINIMAL, [MountProc]), (ProcMode.FULL, [MountProc, MaskProc])])
+@pytest.mark.parametrize(
+    ("mode", "expected"), [(ProcMode.NONE, []), (ProcMode.MINIMAL, [MountProc]), (ProcMode.FULL, [MountProc, MaskProc])]
+)
 def test_proc(mode: ProcMode, expected: list[type[Step]]) -> None:
     plan = build({"proc": mode})
     assert kinds(plan.init, MountProc, MaskProc) == expected
@@ -122,7 +124,12 @@ def test_proc(mode: ProcMode, expected: list[type[Step]]) -> None:
 def test_network_terminal_time_and_limits() -> None:
     assert not kinds(build().steps(), LoopbackUp, OpenTerminal, NewTimeNamespace)
     plan = build({"network": NetworkMode.LOOPBACK, "time_namespace": True}, interactive=True, uptime_s=77, rlimits=((7, 5, 6),))
-    assert kinds(plan.init, LoopbackUp, OpenTerminal, EnterRoot, NewTimeNamespace) == [LoopbackUp, OpenTerminal, EnterRoot, NewTimeNamespace]
+    assert kinds(plan.init, LoopbackUp, OpenTerminal, EnterRoot, NewTimeNamespace) == [
+        LoopbackUp,
+        OpenTerminal,
+        EnterRoot,
+        NewTimeNamespace,
+    ]
     assert first(plan, NewTimeNamespace).monotonic_offset_s == -77
     assert SetLimit(resource=7, name="RLIMIT_NOFILE", soft=5, hard=6) in plan.payload
     assert NewSession(terminal=True) in plan.payload
@@ -194,7 +201,9 @@ def test_keyrings_may_be_absent() -> None:
 def root_steps(*entries: RootEntry) -> list[Step]:
     """Return the steps that make some entries, those of every root left out."""
     plain = {step.describe() for step in build(root=replace(ROOT, entries=())).init}
-    return [step for step in build(root=replace(ROOT, entries=entries)).init if step.describe() not in plain and not isinstance(step, CloneTree)]
+    return [
+        step for step in build(root=replace(ROOT, entries=entries)).init if step.describe() not in plain and not isinstance(step, CloneTree)
+    ]
 
 
 def test_entries_become_steps_parents_first() -> None:
@@ -270,7 +279,12 @@ def test_rights_by_abi(abi: int, bits: int) -> None:
 
 @pytest.mark.parametrize("abi", range(1, 10))
 def test_rules_mirror_the_mounts(abi: int) -> None:
-    entries = (USR, TMP, Bind(path="/rw", source="/srv", directory=True, writable=True), Bind(path="/f", source="/srv/f", directory=False, writable=True))
+    entries = (
+        USR,
+        TMP,
+        Bind(path="/rw", source="/srv", directory=True, writable=True),
+        Bind(path="/f", source="/srv/f", directory=False, writable=True),
+    )
     step = landlock_step(replace(ROOT, entries=entries), abi, proc_writable=True)
     assert isinstance(step, RestrictLandlock)
     assert step.scoped == (3 if abi >= 6 else 0)

@@ -68,7 +68,10 @@ def test_each_process_ends() -> None:
     """No process may run on into the rows of the next one."""
     plan = plan_of()
     rows = lower_plan(plan).rows
-    last = [max(index for index, row in enumerate(rows) if row.step < bound) for bound in (len(plan.janitor), len(plan.janitor) + len(plan.init), 10**6)]
+    last = [
+        max(index for index, row in enumerate(rows) if row.step < bound)
+        for bound in (len(plan.janitor), len(plan.janitor) + len(plan.init), 10**6)
+    ]
     assert [rows[index].op for index in last[:2]] == [Op.EXIT, Op.REAP]
     assert rows[last[2]].label.startswith("execve ")
 
@@ -104,7 +107,9 @@ def base_of(data: bytes, rows: int) -> int:
     return 32 + 72 * rows
 
 
-@pytest.mark.parametrize(("word", "encoded"), [("é", "é".encode()), (b"\xff\xfe".decode("utf-8", "surrogateescape"), b"\xff\xfe"), ("a\nb", b"a\nb")])
+@pytest.mark.parametrize(
+    ("word", "encoded"), [("é", "é".encode()), (b"\xff\xfe".decode("utf-8", "surrogateescape"), b"\xff\xfe"), ("a\nb", b"a\nb")]
+)
 def test_arguments_reach_execve_byte_for_byte(word: str, encoded: bytes) -> None:
     plan = plan_of()
     changed = replace(plan, payload=(*plan.payload[:-1], Execute(path=f"/{word}", argv=(word,), environment=(("N", word),))))

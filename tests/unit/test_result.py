@@ -79,7 +79,9 @@ def test_signal_statuses_are_decoded_as_the_library_does(number: int, dumped: in
 @given(
     st.none() | st.integers(0, 0xFFFF), st.none() | st.sampled_from(list(Verdict)), st.none() | st.integers(0, 5), st.none() | st.integers(0, 5)
 )  # fmt: skip
-def test_a_run_is_ok_only_if_it_ended_by_itself_with_0(status: int | None, killed: Verdict | None, ooms: int | None, hits: int | None) -> None:
+def test_a_run_is_ok_only_if_it_ended_by_itself_with_0(
+    status: int | None, killed: Verdict | None, ooms: int | None, hits: int | None
+) -> None:
     facts = Outcome(wait_status=status, killed_for=killed, usage=replace(USAGE, oom_kills=ooms, process_limit_hits=hits))
     verdict, cause = classify_outcome(facts, LIMITS)
     assert cause

@@ -48,12 +48,16 @@ def test_what_is_no_duration(text: object) -> None:
     assert caught.value.origin == "option"
 
 
-@pytest.mark.parametrize(("size", "text"), [(0, "0 B"), (512, "512 B"), (1024, "1 KiB"), (1536, "1.5 KiB"), (64 << 20, "64 MiB"), (3 << 50, "3072 TiB")])
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0 B"), (512, "512 B"), (1024, "1 KiB"), (1536, "1.5 KiB"), (64 << 20, "64 MiB"), (3 << 50, "3072 TiB")]
+)
 def test_sizes_in_words(size: int, text: str) -> None:
     assert format_size(size) == text
 
 
-@pytest.mark.parametrize(("ns", "text"), [(0, "0 us"), (12_345, "12 us"), (340_000_000, "340 ms"), (1_250_000_000, "1.25 s"), (90_000_000_000, "90.00 s")])
+@pytest.mark.parametrize(
+    ("ns", "text"), [(0, "0 us"), (12_345, "12 us"), (340_000_000, "340 ms"), (1_250_000_000, "1.25 s"), (90_000_000_000, "90.00 s")]
+)
 def test_durations_in_words(ns: int, text: str) -> None:
     assert format_duration(ns) == text
 
