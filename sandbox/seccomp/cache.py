@@ -176,24 +176,25 @@ def _read(directory: int, key: str, arch: Arch) -> tuple[bytes, str] | None:
 
 
 def _write(directory: int, key: str, filter: Filter) -> None:
-    """Add an entry by an atomic rename, so that two writers leave one whole entry; failing to is no error."""
-    temporary = f".{key[:16]}.{os.getpid()}.{os.urandom(8).hex()}"
-    try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
-    except OSError:
-        return
+    """Add an entry; failing to is no error.
+
+    It is written to a file without a name, which a SIGKILL cannot leave behind, and linked when whole. Of two writers the first wins;
+    both hold the same. An entry that could not be used is taken away first.
+    """
     content = _seal(key, filter.bpf, filter.proof.encode())
     try:
-        try:
-            whole = os.write(fd, content) == len(content)
-        finally:
-            os.close(fd)
-        if whole:
-            os.rename(temporary, key, src_dir_fd=directory, dst_dir_fd=directory)
-            return
+        fd = os.open(".", os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=directory)
     except OSError:
-        pass
+        return  # a file system without O_TMPFILE: compiled again next time
     try:
-        os.unlink(temporary, dir_fd=directory)
+        if os.write(fd, content) != len(content):
+            return
+        try:
+            os.unlink(key, dir_fd=directory)
+        except FileNotFoundError:
+            pass
+        os.link(f"/proc/self/fd/{fd}", key, dst_dir_fd=directory, follow_symlinks=True)
     except OSError:
         pass
+    finally:
+        os.close(fd)
