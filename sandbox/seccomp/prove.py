@@ -34,9 +34,11 @@ from sandbox.seccomp.evaluate import (
     run_program,
 )
 from sandbox.seccomp.filter import Filter, proof_digest
-from sandbox.seccomp.prove_diagram import ARCH, NUMBER, OTHER, WORD_BITS, Diagram, UnprovableError
+from sandbox.seccomp.prove_diagram import ARCH, FALSE, NUMBER, OTHER, WORD_BITS, Diagram, UnprovableError
 from sandbox.seccomp.prove_policy import outcome_value, policy_diagram, policy_values
 from sandbox.seccomp.prove_program import SymbolicProgram, returned_values
+
+_NO_CALL = 0xFFFF_FFFF
 
 Kind = Literal["syscall", "unnamed", "x32", "foreign"]
 """Of what a call is: a syscall that our tables name, a number that they do not, an x32 number, or a call of another architecture."""
@@ -290,12 +292,13 @@ def _differences(diagram: Diagram, one: int, two: int, left: Decider, right: Dec
             yield _difference("syscall", syscall, (number, own, *data[2:]), left, right, arch)
     number_word = diagram.word(NUMBER)
     native = words.is_equal(diagram, diagram.word(ARCH), words.known_bits(own, WORD_BITS))
-    named = 0
+    named = FALSE
     for number in table.values():
         named = diagram.either(named, words.is_equal(diagram, number_word, words.known_bits(number, WORD_BITS)))
     others = diagram.both(native, diagram.negate(named))
     high = words.is_greater(diagram, number_word, words.known_bits(X32_SYSCALL_BIT, WORD_BITS), or_equal=True)
-    x32 = diagram.both(others, high) if arch is Arch.X86_64 else 0
+    skipped = words.is_equal(diagram, number_word, words.known_bits(_NO_CALL, WORD_BITS))
+    x32 = diagram.both(others, diagram.both(high, diagram.negate(skipped))) if arch is Arch.X86_64 else FALSE
     kinds: tuple[tuple[Kind, int], ...] = (
         ("unnamed", diagram.both(others, diagram.negate(x32))),
         ("x32", x32),

@@ -25,7 +25,7 @@ _IP_LOW, _IP_HIGH = 2, 3
 _WORD_ORDER = (ARCH, NUMBER, *(word for low in range(4, 16, 2) for word in (low + 1, low)), _IP_HIGH, _IP_LOW)
 _PLACE = {word: place for place, word in enumerate(_WORD_ORDER)}
 _LEAF = len(_WORD_ORDER) * WORD_BITS
-_MAXIMUM_NODES = 1_000_000
+_MAXIMUM_NODES = 250_000
 
 Bits = tuple[int, ...]
 """A number as one condition for each bit, the lowest first."""
@@ -55,6 +55,7 @@ class Diagram:
         self._chosen: dict[tuple[int, int, int], int] = {}
         self._leaves: dict[int, int] = {}
         self._values: dict[int, int] = {}
+        self._words: dict[int, Bits] = {}
         self._maximum = maximum_nodes
 
     def __len__(self) -> int:
@@ -74,8 +75,11 @@ class Diagram:
 
     def word(self, word: int) -> Bits:
         """Return the bits of one 32-bit word (0-15) of struct seccomp_data."""
-        top = _PLACE[word] * WORD_BITS
-        return tuple(self._node(top + WORD_BITS - 1 - bit, FALSE, TRUE) for bit in range(WORD_BITS))
+        bits = self._words.get(word)
+        if bits is None:
+            top = _PLACE[word] * WORD_BITS
+            bits = self._words[word] = tuple(self._node(top + WORD_BITS - 1 - bit, FALSE, TRUE) for bit in range(WORD_BITS))
+        return bits
 
     def register(self, index: int) -> Bits:
         """Return the 64 bits of an argument."""

@@ -104,6 +104,7 @@ class SymbolicProgram:
         self._live = _live(program)
         own = len(self.program) if like is None else same_from
         self._results: list[dict[State, int]] = [{} for _ in range(own)]
+        self._tests: dict[tuple[int, Bits, Bits], int] = {} if like is None else like._tests
         if like is not None:
             self._results += like._results[same_from:]
 
@@ -187,7 +188,13 @@ class SymbolicProgram:
     def _test(self, code: int, k: int, state: State) -> int:
         a = _slot(state, _A)
         operand = _slot(state, _X) if code & bpf.X else words.known_bits(k, WORD_BITS)
-        test = code & 0xF0
+        key = (code & 0xF0, a, operand)
+        condition = self._tests.get(key)
+        if condition is None:
+            condition = self._tests[key] = self._compare(*key)
+        return condition
+
+    def _compare(self, test: int, a: Bits, operand: Bits) -> int:
         if test == bpf.JEQ:
             return words.is_equal(self.diagram, a, operand)
         if test == bpf.JSET:

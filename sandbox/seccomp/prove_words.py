@@ -25,7 +25,12 @@ def is_equal(diagram: Diagram, left: Bits, right: Bits) -> int:
     result = TRUE
     # From the lowest bit, which is asked last: each step puts one question on top of a finished diagram.
     for one, two in zip(left, right, strict=True):
-        result = diagram.choose(one, diagram.both(two, result), diagram.both(diagram.negate(two), result))
+        if two == TRUE:
+            result = diagram.choose(one, result, FALSE)
+        elif two == FALSE:
+            result = diagram.choose(one, FALSE, result)
+        else:
+            result = diagram.choose(one, diagram.both(two, result), diagram.both(diagram.negate(two), result))
     return result
 
 
@@ -33,7 +38,13 @@ def is_greater(diagram: Diagram, left: Bits, right: Bits, *, or_equal: bool) -> 
     """Return the condition that `left` is greater than `right` (or equal)."""
     result = TRUE if or_equal else FALSE
     for one, two in zip(left, right, strict=True):
-        result = diagram.choose(one, diagram.either(diagram.negate(two), result), diagram.both(diagram.negate(two), result))
+        if two == TRUE:
+            result = diagram.choose(one, result, FALSE)
+        elif two == FALSE:
+            result = diagram.choose(one, TRUE, result)
+        else:
+            lower = diagram.negate(two)
+            result = diagram.choose(one, diagram.either(lower, result), diagram.both(lower, result))
     return result
 
 
