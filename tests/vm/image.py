@@ -45,7 +45,12 @@ _HOOKS = (
     # A known one, or systemd takes this for a first boot and presets every unit.
     'echo 0123456789abcdef0123456789abcdef >"$1/etc/machine-id"',
 )
-_DPKG = ("path-exclude=/usr/share/man/*", "path-exclude=/usr/share/doc/*", "path-exclude=/usr/share/locale/*", "path-exclude=/usr/share/info/*")
+_DPKG = (
+    "path-exclude=/usr/share/man/*",
+    "path-exclude=/usr/share/doc/*",
+    "path-exclude=/usr/share/locale/*",
+    "path-exclude=/usr/share/info/*",
+)
 _SKIPPED_TOP = ("boot", "dev")
 
 
@@ -65,7 +70,9 @@ class Archive:
         self._number = 0
         self._directories: set[str] = set()
 
-    def add(self, name: str, mode: int, *, content: bytes = b"", uid: int = 0, gid: int = 0, mtime: int = 0, device: tuple[int, int] = (0, 0)) -> None:
+    def add(
+        self, name: str, mode: int, *, content: bytes = b"", uid: int = 0, gid: int = 0, mtime: int = 0, device: tuple[int, int] = (0, 0)
+    ) -> None:
         """Add one entry; `mode` has the file's type, a link's `content` is its target. Missing parents are made."""
         parent = os.path.dirname(name)
         if parent and parent not in self._directories:
@@ -108,8 +115,16 @@ def debian_tree(cache: Path, *, refresh: bool = False) -> tuple[Path, Path]:
     for old in (*cache.glob("vmlinuz-*"), *cache.glob("tree-*")):
         old.unlink()
     packed = cache / "tree.tar"
-    command = ["mmdebstrap", "--variant=minbase", "--format=tar", "--aptopt=APT::Install-Recommends false", "--aptopt=Acquire::Languages none"]
-    command += [f"--dpkgopt={option}" for option in _DPKG] + [f"--include={','.join(PACKAGES)}"] + [f"--customize-hook={hook}" for hook in _HOOKS]
+    command = [
+        "mmdebstrap",
+        "--variant=minbase",
+        "--format=tar",
+        "--aptopt=APT::Install-Recommends false",
+        "--aptopt=Acquire::Languages none",
+    ]
+    command += (
+        [f"--dpkgopt={option}" for option in _DPKG] + [f"--include={','.join(PACKAGES)}"] + [f"--customize-hook={hook}" for hook in _HOOKS]
+    )
     log = cache / "mmdebstrap.log"
     try:
         with log.open("wb") as words:
@@ -147,7 +162,12 @@ def _convert(packed: Path, kernel: Path, tree: Path) -> None:
                 kernel.write_bytes(data.read())
             if name == "." or name.split("/")[0] in _SKIPPED_TOP:
                 continue
-            kinds = {tarfile.DIRTYPE: stat.S_IFDIR, tarfile.SYMTYPE: stat.S_IFLNK, tarfile.REGTYPE: stat.S_IFREG, tarfile.LNKTYPE: stat.S_IFREG}
+            kinds = {
+                tarfile.DIRTYPE: stat.S_IFDIR,
+                tarfile.SYMTYPE: stat.S_IFLNK,
+                tarfile.REGTYPE: stat.S_IFREG,
+                tarfile.LNKTYPE: stat.S_IFREG,
+            }
             kind = kinds.get(member.type)
             if kind is None:
                 continue
@@ -176,8 +196,17 @@ def libraries(cache: Path) -> Path:
     partial = cache / "libraries.part"
     shutil.rmtree(partial, ignore_errors=True)
     command = [sys.executable, "-I", "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-compile", "--target", str(partial)]
-    command += ["--python-version", ".".join(map(str, GUEST_PYTHON)), "--platform", "manylinux2014_x86_64", "--only-binary=:all:", *REQUIREMENTS]
-    done = subprocess.run(command, env=os.environ | {"PIP_USER": "0"}, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    command += [
+        "--python-version",
+        ".".join(map(str, GUEST_PYTHON)),
+        "--platform",
+        "manylinux2014_x86_64",
+        "--only-binary=:all:",
+        *REQUIREMENTS,
+    ]
+    done = subprocess.run(
+        command, env=os.environ | {"PIP_USER": "0"}, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise StageError(f"pip could not bring {', '.join(REQUIREMENTS)}:\n{done.stderr[-2000:]}")
     for old in cache.glob("libraries-*"):

@@ -42,7 +42,9 @@ class Report:
         return self.finished and bool(self.steps) and all(status == 0 for _, status in self.steps)
 
 
-def boot(stage: str, kernel: Path, initrd: Path, *, log: Path, seconds: float, cpus: int = 2, memory: str = "2G", arguments: str = "") -> Report:
+def boot(
+    stage: str, kernel: Path, initrd: Path, *, log: Path, seconds: float, cpus: int = 2, memory: str = "2G", arguments: str = ""
+) -> Report:
     """Boot a guest for a stage and follow it to its end.
 
     Args:
