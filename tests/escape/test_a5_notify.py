@@ -40,7 +40,7 @@ ONE_BILLION = 10**9
 def test_a_refused_call_never_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rule: never answer CONTINUE. A thread rewrites the path meanwhile. Removed: an answer with that flag instead; then directories are made."""
     policy = write_policy(tmp_path, REFUSE_MKDIR)
-    run = run_payload("a5_notify.c", "race", "300", "/tmp/x", policy=policy)
+    run = run_payload("a5_notify.c", "race", "300", "/tmp/x", policy=policy, limits={"wall": 60, "cpu": "none"})
     assert run.out == b"0\n" and run.result.denials["mkdir"] == 300
 
     def go_on(fd: int, identity: int, error: int) -> bool:
@@ -48,7 +48,7 @@ def test_a_refused_call_never_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
         return True
 
     monkeypatch.setattr(notify, "refuse_call", go_on)
-    assert int(run_payload("a5_notify.c", "race", "300", "/tmp/x", policy=policy).out) > 0
+    assert int(run_payload("a5_notify.c", "race", "300", "/tmp/x", policy=policy, limits={"wall": 60, "cpu": "none"}).out) > 0
 
 
 def test_a_closed_listener_means_enosys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,11 +128,11 @@ def flood(log: Path, milliseconds: int = 1000, **limits: object) -> tuple[Any, f
 
 
 def test_a_flood_of_denials_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rule: a token bucket, counters, a cap on the log; the supervisor's CPU is bounded. Removed: the ration of records, then that of answers."""
+    """Rule: a token bucket, counters, a cap on the log; the supervisor's CPU is bounded. Removed: the ration of records; that of answers, changed."""
     result, cpu_s, size = flood(tmp_path / "whole")
     answers = int(result.stdout)
     assert result.ok and result.denials == {"sethostname": answers} and result.denials_suppressed >= answers - 30
-    assert size < 16 << 10 and answers < 9000  # burst 2000 and 5000 in the second, and what the start took
+    assert size < 16 << 10 and answers <= 2000 + 5000 * (result.usage.wall_ns / 1e9 + 0.1)
     assert cpu_s < 0.6, cpu_s
 
     generous = functools.partial(Tally, burst=ONE_BILLION, rate_per_s=1e9, total_burst=ONE_BILLION, total_rate_per_s=1e9)
@@ -141,9 +141,11 @@ def test_a_flood_of_denials_is_bounded(tmp_path: Path, monkeypatch: pytest.Monke
     assert unrationed > 20 * size
     monkeypatch.undo()
 
-    monkeypatch.setattr(launch_path, "NotifyListener", functools.partial(NotifyListener, burst=ONE_BILLION, rate_per_s=ONE_BILLION))
-    result, unbounded_s, _ = flood(tmp_path / "answers")
-    assert int(result.stdout) > 1.3 * answers and unbounded_s > 1.2 * cpu_s, (int(result.stdout), answers, unbounded_s, cpu_s)
+    # The ration of answers, at a rate that a busy machine reaches, too; the shipped one is what was measured above.
+    monkeypatch.setattr(launch_path, "NotifyListener", functools.partial(NotifyListener, burst=100, rate_per_s=300))
+    result, rationed_s, _ = flood(tmp_path / "answers")
+    assert int(result.stdout) <= 100 + 300 * (result.usage.wall_ns / 1e9 + 0.1)
+    assert answers > 2 * int(result.stdout) and cpu_s > rationed_s, (answers, int(result.stdout), cpu_s, rationed_s)
 
 
 def test_the_log_has_a_hard_cap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,12 +155,12 @@ def test_the_log_has_a_hard_cap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     from sandbox.audit import sinks
 
     plain = sinks.FileSink
-    monkeypatch.setattr(sinks, "FileSink", functools.partial(plain, limit_bytes=32 << 10))
+    monkeypatch.setattr(sinks, "FileSink", functools.partial(plain, limit_bytes=8 << 10))
     result, _, size = flood(tmp_path / "capped", 300)
-    assert size <= 32 << 10 and b"limit" in (tmp_path / "capped").read_bytes().splitlines()[-1]
+    assert size <= 8 << 10 and b"limit" in (tmp_path / "capped").read_bytes().splitlines()[-1]
     assert result.denials["sethostname"] == int(result.stdout)  # counted all the same
     monkeypatch.setattr(sinks, "FileSink", plain)
-    assert flood(tmp_path / "uncapped", 300)[2] > 64 << 10
+    assert flood(tmp_path / "uncapped", 300)[2] > 16 << 10
 
 
 def test_limits_hold_during_a_flood(tmp_path: Path) -> None:

@@ -46,7 +46,8 @@ static long gate_int80(u64 n, const u64 *a)
 }
 #endif
 
-enum { CHILD_MS = 250, UNSET = 0x7eadbeef };
+/* A refused call waits for its answer, on a busy machine for long; pause (34, of x86_64) waits for ever. */
+enum { CHILD_MS = 3000, PAUSE_MS = 50, PAUSE = 34, UNSET = 0x7eadbeef };
 static long *slot;
 
 /* The call may be fork, vfork, exit or one that never returns: the result goes through shared memory, and whoever returns with 0 just ends. */
@@ -60,7 +61,8 @@ static void attempt(int int80, u64 number, const u64 *arguments)
         return;
     }
     if (child == 0) {
-        struct itimerval soon = {{0, 0}, {0, CHILD_MS * 1000}};
+        int ms = number == PAUSE ? PAUSE_MS : CHILD_MS;
+        struct itimerval soon = {{0, 0}, {ms / 1000, ms % 1000 * 1000}};
         setitimer(ITIMER_REAL, &soon, NULL);
         long result;
 #if defined(__x86_64__)

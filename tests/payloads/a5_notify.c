@@ -9,6 +9,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -47,6 +48,7 @@ static void *rewrite(void *unused)
     while (!stop) {
         path[1] ^= 1;
         __sync_synchronize();
+        sched_yield();
     }
     return 0;
 }
