@@ -114,8 +114,8 @@ class Resolver:
                 worst = problem
         raise self._not_found(name, command, worst, pyenv)
 
-    def _find(self, path: str, why: str) -> str | None:
-        """Make the program at a path visible with what it needs; return what is wrong with it, or None."""
+    def _find(self, path: str, why: str, *, chosen: bool = True) -> str | None:
+        """Make the program at a path visible with what it needs; return what is wrong with it, or None. `chosen` as in `Interpreters.expose`."""
         end = self.view.trace(path)
         problem = self._problem(path)
         if problem is None and end is not None and self.view.host_path(end) != os.path.realpath(path):
@@ -127,7 +127,7 @@ class Resolver:
             return outside
         try:
             # Also for a visible one: a virtual environment in the working directory has its library elsewhere.
-            self.interpreters.expose(path, why)
+            self.interpreters.expose(path, why, chosen=chosen)
         except OSError:
             return "missing"
         return self._problem(path)
@@ -179,7 +179,7 @@ class Resolver:
         if "/" not in name:
             return self._searched(name, command)
         path = posixpath.join(self.workdir, name)
-        problem = self._find(path, f"interpreter of `{command}`")
+        problem = self._find(path, f"interpreter of `{command}`", chosen=False)
         if problem is not None:
             raise self._not_found(name, command, problem)
         return path
@@ -204,7 +204,7 @@ def parse_shebang(head: bytes) -> list[str]:
     trick = _EXEC_TRICK.match(head)
     if trick:
         return [os.fsdecode(trick[1] or trick[2])]
-    line = head[2:256].partition(b"\n")[0]
+    line = head[2:256].partition(b"\n")[0].partition(b"\0")[0]  # the kernel's own strings end there, too
     return [os.fsdecode(word) for word in line.split()]
 
 

@@ -18,6 +18,7 @@ from sandbox.rootfs.command import STANDARD_PATH, Resolver, compose_path
 from sandbox.rootfs.environment import compose_environment
 from sandbox.rootfs.interpreters import Interpreters
 from sandbox.rootfs.sockets import find_sockets
+from sandbox.rootfs.submounts import Mounts, read_mounts
 from sandbox.rootfs.system import add_base
 from sandbox.rootfs.view import View, is_within
 from sandbox.rootfs.volumes import caller_homes, check_volume, check_writable, protected_paths
@@ -100,13 +101,32 @@ def _share(
             bind = _working_directory(view, profile, real, homes, protected, notes)
             if bind is not None:
                 shared.append(bind)
+    mounts = read_mounts()
     for bind in (*shared, *volumes):
+        kind = mounts.kernel_type(bind.source)
+        if kind is not None:
+            raise PolicyError(f"share `{bind.source}`: it lies in the kernel's file system `{kind}`", origin=bind.why)
         if bind.path.startswith("/var/tmp/") and isinstance(view.entries.get("/var/tmp"), Symlink):
             view.entries["/var/tmp"] = Directory(path="/var/tmp")
         if isinstance(view.entries.get(bind.path), Symlink):
             raise PolicyError(f"mount on `{bind.path}`: it is a symbolic link inside", origin=bind.why, hint="choose another target")
         view.add(bind)
+    for bind in (*shared, *volumes):
+        _mask_kernel_mounts(view, bind, mounts, notes)
     return [*shared, *volumes]
+
+
+def _mask_kernel_mounts(view: View, bind: Bind, mounts: Mounts, notes: list[str]) -> None:
+    """Cover a procfs or its like below a share (`proc` in a chroot tree), which would come with the tree that it is mounted in."""
+    for source in mounts.kernel_mounts_below(bind.source):
+        path = bind.path + source[len(bind.source) :]
+        if view.cover(path) is not bind:
+            continue
+        if os.path.isdir(source):
+            view.add(Tmpfs(path=path, size_bytes=4096, inodes=8, mode=0o555, executable=False))
+        else:
+            view.add(Bind(path=path, source="/dev/null", directory=False, executable=False, why=f"mask of the kernel's `{source}`"))
+        notes.append(f"`{source}` is hidden inside: it is a file system of the host's kernel")
 
 
 def _working_directory(
@@ -204,7 +224,7 @@ def _mask_sockets(view: View, bind: Bind, notes: list[str]) -> None:
     for source in scan.paths:
         path = bind.path + source[len(bind.source) :]
         if view.cover(path) is bind:
-            view.add(Bind(path=path, source="/dev/null", directory=False, executable=False, why=f"mask of the socket `{source}`"))
+            view.add(Bind(path=path, source="/dev/null", directory=False, executable=False, why=f"mask of the socket or FIFO `{source}`"))
     if not scan.complete:
         notes.append(f"`{bind.source}` is too large to look for sockets in all of it")
 

@@ -15,6 +15,9 @@ from sandbox.plan.root import Bind, Symlink
 from sandbox.rootfs.view import View, is_within, read_head, walk_host
 
 _PROGRAM_DIRECTORIES = ("bin", "sbin", "condabin")
+_UNKNOWN = "program directory"
+_CODE_DIRECTORIES = ("bin", "sbin", "lib", "lib32", "lib64", "libexec", "share")
+_PYTHONS = ("python", "pypy", "graalpy")
 # Directories of a home in which programs of one kind live beside everybody's private data.
 _MIXED = (".local", ".config", ".cache", ".local/share")
 # (what must exist below the prefix, what the prefix is then called)
@@ -48,12 +51,14 @@ class Interpreters:
         self._seen: set[tuple[str, str | None]] = set()
         self._based: set[str] = set()
 
-    def expose(self, path: str, why: str) -> str:
+    def expose(self, path: str, why: str, *, chosen: bool = True) -> str:
         """Make a host file visible inside under the same path, with what it needs, and return where its links end.
 
         Args:
             path: absolute host path, links unresolved: a virtual environment works only under the name it was called by.
             why: for the plan, ``interpreter of `x.py```.
+            chosen: the caller named it. What a script's ``#!`` line names instead may be chosen by an attacker, who would like to see
+                ``/srv/app/config`` by naming ``/srv/app/bin/app``.
 
         Raises:
             OSError: the path leads nowhere.
@@ -63,7 +68,7 @@ class Interpreters:
             end = location
             if (location, text) not in self._seen:
                 self._seen.add((location, text))
-                self._show(location, text, why)
+                self._show(location, text, why, chosen)
         return end
 
     def expose_environment(self, prefix: str, why: str) -> bool:
@@ -107,7 +112,7 @@ class Interpreters:
             return True
         return any(prefix == f"{home}/{name}" for home in self.homes for name in _MIXED)
 
-    def _show(self, location: str, text: str | None, why: str) -> None:
+    def _show(self, location: str, text: str | None, why: str, chosen: bool) -> None:
         if self.view.shows(location):
             directory = posixpath.dirname(location)
             prefix = posixpath.dirname(directory)
@@ -115,7 +120,11 @@ class Interpreters:
                 self._expose_base(prefix, why)
             return
         found = self._prefix_of(location)
-        if found is not None and self._share_prefix(found[0], found[1], why):
+        if found is not None and found[1] == _UNKNOWN and not chosen:
+            self._share_code(found[0], why)
+            if self.view.shows(location):
+                return
+        elif found is not None and self._share_prefix(found[0], found[1], why):
             if found[1] == "virtual environment":
                 self._expose_base(found[0], why)
             return
@@ -146,6 +155,13 @@ class Interpreters:
         self.prefixes[prefix] = kind
         return True
 
+    def _share_code(self, prefix: str, why: str) -> None:
+        """Bind of an unknown program's directory what programs are made of, and not its configuration and data."""
+        for name in _CODE_DIRECTORIES:
+            path = posixpath.join(prefix, name)
+            if os.path.isdir(path) and not os.path.islink(path) and self.view.cover(path) is None and not self.view.below(path):
+                self.view.add(Bind(path=path, source=path, directory=True, why=f"{_UNKNOWN}, {why}"))
+
     def _prefix_of(self, location: str) -> tuple[str, str] | None:
         """Return the directory that a program at a location belongs to and what it is, or None for a lone file."""
         directory = posixpath.dirname(location)
@@ -155,7 +171,7 @@ class Interpreters:
             if kind is not None:
                 return prefix, kind
             if prefix.count("/") >= 2 and not any(is_within(prefix, home) for home in self.homes) and os.path.isdir(prefix + "/lib"):
-                return prefix, "program directory"
+                return prefix, _UNKNOWN
         head, marker, _ = location.partition("/node_modules/")
         return (head + "/node_modules", "Node.js packages") if marker else None
 
@@ -168,8 +184,15 @@ class Interpreters:
         home = settings.get("home", "")
         candidates = [settings.get("executable", ""), *(posixpath.join(home, name) for name in ("python3", "python") if home)]
         for candidate in candidates:
-            if candidate.startswith("/") and os.path.exists(candidate):
-                self.expose(candidate, why)
+            # The file may come with a hostile project: `executable = /home/me/.ssh/id_rsa` must not share a key.
+            if candidate.startswith("/") and _is_python(candidate):
+                self.expose(candidate, why, chosen=False)
+
+
+def _is_python(path: str) -> bool:
+    """Tell whether a host path ends at a program that is called like a Python."""
+    end = os.path.realpath(path)
+    return posixpath.basename(end).startswith(_PYTHONS) and os.path.isfile(end) and os.access(end, os.X_OK)
 
 
 def read_pyvenv(prefix: str) -> dict[str, str]:

@@ -1,7 +1,8 @@
-"""Finds what must not be reachable in a shared directory: sockets, and files that only a group may read.
+"""Finds what must not be reachable in a shared directory: sockets, FIFOs, and files that only a group may read.
 
 A read-only mount does not stop connect(2): a D-Bus, Docker or ssh-agent socket in a shared directory is a way out (bubblewrap's README says
 so of itself). Masking what a bounded scan finds is the *second* line: the first is the filter and Landlock, for a socket may be made later.
+A FIFO that can only be read still takes what a program outside wrote for somebody else.
 Only `rootfs` imports this module.
 """
 
@@ -35,7 +36,7 @@ _private: dict[tuple[str, int, int], tuple[list[tuple[str, _State]], Scan]] = {}
 
 
 def find_sockets(directory: str, limit: int = MAXIMUM_ENTRIES, budget_ns: int = BUDGET_NS) -> Scan:
-    """Return the Unix sockets in a directory tree, nearest the top first; symbolic links and `SKIPPED` directories are not followed.
+    """Return the Unix sockets and FIFOs in a directory tree, nearest the top first; symbolic links and `SKIPPED` directories are not followed.
 
     Args:
         directory: an absolute host path.
@@ -64,14 +65,14 @@ def find_sockets(directory: str, limit: int = MAXIMUM_ENTRIES, budget_ns: int = 
                 if entry.is_dir(follow_symlinks=False):
                     if entry.name not in SKIPPED:
                         queue.append(entry.path)
-                elif _is_socket(entry):
+                elif _leads_outside(entry):
                     found.append(entry.path)
     return Scan(paths=tuple(found[:MAXIMUM_MASKS]), complete=len(found) <= MAXIMUM_MASKS)
 
 
-def _is_socket(entry: os.DirEntry[str]) -> bool:
+def _leads_outside(entry: os.DirEntry[str]) -> bool:
     try:
-        return stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode)
+        return stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode) in (stat.S_IFSOCK, stat.S_IFIFO)
     except OSError:
         return False
 

@@ -16,6 +16,7 @@ from sandbox.policy.profile_load import load_profile
 from sandbox.rootfs import system
 from sandbox.rootfs.environment import compose_environment
 from sandbox.rootfs.host import build_root_spec
+from sandbox.rootfs.submounts import Mounts
 from sandbox.rootfs.view import View
 
 
@@ -309,3 +310,36 @@ def test_root_is_told_what_its_other_user_cannot_read(profile: Profile, home: Pa
 def test_no_command(profile: Profile, home: Path) -> None:
     with pytest.raises(PolicyError, match="no command given"):
         build(profile, home, argv=())
+
+
+MOUNTINFO = rb"""21 1 0:20 / / rw - ext4 /dev/root rw
+22 21 0:21 / /srv/jail/proc rw shared:5 - proc proc rw
+23 22 0:22 / /srv/jail/proc/sys/fs/binfmt_misc rw - binfmt_misc none rw
+24 21 0:23 / /srv/ja\040il\134x/sys rw - sysfs sysfs rw
+25 21 0:24 / /srv/jail/data rw - xfs /dev/b rw
+26 21 0:25 / /srv/jail/data rw - tmpfs tmpfs rw
+rubbish
+"""
+
+
+def test_kernel_file_systems_are_found_by_mount_point() -> None:
+    mounts = Mounts(MOUNTINFO)
+    assert mounts.kernel_mounts_below("/srv/jail") == ["/srv/jail/proc"]
+    assert mounts.kernel_mounts_below("/srv/jail/proc") == ["/srv/jail/proc/sys/fs/binfmt_misc"]
+    assert mounts.kernel_mounts_below("/srv/ja il\\x") == ["/srv/ja il\\x/sys"]
+    assert [mounts.kernel_type(path) for path in ("/srv", "/srv/jail/data/x", "/srv/jail/proc/1")] == [None, None, "proc"]
+
+
+def test_a_kernel_file_system_below_a_share_is_covered_and_one_itself_refused(
+    profile: Profile, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = tmp_path / "work"
+    (work / "jail" / "proc").mkdir(parents=True)
+    line = f"22 21 0:21 / {work}/jail/proc rw - proc proc rw\n"
+    monkeypatch.setattr("sandbox.rootfs.host.read_mounts", lambda: Mounts(line.encode()))
+    spec = build(profile, home, cwd=work)
+    cover = entries(spec)[f"{work}/jail/proc"]
+    assert isinstance(cover, Tmpfs) and cover.mode == 0o555
+    assert f"`{work}/jail/proc` is hidden inside: it is a file system of the host's kernel" in spec.notes
+    with pytest.raises(PolicyError, match="lies in the kernel's file system `proc`"):
+        build(replace(profile, volumes=(Volume(source=f"{work}/jail/proc", target="/x"),)), home)
