@@ -277,7 +277,7 @@ def measure(
     phase: int = 0,
     exact: bool = False,
     progress: bool = False,
-    maximum_nodes: int = 120_000,
+    maximum_nodes: int = 240_000,
 ) -> Figures:
     """Spoil a policy's filter and count what the prover says.
 
@@ -288,7 +288,7 @@ def measure(
         phase: the first one to take, counted from 0.
         exact: let an SMT solver compare those called equal.
         progress: write a line to stderr now and then.
-        maximum_nodes: of a diagram, half of the prover's own limit: a mutant that needs more costs seconds and is "unproven" either way.
+        maximum_nodes: of a diagram; a mutant that needs more costs seconds and is "unproven". Below the prover's own limit, because many share one.
     """
     began = time.perf_counter()
     made = compile_filter(policy, arch)
@@ -310,7 +310,7 @@ def measure(
             except RejectedError:
                 figures.counts["refused"] += 1
                 continue
-            if whole is None or len(diagram) > maximum_nodes // 2:
+            if whole is None or len(diagram) > 2 * maximum_nodes // 3:
                 diagram = Diagram(maximum_nodes)
                 meaning = policy_diagram(diagram, policy, arch, notify=True)
                 whole = SymbolicProgram(diagram, program, values)
