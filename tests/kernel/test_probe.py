@@ -80,7 +80,7 @@ def test_deep_probe_agrees_with_the_cheap_one() -> None:
     assert (findings["session keyring"].status is Status.WORKS) is features.keyrings
     assert (findings["time namespace"].status is Status.WORKS) is features.time_namespace
     assert ("pivot_root is refused" in findings["mounts"].detail) is not features.root_pivotable
-    assert ("synchronous wake-up" in findings["user notification"].detail) is features.notify_sync_wake
+    assert ("killable wait, synchronous wake-up" in findings["user notification"].detail) is features.notify_sync_wake
 
 
 @pytest.mark.userns
