@@ -14,12 +14,14 @@ subordinate ids does. Exit status: 0 passed, 1 a test failed, 125 the stage coul
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -53,10 +55,27 @@ def run(stages: list[str], options: argparse.Namespace) -> int:
     began = time.monotonic()
     provide_tools()
     cache = cache_directory()
+    with (cache / "lock").open("w") as lock:
+        if not _try_lock(lock):
+            say("waiting for another ./dev vm")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        return run_locked(stages, options, cache, began)
+
+
+def _try_lock(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def run_locked(stages: list[str], options: argparse.Namespace, cache: Path, began: float) -> int:
+    """Do what `run` says, alone in the cache."""
     say(f"the guests' Debian tree ({image.SUITE}; kept in {cache})")
     kernel, tree = image.debian_tree(cache, refresh=options.refresh)
     brought = image.libraries(cache)
-    initrd = cache / f"initrd-{os.getpid()}.cpio"
+    initrd = cache / "initrd.cpio"
 
     def go(stage: str) -> bool:
         log = cache / f"{stage}.log"

@@ -29,7 +29,19 @@ LIBRARIES = "usr/local/lib/python3.11/dist-packages"
 
 SUITE = "bookworm"
 KERNEL = "linux-image-cloud-amd64"
-PACKAGES = ("systemd", "systemd-sysv", "dbus", "dbus-user-session", "libpam-systemd", "python3", "libseccomp2", "procps", "uidmap")
+PACKAGES = (
+    "systemd",
+    "systemd-sysv",
+    "dbus",
+    "dbus-user-session",
+    "libpam-systemd",
+    "python3",
+    "libseccomp2",
+    "procps",
+    "uidmap",
+    "gcc",
+    "libc6-dev",
+)
 # What the tests import, for the guest's interpreter; the sandbox itself needs only tomli and pyseccomp where the native executor is.
 REQUIREMENTS = ("pytest>=8", "tomli>=2.0.1", "pyseccomp>=0.1.2")
 GUEST_PYTHON = (3, 11)

@@ -57,7 +57,21 @@ def boot(
         memory: how much the guest has, in qemu's words.
         arguments: more words for the stage, without spaces in them; `vm.only=PATTERN` chooses tests.
     """
-    command = ["nice", QEMU, "-nodefaults", "-no-user-config", "-nographic", "-no-reboot", "-machine", "q35", "-cpu", CPU]
+    command = [
+        "setpriv",
+        "--pdeathsig",
+        "KILL",
+        "nice",
+        QEMU,
+        "-nodefaults",
+        "-no-user-config",
+        "-nographic",
+        "-no-reboot",
+        "-machine",
+        "q35",
+        "-cpu",
+        CPU,
+    ]
     command += ["-accel", "tcg,thread=multi,tb-size=512", "-smp", str(cpus), "-m", memory, "-serial", "stdio", "-monitor", "none"]
     command += ["-kernel", str(kernel), "-initrd", str(initrd), "-append", f"{KERNEL_WORDS} vm.stage={stage} {arguments}"]
     report = Report()
