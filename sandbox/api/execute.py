@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -14,10 +15,11 @@ from sandbox.audit.summary import DenialSummary
 from sandbox.cgroup.model import CgroupRun, CgroupUsage
 from sandbox.errors import ExecuteError, InternalError, SandboxError, SetupError, describe_errno
 from sandbox.launch.idmap import HostId, claim_host_id, write_maps, write_range_maps
-from sandbox.launch.spawn import spawn
+from sandbox.launch.spawn import SIGNALS, Launched, spawn
 from sandbox.plan.build import Request, build_plan
 from sandbox.plan.codec import Table
 from sandbox.plan.lower import lower_plan
+from sandbox.plan.root import FileBytes
 from sandbox.plan.steps import CloneInit, ClonePayload, Execute, InstallFilter, MapIds, MountRoot, Plan, PrivateMounts, SetWorkdir
 from sandbox.policy.profile import IdMode
 from sandbox.result import Enforcement, Outcome, Result, Usage, Verdict, classify_outcome, decode_wait_status
@@ -25,6 +27,8 @@ from sandbox.seccomp.decide import decide
 from sandbox.supervise.monitor import Collected, Monitor, Watched
 from sandbox.supervise.notify import NotifyListener
 from sandbox.supervise.pump import Pump
+
+_KEPT_BYTES = 256 << 10
 
 
 @dataclass(slots=True, kw_only=True)
@@ -100,8 +104,6 @@ def _run(prepared: Prepared, streams: Streams, hooks: Hooks, host_id: HostId | N
         directories=len(directories),
     )
     plan, table = _make_table(request)
-    children, pumps = _open_streams(streams)
-    outputs = pumps[1:]
 
     def on_started(pid: int) -> None:
         if cgroup is not None:
@@ -120,6 +122,15 @@ def _run(prepared: Prepared, streams: Streams, hooks: Hooks, host_id: HostId | N
         streams.terminal(back)
         return [Pump(streams.stdin, back, close_source=False, close_destination=True), Pump(master, streams.stdout, count=True)]
 
+    # Until the run has somebody who ends it: an exception of a signal handler (KeyboardInterrupt) would leave processes and descriptors behind.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        launched, pumps = _start(prepared, streams, table, directories, host_id)
+    except BaseException:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        raise
+    outputs = pumps[1:]
+
     watched = Watched(
         limits=prepared.profile.limits,
         started=on_started,
@@ -133,21 +144,14 @@ def _run(prepared: Prepared, streams: Streams, hooks: Hooks, host_id: HostId | N
         on_wake=hooks.on_wake,
         sample=prepared.sampled,
     )
-    try:
-        if host_id is not None and streams.terminal is None:
-            # Pipes belong to who made them; `echo >/dev/stderr` opens one anew, which only its owner may.
-            for fd in children:
-                os.fchown(fd, host_id.number, host_id.number)
-        launched = spawn(table, stdio=children, extra=directories, executor=prepared.command.executor)
-    except BaseException:
-        for pump in pumps:
-            pump.close()
-        raise
-    finally:
-        for fd in children:
-            os.close(fd)
     with launched:
-        collected = Monitor(launched, watched).run()
+        try:
+            monitor = Monitor(launched, watched)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            collected = monitor.run()
+        finally:
+            for pump in pumps:
+                pump.close()
         counted = cgroup.usage() if cgroup is not None else None
     captured = tuple(bytes(pump.captured) if pump.destination < 0 and not streams.terminal else None for pump in outputs)
     stdout, stderr = captured if len(captured) == 2 else (None, None)
@@ -161,11 +165,38 @@ def _run(prepared: Prepared, streams: Streams, hooks: Hooks, host_id: HostId | N
     return replace(finished, lost=lost, result=replace(finished.result, notes=(*finished.result.notes, *lost))) if lost else finished
 
 
-@lru_cache(maxsize=16)
+def _start(
+    prepared: Prepared, streams: Streams, table: Table, directories: tuple[int, ...], host_id: HostId | None
+) -> tuple[Launched, list[Pump]]:
+    """Open the streams and start the executor; nothing is left when it raises."""
+    children, pumps = _open_streams(streams)
+    try:
+        if host_id is not None and streams.terminal is None:
+            # Pipes belong to who made them; `echo >/dev/stderr` opens one anew, which only its owner may.
+            for fd in children:
+                os.fchown(fd, host_id.number, host_id.number)
+        return spawn(table, stdio=children, extra=directories, executor=prepared.command.executor), pumps
+    except BaseException:
+        for pump in pumps:
+            pump.close()
+        raise
+    finally:
+        for fd in children:
+            os.close(fd)
+
+
 def _make_table(request: Request) -> tuple[Plan, Table]:
-    """Equal requests have equal tables: a program that runs one thing often builds it once."""
+    """Equal requests have equal tables: a program that runs one thing often builds it once. Large files of the caller's are not kept for that."""
+    given = sum(len(entry.content) for entry in request.root.entries if isinstance(entry, FileBytes))
+    return _build_table(request) if given > _KEPT_BYTES else _kept_table(request)
+
+
+def _build_table(request: Request) -> tuple[Plan, Table]:
     plan = build_plan(request)
     return plan, lower_plan(plan)
+
+
+_kept_table = lru_cache(maxsize=16)(_build_table)
 
 
 def _open_streams(streams: Streams) -> tuple[tuple[int, int, int], list[Pump]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import sys
 from dataclasses import dataclass
 from types import TracebackType
@@ -21,7 +22,7 @@ REFERENCE = os.path.join(os.path.dirname(__file__), "executor.py")
 EXECUTORS = ("auto", "native", "python")
 
 _LOW = 64  # descriptors are moved above this before dup2, so that no source is overwritten by a target
-_SIGNALS = tuple(number for number in range(1, 65) if number not in (32, 33))  # the two are glibc's own
+SIGNALS = tuple(number for number in range(1, 65) if number not in (32, 33))  # the two are glibc's own
 _F_ADD_SEALS, _SEALS = 1033, 0xF  # seal, shrink, grow, write
 
 
@@ -70,20 +71,25 @@ class Launched:
         self.close()
 
     def close(self) -> None:
-        """Let go of everything, which kills what still runs, and reap the janitor."""
-        if self.descriptors.release >= 0:
-            try:
-                os.write(self.descriptors.release, bytes([fds.WORD_RELEASE]))
-            except OSError:
-                pass  # it is gone already
-        self.descriptors.close()
-        if self.pidfd >= 0:
-            try:
-                os.waitpid(self.pid, 0)
-            except ChildProcessError:
-                pass  # the caller's own SIGCHLD handling was faster
-            os.close(self.pidfd)
-            self.pidfd = -1
+        """Let go of everything, which kills what still runs, and reap the janitor; signals wait meanwhile, or an interrupt would leave a part of it."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            if self.descriptors.release >= 0:
+                try:
+                    os.write(self.descriptors.release, bytes([fds.WORD_RELEASE]))
+                except OSError:
+                    pass  # it is gone already
+            self.descriptors.close()
+            pidfd, self.pidfd = self.pidfd, -1
+            if pidfd >= 0:
+                try:
+                    # Not by number: that may be another child's, if the caller's own SIGCHLD handling was faster.
+                    os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+                except ChildProcessError:
+                    pass
+                os.close(pidfd)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def executor_command(kind: str = "auto") -> list[str]:
@@ -145,10 +151,21 @@ def spawn(table: Table, *, stdio: tuple[int, int, int], extra: tuple[int, ...] =
         moved = [own(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, max(_LOW, len(wanted)))) for fd in wanted]
         actions = [(os.POSIX_SPAWN_DUP2, source, target) for target, source in enumerate(moved)]
         assert wanted.index(memory) == fds.TABLE and wanted.index(release_r) == fds.RELEASE
-        pid = os.posix_spawn(command[0], ["sandbox-init", *command[1:]], {}, file_actions=actions, setsigdef=_SIGNALS, setsigmask=_SIGNALS)
-        descriptors = Descriptors(status=status, go=go, control=control, release=release)
+        pid = os.posix_spawn(command[0], ["sandbox-init", *command[1:]], {}, file_actions=actions, setsigdef=SIGNALS, setsigmask=SIGNALS)
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:  # no descriptor is left: nobody can supervise it
+            os.write(go, bytes([fds.WORD_STOP]))
+            os.write(release, bytes([fds.WORD_RELEASE]))
+            while parent_side:
+                os.close(parent_side.pop())
+            try:
+                os.waitpid(pid, 0)
+            except ChildProcessError:
+                pass
+            raise
         parent_side.clear()
-        return Launched(pid, os.pidfd_open(pid), descriptors)
+        return Launched(pid, pidfd, Descriptors(status=status, go=go, control=control, release=release))
     finally:
         for fd in owned + parent_side:
             os.close(fd)

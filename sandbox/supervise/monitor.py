@@ -77,9 +77,14 @@ class Collected:
 
 
 class Monitor:
-    """One run under supervision."""
+    """One run under supervision; takes the status socket of what was launched."""
 
     def __init__(self, launched: Launched, watched: Watched) -> None:
+        import _socket
+
+        # One object for the whole run: one made for each record would close the descriptor if an interrupt came before it was detached.
+        self._channel = _socket.socket(fileno=launched.descriptors.status)
+        launched.descriptors.status = -1
         self._launched = launched
         self._watched = watched
         self._epoll = select.epoll()
@@ -91,6 +96,7 @@ class Monitor:
         self._go_ns = 0
         self._done = False
         self._doomed = False
+        self._hurried = False
         self._failure: SandboxError | None = None
         self._cpu_check_ns: int | None = None
         self._sample_at_ns: int | None = None
@@ -134,8 +140,10 @@ class Monitor:
             self._tell("go", fds.WORD_STOP)
 
     def signal(self, number: int) -> None:
-        """Pass a signal on to the payload, through init."""
-        if 0 < number < fds.KILL_ALL:
+        """Pass a signal on to the payload, through init; once it has ended, a signal ends the wait for whoever reads its output."""
+        if self._done:
+            self._hurried = True
+        elif 0 < number < fds.KILL_ALL:
             self._tell("control", number)
 
     def _tell(self, pipe: str, word: int) -> None:
@@ -149,7 +157,7 @@ class Monitor:
     # ---- the loop ------------------------------------------------------------------------------------------
 
     def _loop(self) -> None:
-        status = self._launched.descriptors.status
+        status = self._channel.fileno()
         self._epoll.register(status, select.EPOLLIN)
         self._epoll.register(self._launched.pidfd, select.EPOLLIN)
         if self._watched.wake_fd >= 0:
@@ -247,17 +255,14 @@ class Monitor:
         """Take one record; False when there is none now."""
         import _socket
 
-        channel = _socket.socket(fileno=self._launched.descriptors.status)
         try:
-            data, ancillary, _, _ = channel.recvmsg(RECORD.size, _socket.CMSG_SPACE(_UCRED.size), _socket.MSG_DONTWAIT)
+            data, ancillary, _, _ = self._channel.recvmsg(RECORD.size, _socket.CMSG_SPACE(_UCRED.size), _socket.MSG_DONTWAIT)
         except BlockingIOError:
             return False
         except OSError as error:
             if error.errno != errno.ECONNRESET:
                 raise
             data, ancillary = b"", []
-        finally:
-            channel.detach()
         if not data:
             self._done = True
             return False
@@ -464,6 +469,9 @@ class Monitor:
                     self._on_stream(fd, 0)
             for pump in immediate:
                 self._move(pump)
+            if self._hurried:
+                for pump in self._watched.pumps:
+                    pump.cut()
 
     def _finish(self) -> None:
         if not self._done:
@@ -476,3 +484,4 @@ class Monitor:
             os.close(self._init_pidfd)
             self._init_pidfd = -1
         self._epoll.close()
+        self._channel.close()

@@ -81,7 +81,9 @@ class Pump:
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as error:
-            if error.errno != errno.EIO:  # EIO: the other side of a terminal is closed
+            # EIO: the other side of a terminal is closed. And what the caller gave may not be readable at all (nohup opens standard input for
+            # writing, `< directory`): then the payload has nothing to read, and whether it minds is its own affair.
+            if error.errno != errno.EIO and self._close_source:
                 raise
             data = b""
         if not data:
@@ -118,6 +120,12 @@ class Pump:
         self._pending = memoryview(b"")
         self.end_source()
 
+    def cut(self) -> None:
+        """Give up what is not moved yet, and say so."""
+        if not self.ended:
+            self.error = errno.EINTR
+            self.abandon()
+
     def close(self) -> None:
         """Close the ends that are ours; idempotent."""
         self.abandon()
@@ -131,8 +139,8 @@ class Pump:
 
     def _settle(self) -> None:
         if self.ended and self._close_destination and self.destination >= 0:
-            os.close(self.destination)
-            self.destination = -1
+            destination, self.destination = self.destination, -1  # first: interrupted between the two, close() would close another's
+            os.close(destination)
 
 
 def _writable(fd: int) -> bool:

@@ -1,0 +1,185 @@
+"""What goes wrong around a run: no descriptor left, signals at odd moments, odd streams and names. It leaves no trace and shows no traceback."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandbox.plan.render import render_text
+from sandbox.plan.steps import MakeDirectory, Plan
+
+pytestmark = [pytest.mark.userns, pytest.mark.seccomp, pytest.mark.notify]
+
+STRICT = ("exec", "-q", "-p", "strict")
+
+
+def run_apart(program: str) -> subprocess.CompletedProcess[str]:
+    """Run a Python program that imports `sandbox` in a process of its own."""
+    return subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, timeout=120, check=False)
+
+
+CHILDREN = """
+import os
+def children():
+    found = []
+    for name in os.listdir('/proc'):
+        if name.isdigit():
+            try: stat = open(f'/proc/{name}/stat').read()
+            except OSError: continue
+            if int(stat.rpartition(')')[2].split()[1]) == os.getpid(): found.append(stat[:40])
+    return found
+def files(): return len(os.listdir('/proc/self/fd'))
+"""
+
+
+def test_no_descriptor_left_at_any_point_of_the_launch() -> None:
+    """Low numbers are taken, so that each descriptor of the launch, the janitor's pidfd too, is once the one that is too many."""
+    done = run_apart(
+        CHILDREN
+        + """
+import resource, sandbox
+sandbox.run(['true'])
+held = [os.open('/dev/null', 0) for _ in range(100)]
+before, wrong, refused, soft = files(), [], 0, resource.getrlimit(resource.RLIMIT_NOFILE)
+for limit in range(104, 145):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, soft[1]))
+    try: sandbox.run(['true'])
+    except sandbox.SandboxError: refused += 1
+    resource.setrlimit(resource.RLIMIT_NOFILE, soft)
+    if files() != before or children(): wrong.append((limit, files() - before, children()))
+print(refused > 10, wrong)
+"""
+    )
+    assert (done.stdout, done.stderr) == ("True []\n", "")
+
+
+def test_keyboard_interrupts_while_starting_leave_no_process() -> None:
+    """An interrupt within posix_spawn(3) is raised when it returns, before anybody knows the child."""
+    done = run_apart(
+        CHILDREN
+        + """
+import random, signal, time, sandbox
+def interrupt(*_): raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, interrupt)
+sandbox.run(['true'])
+others = {}
+for _ in range(150):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0005, 0.02))
+        sandbox.run(['true'])
+        time.sleep(0.05)
+    except KeyboardInterrupt: pass
+    except BaseException as error: others[repr(error)] = 1
+print(children(), others)
+"""
+    )
+    assert (done.stdout, done.stderr) == ("[] {}\n", "")
+
+
+def test_the_janitor_is_waited_for_and_no_other_child() -> None:
+    """A caller that reaps everything may have the janitor's number given to another child of its own."""
+    done = run_apart(
+        """
+import os, sandbox, sandbox.launch.spawn as spawn
+close = spawn.Launched.close
+child = os.fork()
+if child == 0:
+    import time
+    time.sleep(60)
+def confused(self):
+    self.pid = child
+    close(self)
+spawn.Launched.close = confused
+result = sandbox.run(['true'])
+os.kill(child, 9)
+print(result.ok, os.waitpid(child, 0)[0] == child)
+"""
+    )
+    assert done.stdout == "True True\n"
+
+
+def test_standard_input_that_cannot_be_read_is_empty(sandbox_cli: Any) -> None:
+    """nohup(1) opens /dev/null for writing as standard input."""
+    with sandbox_cli.popen(*STRICT, "--", "wc", "-c", stdin=(fd := os.open("/dev/null", os.O_WRONLY))) as process:
+        os.close(fd)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (0, b"0\n", b"")
+
+
+def test_a_signal_ends_the_wait_for_a_reader_who_does_not_read(sandbox_cli: Any) -> None:
+    reader, writer = os.pipe()
+    try:
+        # More than the caller's pipe holds and less than that and the payload's own: the payload ends, its output is stuck with us.
+        with sandbox_cli.popen(*STRICT, "--", "head", "-c", "100000", "/dev/zero", stdout=writer) as process:
+            os.set_blocking(reader, False)
+            watch = select.poll()
+            watch.register(reader, select.POLLIN)
+            assert watch.poll(30_000)
+            while any(children_of(janitor) for janitor in children_of(process.pid)):
+                assert process.poll() is None
+            err = b""
+            while process.returncode is None:
+                process.send_signal(signal.SIGTERM)  # the first may come before it was seen that the payload is gone
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    _, err = process.communicate(timeout=1)
+        assert process.returncode == 125 and b"standard output was lost" in err
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def children_of(pid: int | str) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+@pytest.mark.parametrize(
+    "line", [b"#!\0\n", b"#!/bin/\0sh\n", b"#!\n", b"#!", b"#!/usr/bin/env -S \xff\n", b"#!./self\n", b"#!" + b"/a" * 4000]
+)
+def test_odd_interpreter_lines_are_the_command_not_ours(sandbox_cli: Any, tmp_path: Path, line: bytes) -> None:
+    tmp_path.chmod(0o755)
+    script = tmp_path / "self"
+    script.write_bytes(line)
+    script.chmod(0o755)
+    done = sandbox_cli(*STRICT, "--", "./self", cwd=tmp_path)
+    assert done.returncode in (126, 127) and done.stderr.startswith(b"error: ")
+    assert b"bug" not in done.stderr and b"Traceback" not in done.stderr
+
+
+def test_names_cannot_speak_to_the_terminal_in_a_dry_run() -> None:
+    plan = Plan(arch="x86_64", janitor=(MakeDirectory(path="/a\n  1  forged\x1b[2J\udcff"),), init=(), payload=())
+    assert render_text(plan, ("note\x07",)) == (
+        "janitor:\n    1  make directory `/a\\n  1  forged\\x1b[2J\\udcff`\ninit:\npayload:\nnote: note\\x07"
+    )
+
+
+def test_result_file_goes_where_it_was_when_the_run_began(sandbox_cli: Any, tmp_path: Path) -> None:
+    """The payload may write there, and puts a link to elsewhere in the way."""
+    elsewhere, work = tmp_path / "elsewhere", tmp_path / "work"
+    for directory in (tmp_path, elsewhere, work, work / "out"):
+        directory.mkdir(exist_ok=True)
+        directory.chmod(0o777)
+    script = f"mv out moved && ln -s {elsewhere} out && echo swapped"
+    done = sandbox_cli(*STRICT, "--cwd", "rw", "--result", "out/result.json", "--", "sh", "-c", script, cwd=work)
+    assert (done.returncode, done.stdout) == (0, b"swapped\n")
+    assert list(elsewhere.iterdir()) == []
+    assert json.loads((work / "moved" / "result.json").read_text())["verdict"] == "ok"
+
+
+def test_audit_log_that_the_payload_could_rewrite_is_refused(sandbox_cli: Any, tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    done = sandbox_cli(*STRICT, "--cwd", "rw", "--audit", "log", "--", "true", cwd=tmp_path)
+    assert done.returncode == 125 and b"shared writable" in done.stderr
+    assert not (tmp_path / "log").exists()
+    assert sandbox_cli(*STRICT, "--audit", "log", "--", "true", cwd=tmp_path).returncode == 0
