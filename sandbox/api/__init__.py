@@ -73,7 +73,7 @@ def run(
         TypeError: `argv` is one text, or something else has a wrong type.
     """
     from sandbox.api.execute import Hooks, Streams, execute
-    from sandbox.api.prepare import Command, load_command_profile, prepare
+    from sandbox.api.prepare import Command, check_log_place, load_command_profile, prepare
     from sandbox.audit.sinks import FileSink, NullSink
     from sandbox.policy.profile_load import override_profile
     from sandbox.rootfs.volumes import parse_volume
@@ -94,7 +94,9 @@ def run(
     chosen = override_profile(
         load_command_profile(profile), limits=changes, volumes=parsed, env=env, policy=policy, origin="argument of `sandbox.run`"
     )
-    contents = {name: content.encode() if isinstance(content, str) else bytes(memoryview(content)) for name, content in (files or {}).items()}
+    contents = {
+        name: content.encode() if isinstance(content, str) else bytes(memoryview(content)) for name, content in (files or {}).items()
+    }
     sink: Sink
     owned = audit is None or isinstance(audit, (str, os.PathLike))
     if audit is None:
@@ -116,6 +118,8 @@ def run(
                 executor=executor,
             )
         )
+        if isinstance(audit, (str, os.PathLike)):
+            check_log_place(prepared, os.fspath(audit))
         streams = Streams(stdin=feed, stdout=None if capture_output else 1, stderr=None if capture_output else 2)
         result = execute(prepared, streams, Hooks(sink=sink)).result
     finally:

@@ -18,10 +18,10 @@ from sandbox.api.recall import recall_filter, recall_policy, recall_profile
 from sandbox.cgroup.find import explain_backend, find_backend
 from sandbox.cgroup.model import Backend
 from sandbox.cgroup.none import fallback_enforcements, rlimits_for
-from sandbox.errors import UnsupportedError
+from sandbox.errors import PolicyError, UnsupportedError
 from sandbox.kernel.probe import probe_host
 from sandbox.plan.build import Request
-from sandbox.plan.root import RootSpec
+from sandbox.plan.root import Bind, RootSpec
 from sandbox.policy.model import SyscallPolicy
 from sandbox.policy.profile import CwdMode, IdMode, LandlockMode, Limits, Profile
 from sandbox.result import Enforcement
@@ -197,6 +197,22 @@ def dry_plan(prepared: Prepared) -> Plan:
 def load_command_profile(profile: str | Profile) -> Profile:
     """Return a profile by name or path, or the one given."""
     return profile if isinstance(profile, Profile) else recall_profile(profile)
+
+
+def check_log_place(prepared: Prepared, path: str) -> None:
+    """Refuse an audit log that the program itself could rewrite.
+
+    Raises:
+        PolicyError: it lies in something that is shared writable.
+    """
+    real = os.path.realpath(path)
+    for entry in prepared.root.entries:
+        if isinstance(entry, Bind) and entry.writable and (real == entry.source or real.startswith(entry.source + "/")):
+            raise PolicyError(
+                f"audit log `{path}`: it lies in `{entry.source}`, which is shared writable: the program could rewrite it",
+                origin=entry.why,
+                hint="put the log elsewhere",
+            )
 
 
 def uses_reference(executor: str) -> bool:

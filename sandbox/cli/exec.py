@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -126,15 +127,19 @@ def _dry_run(prepared: Prepared, form: str) -> int:
 
 def _execute(prepared: Prepared, options: dict[str, list[str]]) -> int:
     from sandbox.api.execute import Hooks, Streams, execute
+    from sandbox.api.prepare import check_log_place
     from sandbox.api.request import harden
     from sandbox.cli.signals import Forwarder
 
     quiet = "quiet" in options
     result_path = options.get("result", [None])[0]
+    place: _ResultFile | None = None
+    if "audit" in options:
+        check_log_place(prepared, options["audit"][0])
     sink = _open_sink(options)
     try:
         if result_path is not None:
-            _check_result_path(result_path)
+            place = _ResultFile(result_path)
         if not quiet:
             for note in prepared.notes:
                 _say(note)
@@ -143,10 +148,12 @@ def _execute(prepared: Prepared, options: dict[str, list[str]]) -> int:
             streams = Streams(stdin=0, stdout=1, stderr=2, terminal=forwarder.attach_terminal if prepared.command.interactive else None)
             finished = execute(prepared, streams, Hooks(wake_fd=forwarder.fd, on_wake=forwarder.on_wake, sink=sink))
         _summarize(finished, sink, quiet)
+        if place is not None:
+            place.write(finished.result)
     finally:
         sink.close()
-    if result_path is not None:
-        _write_result(result_path, finished.result)
+        if place is not None:
+            place.close()
     # Nobody may take what is left of a lost output for the whole.
     return finished.result.exit_code or (OUR_FAILURE if finished.lost else 0)
 
@@ -191,32 +198,64 @@ def _summarize(finished: Finished, sink: Sink, quiet: bool) -> None:
         _say(line)
 
 
-def _check_result_path(path: str) -> None:
-    """Fail before the run, not after it."""
-    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
-        return  # /dev/fd/3, a FIFO: the directory does not matter
-    directory = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(directory) or not os.access(directory, os.W_OK) or os.path.isdir(path):
-        raise PolicyError(f"`--result {path}` cannot be written", hint=f"is `{directory}` a directory that you may write to?")
+class _ResultFile:
+    """Where ``--result`` goes, settled before the run: a payload that may write there could put a link in the way meanwhile.
 
+    Args:
+        path: as the caller wrote it. A regular or new file is replaced whole, so that a reader never sees half of it; anything else (``/dev/fd/3``,
+            a FIFO) is opened now and written to at the end.
 
-def _write_result(path: str, result: Result) -> None:
-    """Write the JSON beside its place and rename: a reader never sees half of it."""
-    import json
+    Raises:
+        PolicyError: nothing can be written there.
+    """
 
-    text = json.dumps(result.to_dict(), indent=2, ensure_ascii=True) + "\n"
-    if os.path.exists(path) and not os.path.isfile(path):
-        with open(path, "w", encoding="ascii") as device:  # /dev/fd/3, a FIFO
-            device.write(text)
-        return
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "x", encoding="ascii") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except OSError as error:
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._device = self._directory = -1
+        directory, self._name = os.path.split(path)
         try:
-            os.unlink(temporary)
-        except OSError:
-            pass
-        raise PolicyError(f"`--result {path}` cannot be written: {error.strerror}") from None
+            if os.path.exists(path) and not os.path.isfile(path):
+                self._device = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+                return
+            self._directory = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            if not os.access(".", os.W_OK | os.X_OK, dir_fd=self._directory):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            self.close()
+            hint = f"is `{directory or '.'}` a directory that you may write to?"
+            raise PolicyError(f"`--result {path}` cannot be written: {error.strerror}", hint=hint) from None
+
+    def write(self, result: Result) -> None:
+        """Write the JSON."""
+        import json
+
+        data = json.dumps(result.to_dict(), indent=2, ensure_ascii=True).encode("ascii") + b"\n"
+        try:
+            if self._device >= 0:
+                _write_all(self._device, data)
+                return
+            temporary = f".{self._name}.{os.urandom(8).hex()}"
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666, dir_fd=self._directory)
+            try:
+                try:
+                    _write_all(fd, data)
+                finally:
+                    os.close(fd)
+                os.rename(temporary, self._name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+            except OSError:
+                os.unlink(temporary, dir_fd=self._directory)
+                raise
+        except OSError as error:
+            raise PolicyError(f"`--result {self._path}` cannot be written: {error.strerror}") from None
+
+    def close(self) -> None:
+        """Let go of the place."""
+        for fd in (self._device, self._directory):
+            if fd >= 0:
+                os.close(fd)
+        self._device = self._directory = -1
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]

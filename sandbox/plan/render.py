@@ -20,7 +20,7 @@ def render_text(plan: Plan, notes: tuple[str, ...] = ()) -> str:
             number += 1
             lines.append(f"  {number:3}  {step.describe()}")
     lines += [f"note: {note}" for note in (*notes, *plan.notes)]
-    return "\n".join(lines)
+    return _join(lines)
 
 
 def render_json(plan: Plan, notes: tuple[str, ...] = ()) -> str:
@@ -48,7 +48,13 @@ def render_rows(plan: Plan, table: Table) -> str:
             lines.append(f"# step {last + 1}: {steps[last].describe()}")
         lines.append(f"{index:5}  {_row(row)}")
     lines.append(f"# {len(table.rows)} rows, {len(table.data)} bytes")
-    return "\n".join(lines)
+    return _join(lines)
+
+
+def _join(lines: list[str]) -> str:
+    """Return the lines as text in which the names of a hostile directory can neither make a line nor speak to the terminal."""
+    shown = ["".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in line) for line in lines]
+    return "\n".join(shown)
 
 
 def _row(row: Row) -> str:
