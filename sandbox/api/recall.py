@@ -36,7 +36,9 @@ def recall_policy(name: str) -> SyscallPolicy:
 
     The expensive checks of a policy's text are made when its filter is compiled, so they are not repeated here.
     """
-    return _recall(_policies, "policies", name, lambda text: load_policy(text, check=False), lambda policy: (*policy.sources, str(groups_path())))
+    return _recall(
+        _policies, "policies", name, lambda text: load_policy(text, check=False), lambda policy: (*policy.sources, str(groups_path()))
+    )
 
 
 def recall_profile(name: str) -> Profile:
@@ -61,7 +63,11 @@ def recall_filter(policy: SyscallPolicy, arch: Arch, *, notify: bool) -> Filter:
 
 
 def _recall(
-    memory: dict[str, tuple[_State, _Value]], kind: Kind, name: str, load: Callable[[str], _Value], sources: Callable[[_Value], tuple[str, ...]]
+    memory: dict[str, tuple[_State, _Value]],
+    kind: Kind,
+    name: str,
+    load: Callable[[str], _Value],
+    sources: Callable[[_Value], tuple[str, ...]],
 ) -> _Value:
     path = os.path.abspath(resolve(name, kind))
     entry = memory.get(path)

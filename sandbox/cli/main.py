@@ -39,7 +39,10 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:  # nobody should read a traceback to learn that nothing ran
         if os.environ.get("SANDBOX_DEBUG"):
             raise
-        print(f"error: bug: {type(error).__name__}: {str(error)!a}\n\nhint: please report it, with the traceback of SANDBOX_DEBUG=1", file=sys.stderr)
+        print(
+            f"error: bug: {type(error).__name__}: {str(error)!a}\n\nhint: please report it, with the traceback of SANDBOX_DEBUG=1",
+            file=sys.stderr,
+        )
         return 125
 
 
