@@ -44,6 +44,11 @@ REFUSED: dict[tuple[str, str], list[tuple[int, tuple[int | str, ...]]]] = {
     ("socket", "type"): [(1, (AF_INET, 3, 255))],
     ("socket", "protocol"): [(2, (AF_INET, 1, 262)), (2, (16, 3, 9))],  # MPTCP, NETLINK_AUDIT
     ("socketpair", "family"): [(0, (AF_INET, 1, 0, "@"))],
+    ("socketpair", "type"): [(1, (AF_UNIX, 2, 0, "@"))],  # SOCK_DGRAM
+    ("setrlimit", "resource"): [(0, (4, "@"))],  # RLIMIT_CORE
+    ("prlimit64", "pid"): [(0, (1, 7, 0, 0))],  # init
+    ("prlimit64", "resource"): [(1, (0, 4, 1, 0))],  # RLIMIT_CORE, set
+    ("prlimit64", "new_rlim"): [(2, (0, 4, 1, 0))],
     ("mknod", "mode"): [(1, ("'/tmp/device", 0o020600, 0x103)), (1, ("'/tmp/device", 0o060600, 0x800))],
     ("mknodat", "mode"): [(2, (-100, "'/tmp/device", 0o020600, 0x103))],
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +152,12 @@ def test_no_way_to_the_kernels_log() -> None:
 
 
 def lift_core(plan: Plan) -> Plan:
-    """Leave RLIMIT_CORE as the caller has it."""
-    payload = tuple(step for step in plan.payload if not (isinstance(step, SetLimit) and step.resource == uapi.RLIMIT_CORE))
+    """Set RLIMIT_CORE as high as the caller may have it."""
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1] & uapi.RLIM_INFINITY
+    payload = tuple(
+        replace(step, soft=hard, hard=hard) if isinstance(step, SetLimit) and step.resource == uapi.RLIMIT_CORE else step
+        for step in plan.payload
+    )
     assert payload != plan.payload
     return type(plan)(arch=plan.arch, janitor=plan.janitor, init=plan.init, payload=payload, notes=plan.notes)
 
@@ -173,7 +178,7 @@ def test_no_core_file_where_the_payload_may_write(tmp_path: Path) -> None:
     pattern = Path("/proc/sys/kernel/core_pattern").read_text().strip()
     if "/" in pattern or pattern.startswith("|") or resource.getrlimit(resource.RLIMIT_CORE)[1] == 0:
         pytest.skip(f"core_pattern `{pattern}` writes no file here, or the hard limit forbids one")
-    command = ("sh", "-c", "cd /share && ulimit -c $(ulimit -H -c); kill -SEGV $$")
+    command = ("sh", "-c", "cd /share && kill -SEGV $$")
     lifts: list[tuple[Alteration | tuple[()], bool]] = [((), False), (lift_core, True)]
     for number, (alter, leaves_file) in enumerate(lifts):
         share = shared_directory(tmp_path / str(number))
