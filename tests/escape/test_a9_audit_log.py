@@ -19,6 +19,7 @@ from escape.support import PAYLOADS, numbers, run_payload, shared_directory
 import sandbox.api
 from sandbox.audit import events
 from sandbox.audit.events import Denial
+from sandbox.errors import PolicyError
 
 ROOT = PAYLOADS.parent.parent
 NAMES = (
@@ -161,14 +162,18 @@ def test_verdicts_are_not_read_from_the_programs_output(tmp_path: Path) -> None:
     assert list(directory.iterdir()) == []
 
 
-def test_the_log_is_not_in_the_payload(tmp_path: Path) -> None:
-    """Rule: the log's descriptor is not in the child, nor its path. Removed: the place; a log inside a writable share is the payload's to rewrite."""
+def test_the_log_is_not_in_the_payload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule: the log's descriptor is not in the child, nor its path. Removed: that a log in a writable share is refused; it is the payload's to rewrite."""
     share = shared_directory(tmp_path / "share")
     script = f"ls -l /proc/self/fd | grep -c log; for f in {tmp_path}/log /share/log; do [ -w $f ] && echo writable; done; true"
     attack = ["sh", "-c", f"hostname x 2>/dev/null; {script}"]
     for log, expected in ((tmp_path / "log", b"0\n"), (share / "log", b"0\nwritable\n")):
         log.touch(0o666)
         log.chmod(0o666)
+        if log.parent == share:
+            with pytest.raises(PolicyError, match="shared writable"):
+                sandbox.api.run(attack, volumes=[f"{share}:/share:rw"], audit=log)
+            monkeypatch.setattr("sandbox.api.prepare.check_log_place", lambda prepared, path: None)
         result = sandbox.api.run(attack, volumes=[f"{share}:/share:rw"], audit=log, timeout=5)
         assert result.stdout == expected, result
 
