@@ -24,9 +24,10 @@ from sandbox.plan.steps import CloneInit, ClonePayload, Execute, InstallFilter, 
 from sandbox.policy.profile import IdMode
 from sandbox.result import Enforcement, Outcome, Result, Usage, Verdict, classify_outcome, decode_wait_status
 from sandbox.seccomp.decide import decide
-from sandbox.supervise.monitor import Collected, Monitor, Watched
+from sandbox.supervise.monitor import Monitor, Watched
 from sandbox.supervise.notify import NotifyListener
 from sandbox.supervise.pump import Pump
+from sandbox.supervise.records import Collected
 
 _KEPT_BYTES = 256 << 10
 

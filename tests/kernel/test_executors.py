@@ -41,8 +41,9 @@ from sandbox.plan.steps import (
 from sandbox.policy.profile import Limits
 from sandbox.policy.profile_load import load_profile, override_profile
 from sandbox.seccomp.initfilter import build_init_filter
-from sandbox.supervise.monitor import Collected, Monitor, Watched
+from sandbox.supervise.monitor import Monitor, Watched
 from sandbox.supervise.pump import Pump
+from sandbox.supervise.records import Collected
 
 pytestmark = [pytest.mark.userns, pytest.mark.seccomp, pytest.mark.notify]
 
