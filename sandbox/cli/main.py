@@ -12,6 +12,7 @@ VERBS = {
     "doctor": "what of this host works, and what would fix the rest",
     "profiles": "list profiles, or show one",
     "policies": "list policies, or show one",
+    "policy": "check, explain, test, compare and write policies",
     "completion": "print a completion script for bash, zsh or fish",
 }
 
@@ -98,6 +99,10 @@ def _dispatch(words: list[str]) -> int:
             from sandbox.cli import listing
 
             return listing.policies(rest)
+        case "policy":
+            from sandbox.cli import policy
+
+            return policy.run(rest)
         case "completion":
             from sandbox.cli import completion
 

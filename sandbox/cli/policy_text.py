@@ -1,0 +1,124 @@
+"""What the policy tools print alike: places, outcomes, calls, wrapped lists, colours, JSON."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+
+from sandbox.abi.arch import Arch, native_arch
+from sandbox.cli.options import Option, UsageError, format_options, parse_options
+from sandbox.policy.locate import data_path
+from sandbox.policy.model import RuleRef
+from sandbox.policy.nearest import suggest
+
+HELP = Option(name="help", short="h", help="this text")
+JSON = Option(name="json", help="as JSON")
+ARCH = Option(name="arch", short="a", metavar="ARCH", help="x86_64 or aarch64; default: this machine's", values=tuple(Arch))
+_MINIMUM_WIDTH = 40
+_COLOURS = {"good": "32", "bad": "31", "warn": "33", "head": "1"}
+
+
+def parse(
+    words: list[str], options: tuple[Option, ...], command: str, synopsis: str, text: str
+) -> tuple[dict[str, list[str]], list[str]] | None:
+    """Split words into options and operands, which may be mixed; print the help and return None when that was asked for."""
+    found: dict[str, list[str]] = {}
+    operands: list[str] = []
+    left = words
+    while left:
+        some, rest = parse_options(left, options, f"policy {command}")
+        for name, values in some.items():
+            if name in found and not next(option for option in options if option.name == name).many:
+                raise UsageError(f"option `--{name}` is given twice")
+            found.setdefault(name, []).extend(values)
+        ended = len(rest) < len(left) and left[len(left) - len(rest) - 1] == "--"
+        operands += rest if ended else rest[:1]
+        left = [] if ended else rest[1:]
+    if "help" in found:
+        print(f"usage: sandbox policy {command} {synopsis}\n\n{text}\n")
+        print("\n".join(format_options(options)))
+        return None
+    return found, operands
+
+
+def need(operands: Sequence[str], least: int, most: int | None, what: str, command: str) -> None:
+    """Refuse too few or too many operands."""
+    if len(operands) < least:
+        raise UsageError(f"say {what}", hint=f"see `sandbox policy {command} --help`")
+    if most is not None and len(operands) > most:
+        raise UsageError(f"surplus operand `{operands[most]}`", hint=f"see `sandbox policy {command} --help`")
+
+
+def choose_arch(options: dict[str, list[str]]) -> Arch:
+    """Return the architecture of ``--arch``, by default the machine's own.
+
+    Raises:
+        UsageError: there is no such architecture.
+    """
+    words = options.get("arch")
+    if words is None:
+        try:
+            return native_arch()
+        except ValueError as error:
+            raise UsageError(str(error), hint=f"say `--arch {Arch.X86_64}` or `--arch {Arch.AARCH64}`") from None
+    try:
+        return Arch(words[0])
+    except ValueError:
+        raise UsageError(f"unknown architecture `{words[0]}`; known: {', '.join(Arch)}", hint=suggest(words[0], Arch)) from None
+
+
+def show_path(path: str) -> str:
+    """Return how a file is called: shipped ones by their name alone, as in the summary of a run."""
+    return printable(os.path.basename(path) if os.path.dirname(path) == data_path("policies") else path)
+
+
+def show_place(ref: RuleRef | None) -> str:
+    """Return ``file:line``."""
+    return f"{show_path(ref.file)}:{ref.line}" if ref is not None else ""
+
+
+def printable(text: str) -> str:
+    """Return a file's text so that it cannot move a terminal's cursor or turn its direction."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def width() -> int:
+    """Return how many columns a line may have."""
+    import shutil
+
+    return max(_MINIMUM_WIDTH, shutil.get_terminal_size((100, 24)).columns)
+
+
+def paint(text: str, how: str) -> str:
+    """Return text in colour (good, bad, warn, head) where a person looks at it."""
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return text
+    return f"\x1b[{_COLOURS[how]}m{text}\x1b[0m"
+
+
+def wrap(words: Iterable[str], *, first: str = "", indent: str = "", separator: str = ", ", columns: int | None = None) -> list[str]:
+    """Return words joined into lines no longer than the terminal, where no single word is."""
+    limit = columns or width()
+    lines: list[str] = []
+    line = first
+    fresh = True
+    for word in words:
+        if not fresh and len(line) + len(separator) + len(word) > limit:
+            lines.append(line + separator.rstrip())
+            line, fresh = indent, True
+        line += word if fresh else separator + word
+        fresh = False
+    return [*lines, line]
+
+
+def wrap_text(text: str, *, first: str, indent: str) -> list[str]:
+    """Return a sentence wrapped at its spaces."""
+    return wrap(text.split(" "), first=first, indent=indent, separator=" ")
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON."""
+    import json
+
+    print(json.dumps(value, indent=2))
