@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from sandbox.api.prepare import Prepared, build_request
+from sandbox.api.prepare import Prepared, build_request, cgroup_directories
 from sandbox.audit.sinks import NullSink, Sink
 from sandbox.audit.summary import DenialSummary
 from sandbox.cgroup.model import CgroupRun, CgroupUsage
@@ -93,17 +93,8 @@ def execute(prepared: Prepared, streams: Streams, hooks: Hooks) -> Finished:
 
 
 def _run(prepared: Prepared, streams: Streams, hooks: Hooks, host_id: HostId | None, cgroup: CgroupRun | None) -> Finished:
-    joins = cgroup.joins if cgroup is not None else ()
-    removals = cgroup.removals if cgroup is not None else ()
-    directories = tuple(dict.fromkeys(fd for fd, _ in (*joins, *removals)))
-    index = {fd: number for number, fd in enumerate(directories)}
-    request = build_request(
-        prepared,
-        outside_id=host_id.number if host_id is not None else -1,
-        joins=tuple((index[fd], path) for fd, path in joins),
-        removals=tuple((index[fd], path) for fd, path in removals),
-        directories=len(directories),
-    )
+    directories = cgroup_directories(cgroup)
+    request = build_request(prepared, outside_id=host_id.number if host_id is not None else -1, cgroup=cgroup)
     plan, table = _make_table(request)
 
     def on_started(pid: int) -> None:
@@ -135,7 +126,7 @@ def _run(prepared: Prepared, streams: Streams, hooks: Hooks, host_id: HostId | N
     watched = Watched(
         limits=prepared.profile.limits,
         started=on_started,
-        needs_word=prepared.external_map or bool(joins),
+        needs_word=prepared.external_map or cgroup is not None,
         explain=lambda row, error: explain_failure(plan, table, row, error),
         pumps=pumps,
         cgroup=cgroup,

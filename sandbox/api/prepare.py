@@ -16,7 +16,7 @@ from sandbox.abi.arch import Arch
 from sandbox.abi.host import HostFeatures
 from sandbox.api.recall import recall_filter, recall_policy, recall_profile
 from sandbox.cgroup.find import explain_backend, find_backend
-from sandbox.cgroup.model import Backend
+from sandbox.cgroup.model import Backend, CgroupRun
 from sandbox.cgroup.none import fallback_enforcements, rlimits_for
 from sandbox.errors import PolicyError, UnsupportedError
 from sandbox.kernel.probe import probe_host
@@ -124,18 +124,19 @@ def prepare(command: Command) -> Prepared:
     )
 
 
-def build_request(
-    prepared: Prepared, *, outside_id: int, joins: tuple[tuple[int, str], ...], removals: tuple[tuple[int, str], ...], directories: int
-) -> Request:
+def build_request(prepared: Prepared, *, outside_id: int, cgroup: CgroupRun | None) -> Request:
     """Put a prepared launch and the run's own numbers into the plan's terms.
 
     Args:
         prepared: what to run.
         outside_id: the host id of a root run; ignored otherwise.
-        joins: cgroup.procs files, as (index of directory, path).
-        removals: cgroups to remove, likewise.
-        directories: how many directory descriptors are passed.
+        cgroup: the run's cgroup, reserved.
     """
+    index = {fd: number for number, fd in enumerate(cgroup_directories(cgroup))}
+
+    def indexed(files: tuple[tuple[int, str], ...]) -> tuple[tuple[int, str], ...]:
+        return tuple((index[fd], path) for fd, path in files)
+
     return Request(
         profile=prepared.profile,
         host=prepared.host,
@@ -149,14 +150,20 @@ def build_request(
         audit=prepared.filter.notify,
         external_map=prepared.external_map,
         map_range=prepared.profile.ids is IdMode.RANGE,
-        directories=directories,
-        joins=joins,
-        removals=removals,
+        directories=len(index),
+        joins=indexed(cgroup.joins) if cgroup is not None else (),
+        removals=indexed(cgroup.removals) if cgroup is not None else (),
+        thaws=indexed(cgroup.thaws) if cgroup is not None else (),
         rlimits=prepared.rlimits,
         interactive=prepared.command.interactive,
         oom_protected=_is_oom_protected(),
         uptime_s=int(time.clock_gettime(time.CLOCK_MONOTONIC)) if prepared.profile.time_namespace else 0,
     )
+
+
+def cgroup_directories(cgroup: CgroupRun | None) -> tuple[int, ...]:
+    """Return the directory descriptors that the janitor and init are given for a run's cgroup, each once, in the order that the plan counts on."""
+    return () if cgroup is None else tuple(dict.fromkeys(fd for fd, _ in (*cgroup.joins, *cgroup.removals, *cgroup.thaws)))
 
 
 def _is_oom_protected() -> bool:
@@ -179,19 +186,12 @@ def dry_plan(prepared: Prepared) -> Plan:
     """Build the plan as a run would, with placeholders for what only a run has."""
     from sandbox.plan.build import build_plan
 
-    joins: tuple[tuple[int, str], ...] = ()
-    removals: tuple[tuple[int, str], ...] = ()
-    directories = 0
-    if prepared.backend is not None:
-        run = prepared.backend.reserve(prepared.run_id, prepared.profile.limits)
-        try:
-            index = {fd: number for number, fd in enumerate(dict.fromkeys(fd for fd, _ in (*run.joins, *run.removals)))}
-            joins = tuple((index[fd], path) for fd, path in run.joins)
-            removals = tuple((index[fd], path) for fd, path in run.removals)
-            directories = len(index)
-        finally:
+    run = None if prepared.backend is None else prepared.backend.reserve(prepared.run_id, prepared.profile.limits)
+    try:
+        return build_plan(build_request(prepared, outside_id=0x70000000, cgroup=run))
+    finally:
+        if run is not None:
             run.close()
-    return build_plan(build_request(prepared, outside_id=0x70000000, joins=joins, removals=removals, directories=directories))
 
 
 def load_command_profile(profile: str | Profile) -> Profile:

@@ -173,6 +173,37 @@ def parse_number(text: str | None) -> int | None:
     return int(text) if text.isdecimal() else None
 
 
+def parse_pressure(text: str | None) -> int | None:
+    """Return the ``some`` total of a pressure file in nanoseconds; None for a missing file. Source: kernel Documentation/accounting/psi.rst."""
+    for line in (text or "").splitlines():
+        if line.startswith("some "):
+            total = line.rpartition(" total=")[2]
+            return int(total) * 1000 if total.isdecimal() else None
+    return None
+
+
+def parse_io_stat(text: str) -> tuple[int, int]:
+    """Return the bytes read and written of all devices in io.stat, lines of ``MAJOR:MINOR rbytes=N wbytes=N …``."""
+    read = written = 0
+    for word in text.split():
+        name, _, value = word.partition("=")
+        if value.isdecimal():
+            read += int(value) if name == "rbytes" else 0
+            written += int(value) if name == "wbytes" else 0
+    return read, written
+
+
+def parse_io_service(text: str) -> tuple[int, int]:
+    """Return the bytes read and written of all devices in blkio.throttle.io_service_bytes, lines of ``MAJOR:MINOR Read N``."""
+    read = written = 0
+    for line in text.splitlines():
+        parts = line.split()
+        if len(parts) == 3 and parts[2].isdecimal():
+            read += int(parts[2]) if parts[1] == "Read" else 0
+            written += int(parts[2]) if parts[1] == "Write" else 0
+    return read, written
+
+
 def swap_in_use() -> bool:
     """Return whether the host has swap; when it can't be read, the answer that claims less."""
     try:

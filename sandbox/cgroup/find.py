@@ -98,6 +98,7 @@ def _legacy(bases: dict[str, str], prefix: str, why: str) -> tuple[Backend | Non
     missing = [f"the controller `{name}` is not mounted" for name in v1.CONTROLLERS if name not in bases]
     if "cpuacct" not in usable or len(usable) < 2:
         return None, "cgroup v1: " + ", ".join(missing + unusable)
+    usable |= {name: bases[name] for name in v1.OPTIONAL if name in bases and _may_write(bases[name])}
     return v1.V1Backend(usable, prefix), ", ".join([why, *missing, *unusable])
 
 
@@ -171,7 +172,7 @@ def _fix(unified: Hierarchy | None, legacy: dict[str, Hierarchy]) -> str:
             f"sudo sh -c 'cd {unified.point} && echo +memory +pids > cgroup.subtree_control; mkdir -p {base}/{v2.SUPERVISOR} && "
             f"chown -R {uid} {base} && echo '$$' > {base}/{v2.SUPERVISOR}/cgroup.procs'"
         )
-    points = sorted({legacy[name].point for name in v1.CONTROLLERS if name in legacy})
+    points = sorted({legacy[name].point for name in (*v1.CONTROLLERS, *v1.OPTIONAL) if name in legacy})
     if not points or uid == 0:
         return ""
     return f"sudo sh -c 'for d in {' '.join(points)}; do mkdir -p $d/sandbox-{uid} && chown {uid} $d/sandbox-{uid}; done'"

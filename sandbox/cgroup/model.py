@@ -26,6 +26,18 @@ class CgroupUsage:
 
     Times are nanoseconds and include processes that ended long ago. `memory_peak_bytes` includes page cache and kernel memory that
     was charged to the run. `process_limit_hits` counts refused forks.
+
+    Attributes:
+        io_read_bytes: bytes read from block devices, all of them together; what the page cache answered is not in it.
+        io_write_bytes: the same written; on v1 the kernel charges what it writes back later to nobody, so only direct and synchronous writes.
+        io_source: the file that counted the two.
+        throttled_ns: how long runnable processes were held back by a quota of CPU time.
+        throttled_periods: in how many periods that happened.
+        pressure_cpu_ns: how long at least one process waited for a processor (PSI, ``some``).
+        pressure_memory_ns: the same for memory.
+        pressure_io_ns: the same for block devices.
+        memory_max_hits: how often an allocation met the memory limit; the kernel then reclaims page cache, so that is no sign of too
+            little memory by itself.
     """
 
     cpu_user_ns: int
@@ -37,6 +49,38 @@ class CgroupUsage:
     processes_source: str | None = None
     oom_kills: int | None = None
     process_limit_hits: int | None = None
+    io_read_bytes: int | None = None
+    io_write_bytes: int | None = None
+    io_source: str | None = None
+    throttled_ns: int | None = None
+    throttled_periods: int | None = None
+    pressure_cpu_ns: int | None = None
+    pressure_memory_ns: int | None = None
+    pressure_io_ns: int | None = None
+    memory_max_hits: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CgroupNow:
+    """What one run's cgroup uses at this moment; None means that this kernel cannot tell.
+
+    Attributes:
+        cpu_ns: CPU time of all members so far, the dead included.
+        memory_bytes: everything charged to the run.
+        memory_anon_bytes: what cannot be dropped without swap: anonymous memory, tmpfs, memfd and System V segments.
+        memory_file_bytes: page cache of files, which the kernel drops when the limit is met.
+        memory_kernel_bytes: page tables, stacks, inodes, socket and pipe buffers and the like.
+        processes: the payload's processes and threads, our init not among them.
+        frozen: whether everything is frozen; None where there is no freezer.
+    """
+
+    cpu_ns: int
+    memory_bytes: int | None = None
+    memory_anon_bytes: int | None = None
+    memory_file_bytes: int | None = None
+    memory_kernel_bytes: int | None = None
+    processes: int | None = None
+    frozen: bool | None = None
 
 
 class CgroupRun(Protocol):
@@ -65,6 +109,14 @@ class CgroupRun(Protocol):
         """The files that take the member ("0" = the writer), as (fd of a directory, path relative to it); valid before `make`.
 
         For a janitor that was started first and opens them itself.
+        """
+        ...
+
+    @property
+    def thaws(self) -> tuple[tuple[int, str], ...]:
+        """Files that take the word THAWED, as (fd of a directory, path relative to it), where a frozen process does not die by SIGKILL (v1).
+
+        For the janitor, after the kill and before it waits; valid before `make`.
         """
         ...
 
@@ -122,12 +174,31 @@ class CgroupRun(Protocol):
         """Read every counter. Only before the directories are removed: the counters go with them."""
         ...
 
+    def current(self) -> CgroupNow:
+        """Return what the run uses now: one pread of each file, which stay open after the first call; from `make` to `remove`."""
+        ...
+
+    def freeze(self) -> bool:
+        """Stop every member until `thaw`; return False where there is no freezer.
+
+        True says that the kernel is at it: `current` tells when everything is frozen. A process in an uninterruptible wait (v1) is
+        frozen when that ends. CPU time stands still meanwhile, wall time does not.
+        """
+        ...
+
+    def thaw(self) -> bool:
+        """Let every member go on; return False where there is no freezer. Harmless when nothing is frozen."""
+        ...
+
     def kill(self) -> bool:
-        """Kill every member at once; return False where the kernel has no such call (v1, v2 before 5.14)."""
+        """Kill every member at once; return False where the kernel has no such call (v1, v2 before 5.14).
+
+        On v1 it thaws the run all the same: there a frozen process dies only after that.
+        """
         ...
 
     def remove(self) -> None:
-        """Remove the directories; idempotent. Waits up to two seconds for dying members, by event."""
+        """Thaw what is frozen (v1) and remove the directories; idempotent. Waits up to two seconds for dying members, by event."""
         ...
 
     def close(self) -> None:
@@ -145,7 +216,7 @@ class Backend(Protocol):
 
     @property
     def provides(self) -> frozenset[str]:
-        """Which of ``memory``, ``processes`` and ``cpu`` it can limit or count."""
+        """What it can limit, count or do: ``memory``, ``processes``, ``cpu``, ``cpus``, ``cpu-weight``, ``cpuset``, ``io`` (profile keys), ``freeze``."""
         ...
 
     @property
@@ -160,7 +231,7 @@ class Backend(Protocol):
 
         Args:
             run_id: 1 to 64 characters of ``A-Za-z0-9_.-``, not beginning with a dot.
-            limits: `memory_bytes` and `processes` are applied here.
+            limits: those of memory, processes, CPU shares, processors and block devices are applied here.
 
         Raises:
             UnsupportedError: a limit is asked for that `provides` lacks.

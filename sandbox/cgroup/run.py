@@ -9,7 +9,7 @@ import errno
 import os
 
 from sandbox.cgroup.files import NodeFiles, remove_run, remove_shared
-from sandbox.cgroup.model import CgroupUsage
+from sandbox.cgroup.model import CgroupNow, CgroupUsage
 from sandbox.errors import SandboxError, SetupError, UnsupportedError
 from sandbox.policy.profile import Limits
 from sandbox.result import Enforcement
@@ -35,6 +35,7 @@ class RunBase:
         self._made: list[NodeFiles] = []
         self._fds: list[int] = sorted({node.fd for node in nodes})
         self._cpu_fd = -1
+        self._open: dict[tuple[str, str], int] = {}
         self.join_fds: tuple[int, ...] = ()
         self.enforced: tuple[Enforcement, ...] = ()
         self.oom_fd: int | None = None
@@ -48,6 +49,11 @@ class RunBase:
     def joins(self) -> tuple[tuple[int, str], ...]:
         """See `CgroupRun.joins`."""
         return tuple((node.fd, f"{node.relative}/cgroup.procs") for node in self._nodes)
+
+    @property
+    def thaws(self) -> tuple[tuple[int, str], ...]:
+        """See `CgroupRun.thaws`; v2 kills what is frozen."""
+        return ()
 
     def clear_way(self) -> None:
         """See `CgroupRun.clear_way`; v1 takes processes anywhere."""
@@ -77,9 +83,21 @@ class RunBase:
         """See `CgroupRun.usage`."""
         raise NotImplementedError
 
+    def current(self) -> CgroupNow:
+        """See `CgroupRun.current`."""
+        raise NotImplementedError
+
+    def freeze(self) -> bool:
+        """See `CgroupRun.freeze`."""
+        raise NotImplementedError
+
+    def thaw(self) -> bool:
+        """See `CgroupRun.thaw`."""
+        raise NotImplementedError
+
     def kill(self) -> bool:
         """See `CgroupRun.kill`."""
-        return False
+        raise NotImplementedError
 
     def remove(self) -> None:
         """See `CgroupRun.remove`."""
@@ -98,6 +116,7 @@ class RunBase:
         for node in self._nodes + self._shared:
             node.fd = -1  # the number may be somebody else's file by now
         self._made.clear()
+        self._open.clear()
         self.join_fds = ()
         self.oom_fd = None
         self._cpu_fd = -1
@@ -105,6 +124,29 @@ class RunBase:
     def _apply(self) -> None:
         """Write the limits, fill `enforced`, open what stays open."""
         raise NotImplementedError
+
+    def _read_now(self, node: NodeFiles | None, name: str) -> str | None:
+        """Return a control file's content through an fd that stays open; None where there is no such file."""
+        if node is None:
+            return None
+        key = (node.shown, name)
+        fd = self._open.get(key)
+        if fd is None:
+            try:
+                fd = node.open(name, os.O_RDONLY)
+            except SetupError as error:
+                if error.errno != errno.ENOENT or not self._made:
+                    raise
+                fd = -1
+            else:
+                self._fds.append(fd)
+            self._open[key] = fd
+        if fd < 0:
+            return None
+        try:
+            return os.pread(fd, 16384, 0).decode("ascii", "replace")
+        except OSError as error:
+            raise SetupError(f"read `{node.path(name)}`", error.errno or errno.EIO, step="cgroup") from None
 
     def _parse_cpu(self, content: bytes) -> int:
         raise NotImplementedError

@@ -10,8 +10,18 @@ from __future__ import annotations
 import errno
 import os
 
-from sandbox.cgroup.files import NodeFiles, check_run_id, open_directory, parse_keyed, parse_number, parse_pids, swap_in_use
-from sandbox.cgroup.model import INIT_PROCESSES, MAXIMUM_PIDS, CgroupUsage
+from sandbox.cgroup.files import (
+    NodeFiles,
+    check_run_id,
+    open_directory,
+    parse_io_stat,
+    parse_keyed,
+    parse_number,
+    parse_pids,
+    parse_pressure,
+    swap_in_use,
+)
+from sandbox.cgroup.model import INIT_PROCESSES, MAXIMUM_PIDS, CgroupNow, CgroupUsage
 from sandbox.cgroup.run import RunBase, refuse_missing
 from sandbox.errors import SetupError
 from sandbox.policy.profile import Limits
@@ -47,7 +57,7 @@ class V2Backend:
         self._shared = shared
         self._prefix = prefix
         self._movable = movable
-        self.provides = frozenset(CONTROLLERS[controller] for controller in controllers) | {"cpu"}
+        self.provides = frozenset(CONTROLLERS[controller] for controller in controllers) | {"cpu", "freeze"}
         self.where = f"{base}/{shared}" if shared else base
 
     def reserve(self, run_id: str, limits: Limits) -> V2Run:
@@ -90,6 +100,8 @@ class V2Run(RunBase):
     def usage(self) -> CgroupUsage:
         """See `CgroupRun.usage`. memory.peak exists since Linux 5.19, pids.peak since 6.1."""
         cpu = parse_keyed(self._node.read("cpu.stat"))
+        io = self._node.read_optional("io.stat")
+        read, written = (None, None) if io is None else parse_io_stat(io)
         memory = parse_number(self._node.read_optional("memory.peak")) if "memory" in self._controllers else None
         events = parse_keyed(self._node.read("memory.events")) if "memory" in self._controllers else {}
         peak = parse_number(self._node.read_optional("pids.peak")) if "pids" in self._controllers else None
@@ -104,7 +116,40 @@ class V2Run(RunBase):
             processes_source=None if peak is None else "pids.peak",
             oom_kills=events.get("oom_kill"),
             process_limit_hits=hits,
+            io_read_bytes=read,
+            io_write_bytes=written,
+            io_source=None if io is None else "io.stat",
+            throttled_ns=None if "throttled_usec" not in cpu else cpu["throttled_usec"] * 1000,
+            throttled_periods=cpu.get("nr_throttled"),
+            pressure_cpu_ns=parse_pressure(self._node.read_optional("cpu.pressure")),
+            pressure_memory_ns=parse_pressure(self._node.read_optional("memory.pressure")),
+            pressure_io_ns=parse_pressure(self._node.read_optional("io.pressure")),
+            memory_max_hits=events.get("max"),
         )
+
+    def current(self) -> CgroupNow:
+        """See `CgroupRun.current`."""
+        memory = parse_keyed(self._read_now(self._node, "memory.stat") or "")
+        anon, cached, shared = memory.get("anon"), memory.get("file"), memory.get("shmem", 0)
+        processes = parse_number(self._read_now(self._node, "pids.current"))
+        frozen = parse_keyed(self._read_now(self._node, "cgroup.events") or "").get("frozen")
+        return CgroupNow(
+            cpu_ns=self.cpu_ns(),
+            memory_bytes=parse_number(self._read_now(self._node, "memory.current")),
+            memory_anon_bytes=None if anon is None else anon + shared,
+            memory_file_bytes=None if cached is None else max(0, cached - shared),
+            memory_kernel_bytes=_kernel_memory(memory),
+            processes=None if processes is None else max(0, processes - INIT_PROCESSES),
+            frozen=None if frozen is None else bool(frozen),
+        )
+
+    def freeze(self) -> bool:
+        """See `CgroupRun.freeze`. cgroup.freeze exists since Linux 5.2."""
+        return self._node.write_optional("cgroup.freeze", "1")
+
+    def thaw(self) -> bool:
+        """See `CgroupRun.thaw`."""
+        return self._node.write_optional("cgroup.freeze", "0")
 
     def kill(self) -> bool:
         """See `CgroupRun.kill`. cgroup.kill exists since Linux 5.14.
@@ -147,6 +192,14 @@ class V2Run(RunBase):
         self._fds.append(self._cpu_fd)
         enforced.append(Enforcement(what="cpu-time accounting", how="cgroup2 cpu.stat"))
         self.enforced = tuple(enforced)
+
+
+def _kernel_memory(stat: dict[str, int]) -> int | None:
+    """Return the kernel's memory: ``kernel`` since Linux 5.18, its parts before, and socket buffers, which are apart."""
+    if "anon" not in stat:
+        return None
+    parts = sum(stat.get(name, 0) for name in ("kernel_stack", "pagetables", "percpu", "slab"))
+    return stat.get("kernel", parts) + stat.get("sock", 0)
 
 
 def enable_controllers(node: NodeFiles, controllers: frozenset[str], movable: frozenset[int] | None) -> None:

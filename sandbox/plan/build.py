@@ -89,8 +89,8 @@ class Request:
     """All that one launch is made of, as values.
 
     `outside_uid`/`outside_gid` are the host ids that the payload's become. `external_map` means the supervisor writes the maps (root,
-    or a range). `directories` counts the descriptors from `fds.FIRST_EXTRA` on: directories that `joins` (cgroup.procs files) and
-    `removals` (cgroups) are relative to, by index. `rlimits` are (resource, soft, hard). `oom_protected` tells that the caller's own
+    or a range). `directories` counts the descriptors from `fds.FIRST_EXTRA` on: directories that `joins` (cgroup.procs files),
+    `removals` (cgroups) and `thaws` (freezers) are relative to, by index. `rlimits` are (resource, soft, hard). `oom_protected` tells that the caller's own
     oom_score_adj is negative. `filter_bpf` None means that no filter was asked for.
     """
 
@@ -109,6 +109,7 @@ class Request:
     directories: int = 0
     joins: tuple[tuple[int, str], ...] = ()
     removals: tuple[tuple[int, str], ...] = ()
+    thaws: tuple[tuple[int, str], ...] = ()
     rlimits: tuple[tuple[int, int, int], ...] = ()
     interactive: bool = False
     uptime_s: int = 0
@@ -137,7 +138,8 @@ def build_plan(request: Request) -> Plan:
     flags, names = _namespaces()
     joins = tuple((fds.FIRST_EXTRA + index, path) for index, path in request.joins)
     removals = tuple((fds.FIRST_EXTRA + index, path) for index, path in request.removals)
-    janitor += [CloneInit(flags=flags, names=names), Guard(removals=removals)]
+    thaws = tuple((fds.FIRST_EXTRA + index, path) for index, path in request.thaws)
+    janitor += [CloneInit(flags=flags, names=names), Guard(removals=removals, thaws=thaws)]
 
     init: list[Step] = [ReportStarted()]
     if request.external_map or joins:

@@ -80,7 +80,9 @@ def check_plan(plan: Plan, *, filtered: bool) -> None:
     for step in plan.payload:
         _require(not isinstance(step, (*_BUILDS_ROOT, CloneTree, CloneDevice)), f"the payload takes a mount step: `{step.describe()}`")
         if isinstance(step, (SetLimit, NewKeyring, MapIds)):
-            _require(plan.payload.index(step) < _index(plan.payload, DropCapabilities), f"`{step.describe()}` needs rights that were dropped")
+            _require(
+                plan.payload.index(step) < _index(plan.payload, DropCapabilities), f"`{step.describe()}` needs rights that were dropped"
+            )
         if isinstance(step, RestrictLandlock):
             _require(plan.payload.index(step) > _index(plan.payload, NoNewPrivileges), "Landlock comes before no_new_privs")
     _check_trees(plan)
@@ -127,8 +129,8 @@ def _check_trees(plan: Plan) -> None:
     taken = [step.key for step in plan.steps() if isinstance(step, (CloneTree, CloneDevice))]
     attached = [step.key for step in plan.steps() if isinstance(step, AttachTree)]
     _require(sorted(taken) == sorted(attached) and len(set(taken)) == len(taken), "every tree that is taken is attached once")
-    removals = [fd for step in plan.janitor if isinstance(step, Guard) for fd, _ in step.removals]
-    _require(all(fd >= fds.FIRST_EXTRA for fd in removals), "descriptors of removals overlap the fixed ones")
+    removals = [fd for step in plan.janitor if isinstance(step, Guard) for fd, _ in step.removals + step.thaws]
+    _require(all(fd >= fds.FIRST_EXTRA for fd in removals), "descriptors of cgroups overlap the fixed ones")
 
 
 def _targets(steps: Iterable[Step]) -> Iterable[str]:

@@ -177,13 +177,20 @@ def _clone_init(low: Lowering, step: CloneInit) -> None:
 
 
 def _guard(low: Lowering, step: Guard) -> None:
-    keep = {fds.STATUS, fds.SUPERVISOR, fds.RELEASE, *(fd for fd, _ in step.removals)}
+    keep = {fds.STATUS, fds.SUPERVISOR, fds.RELEASE, *(fd for fd, _ in step.removals + step.thaws)}
     pidfd = max(keep) + 1
     low.call("dup3", Slot(low.slot("init-pidfd")), pidfd, uapi.O_CLOEXEC, label="init's pidfd")
     _close_from(low, CloseFrom(first=0, keep=(*sorted(keep), pidfd)))
     first = low.builder.reserve(16, struct.pack("<ihhihh", fds.SUPERVISOR, uapi.POLLIN, 0, pidfd, uapi.POLLIN, 0))
     low.call("ppoll", first, 2, 0, 0, 8, flags=Flag.RETRY)
     low.call("pidfd_send_signal", pidfd, uapi.SIGKILL, 0, 0, tolerate=(errno.ESRCH,))
+    for fd, name in step.thaws:
+        file = low.slot("file")
+        word = b"THAWED"
+        flags = uapi.O_WRONLY | uapi.O_CLOEXEC
+        low.call("openat", fd, name, flags, store=file, tolerate=(errno.ENOENT, errno.ENODEV), label=f"`{name}`")
+        low.call("write", Slot(file), low.builder.blob(word), len(word), tolerate=(errno.EBADF, errno.ENODEV), label=f"`{name}` `THAWED`")
+        low.call("close", Slot(file), tolerate=(errno.EBADF,))
     record = low.record(Kind.REAPED)
     low.call(
         "wait4",

@@ -39,13 +39,21 @@ class CloneInit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guard:
-    """The janitor's wait: whatever ends first, kill init, reap it, report, remove cgroups."""
+    """The janitor's wait: whatever ends first, kill init, reap it, report, remove cgroups.
+
+    `thaws` are files that take THAWED between the kill and the wait: on cgroup v1 a frozen init would never end.
+    """
 
     removals: tuple[tuple[int, str], ...]
+    thaws: tuple[tuple[int, str], ...] = ()
 
     def describe(self) -> str:
         names = ", ".join(f"`{name}`" for _, name in self.removals)
-        return "wait; kill init when the supervisor dies" + (f"; remove cgroups {names}" if names else "")
+        return (
+            "wait; kill init when the supervisor dies"
+            + ("; thaw it" if self.thaws else "")
+            + (f"; remove cgroups {names}" if names else "")
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

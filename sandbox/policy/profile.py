@@ -47,12 +47,50 @@ class LandlockMode(StrEnum):
     OFF = "off"
 
 
+class IoClass(StrEnum):
+    """When the payload's requests to a block device are served; a scheduler such as BFQ must be in use on the device."""
+
+    BEST_EFFORT = "best-effort"
+    IDLE = "idle"  # only when nobody else has used the device for a while
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IoPriority:
+    """Class and level (0 first to 7 last; always 7 in the class idle). Source: ioprio_set(2)."""
+
+    kind: IoClass
+    level: int = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IoLimit:
+    """What may pass between the run and one block device in a second; None means no limit.
+
+    `device` is a block device's path, its ``MAJOR:MINOR``, or any path: then it is the disk below its file system.
+    """
+
+    device: str
+    read_bytes: int | None = None
+    write_bytes: int | None = None
+    read_operations: int | None = None
+    write_operations: int | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What the run may use; None means no limit.
 
     Times are nanoseconds, sizes are bytes. `output_bytes` counts stdout and stderr together.
     `tmp_*`, `shm_*` and `home_*` are the caps of the tmpfs mounted there; None is not allowed for them.
+
+    Attributes:
+        idle_ns: wall time minus CPU time of all processes together.
+        cpu_quota_ppm: CPU time of all processes together in any 100 ms, in millionths of one processor.
+        cpuset: numbers of the processors that may be used, ascending; empty means all.
+        cpu_weight: share of CPU time when others want it too, 1 to 10000; 100 is what anybody has.
+        nice: 0 to 19.
+        io_priority: None means that it follows from `nice`.
+        io: limits of block devices, one entry for each.
     """
 
     wall_ns: int | None = None
@@ -63,6 +101,13 @@ class Limits:
     open_files: int = 1024
     file_bytes: int | None = None
     stack_bytes: int | None = None
+    idle_ns: int | None = None
+    cpu_quota_ppm: int | None = None
+    cpuset: tuple[int, ...] = ()
+    cpu_weight: int | None = None
+    nice: int = 0
+    io_priority: IoPriority | None = None
+    io: tuple[IoLimit, ...] = ()
     tmp_bytes: int = 64 << 20
     tmp_inodes: int = 8192
     shm_bytes: int = 16 << 20

@@ -43,7 +43,7 @@ def main(runs: int, profile: str, argv: tuple[str, ...]) -> int:
         return 2
     command = preparing.Command(argv=argv, profile=preparing.load_command_profile(profile), environ=dict(os.environ))
     prepared = replace(preparing.prepare(command), backend=None)
-    request = preparing.build_request(prepared, outside_id=-1, joins=(), removals=(), directories=0)
+    request = preparing.build_request(prepared, outside_id=-1, cgroup=None)
     plan = build_plan(request)
     rows = len(lowering.lower_plan(plan).rows)
     print(f"profile `{profile}`, {' '.join(argv)}: {len(plan.steps())} steps, {rows} rows; median and fastest tenth of {runs}, µs\n")

@@ -49,6 +49,7 @@ class PinnedRun:
     oom_fd = None
     joins = ((50, "sandbox-RUN/cgroup.procs"), (51, "sandbox-RUN/cgroup.procs"))
     removals = ((50, "sandbox-RUN"), (51, "sandbox-RUN"))
+    thaws = ((51, "sandbox-RUN/freezer.state"),)
 
     def usage(self) -> CgroupUsage:
         """Nothing runs in a dry run."""

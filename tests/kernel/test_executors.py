@@ -82,7 +82,7 @@ def prepare_scene(profile: str, program: str, **changes: Any) -> Prepared:
 def make_plan(prepared: Prepared, outside_id: int) -> Plan:
     """Build the plan that both executors run: without cgroups, and with the init filter that suits the larger of the two."""
     plain = replace(prepared, backend=None)
-    request = build_request(plain, outside_id=outside_id, joins=(), removals=(), directories=0)
+    request = build_request(plain, outside_id=outside_id, cgroup=None)
     return build_plan(replace(request, init_filter_bpf=build_init_filter(prepared.arch, reference=True)))
 
 

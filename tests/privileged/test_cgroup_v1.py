@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import mmap
 import os
 import resource
@@ -11,6 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -225,6 +227,144 @@ def test_cpu_time_agrees_with_rusage(backend: V1Backend) -> None:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         truth = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         assert made.cpu_ns() / 1e9 == pytest.approx(truth, rel=0.02, abs=0.03)  # the fork itself is before the join
+
+
+def until(what: Callable[[], object], seconds: float = 10.0) -> None:
+    """Look until it is so; the kernel has no event for it."""
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, what
+        os.sched_yield()
+
+
+def test_frozen_members_stand_still_and_go_on(backend: V1Backend) -> None:
+    with run(backend, Limits(memory_bytes=MEMORY, processes=4)) as made:
+        pid = fork_into(made, lambda: spin(60))
+        try:
+            until(lambda: made.current().cpu_ns > 5_000_000)
+            assert made.current().frozen is False
+            assert made.freeze()
+            until(lambda: made.current().frozen)
+            before = made.current().cpu_ns
+            assert select.select([], [], [], 0.1) == ([], [], []) and made.current().cpu_ns == before
+            assert made.thaw()
+            until(lambda: made.current().cpu_ns > before + 5_000_000)
+            assert made.current().frozen is False
+            assert made.thaw(), "nothing is frozen: no error"
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            wait(pid)
+
+
+@pytest.mark.parametrize("way", ["kill", "remove"])
+def test_frozen_members_die_when_the_run_ends(backend: V1Backend, way: str) -> None:
+    """On v1 SIGKILL alone does not end a frozen process: it does in both ways only because they thaw it."""
+    made = backend.create(f"{NAME}frozen", Limits())
+    pid = fork_into(made, signal.pause)
+    pidfd = os.pidfd_open(pid)
+    until(lambda: str(pid) in made._freezer.read("cgroup.procs").split())  # type: ignore[union-attr]
+    assert made.freeze()
+    until(lambda: made.current().frozen)
+    os.kill(pid, signal.SIGKILL)
+    assert not select.select([pidfd], [], [], 0.2)[0], "still there"
+    try:
+        if way == "kill":
+            assert made.kill() is False
+        else:
+            made.remove()
+        assert wait(pid) == -signal.SIGKILL
+    finally:
+        made.remove()
+        made.close()
+        os.close(pidfd)
+
+
+def test_current_tells_kinds_of_memory_apart(backend: V1Backend, tmp_path: object) -> None:
+    path = f"{tmp_path}/big"
+    with open(path, "wb") as file:
+        file.write(bytes(8 << 20))
+        file.flush()
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    back, out = os.pipe()
+
+    def payload() -> None:
+        area = mmap.mmap(-1, 16 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        for at in range(0, 16 << 20, mmap.PAGESIZE):
+            area[at] = 1
+        shared = os.memfd_create("x")
+        os.write(shared, bytes(4 << 20))
+        fd = os.open(path, os.O_RDONLY)
+        while os.read(fd, 1 << 20):
+            pass
+        os.write(out, b"x")
+        signal.pause()
+
+    with run(backend, Limits(memory_bytes=MEMORY)) as made:
+        assert made.current().memory_anon_bytes == 0
+        pid = fork_into(made, payload)
+        try:
+            os.read(back, 1)
+            now = made.current()
+            opened = len(os.listdir("/proc/self/fd"))
+            again = made.current()
+            assert len(os.listdir("/proc/self/fd")) == opened, "the files stay open"
+            assert now.processes == again.processes == 0, "the one process stands for init"
+            assert now.memory_anon_bytes is not None and 20 << 20 <= now.memory_anon_bytes < 23 << 20
+            assert now.memory_file_bytes is not None and 7 << 20 <= now.memory_file_bytes < 10 << 20
+            assert now.memory_kernel_bytes is not None and 0 < now.memory_kernel_bytes < 4 << 20
+            assert now.memory_bytes is not None and 28 << 20 <= now.memory_bytes <= MEMORY
+            usage = made.usage()
+            assert usage.pressure_cpu_ns is None, "v1 has no pressure files"
+            assert usage.io_read_bytes is None, "v1 counts only devices that have a limit"
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            wait(pid)
+            os.close(back)
+            os.close(out)
+
+
+@pytest.mark.orphans
+def test_janitor_thaws_what_its_supervisor_left_frozen(backend: V1Backend) -> None:
+    """A supervisor that is killed while its run is paused leaves neither process nor cgroup."""
+    ready, word = os.pipe()
+    supervisor = os.fork()
+    if supervisor == 0:
+        try:
+            import sandbox
+
+            def freeze(made: V1Run) -> None:
+                made.freeze()
+                until(lambda: made.current().frozen)
+                os.write(word, b"x")
+                signal.pause()
+
+            original = V1Run.make
+
+            def make(made: V1Run) -> None:
+                original(made)
+                threading.Timer(0.3, freeze, (made,)).start()
+
+            V1Run.make = make  # type: ignore[method-assign]
+            sandbox.run(["sh", "-c", "sleep 600 & sleep 600"], limits={"wall": "60s"})
+        finally:
+            os._exit(9)
+    os.close(word)
+    try:
+        assert os.read(ready, 1) == b"x"
+        frozen = [path for path in glob.glob("/sys/fs/cgroup/freezer/sandbox-*/cgroup.procs") if Path(path).read_text()]
+        pids = [int(word) for path in frozen for word in Path(path).read_text().split()]
+        assert pids
+        ends = [os.pidfd_open(pid) for pid in pids]
+        os.kill(supervisor, signal.SIGKILL)
+        for end in ends:
+            assert select.select([end], [], [], 10)[0], "still there"
+            os.close(end)
+        until(lambda: not any(os.path.exists(path) for path in frozen))
+    finally:
+        os.close(ready)
+        with contextlib.suppress(ChildProcessError):
+            wait(supervisor)
 
 
 def test_remove_waits_for_a_dying_member(backend: V1Backend) -> None:

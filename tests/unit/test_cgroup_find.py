@@ -257,7 +257,7 @@ def test_missing_memory_controller_refuses_the_limit_and_only_it(kernel: FakeKer
     kernel.node("a.scope", "pids")
     kernel.member("/a.scope")
     backend = find(kernel)
-    assert backend.provides == {"processes", "cpu"}
+    assert backend.provides == {"processes", "cpu", "freeze"}
     with pytest.raises(UnsupportedError, match=r"limits\.memory"):
         backend.reserve("r", LIMITS)
     run = backend.create("r", Limits(processes=3))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sandbox.cgroup import none
-from sandbox.cgroup.files import check_run_id, parse_keyed, parse_number, parse_pids
+from sandbox.cgroup.files import check_run_id, parse_io_service, parse_io_stat, parse_keyed, parse_number, parse_pids, parse_pressure
 from sandbox.cgroup.mounts import Membership, Mount, match_hierarchies, parse_memberships, parse_mountinfo, unescape, visible_path
 from sandbox.cgroup.none import parse_stat, sum_kib
 from sandbox.errors import InternalError
@@ -124,3 +124,19 @@ def test_malformed_stat(content: bytes) -> None:
 def test_sum_kib() -> None:
     status = b"Name:\tRssAnon: 9 kB\nRssAnon:\t   5 kB\nRssShmem:\t      2 kB\nVmPTE: x kB\nThreads:\t4\n\xff: 3 kB\n"
     assert sum_kib(status, none._STATUS) == 7
+
+
+def test_pressure_is_the_some_total() -> None:
+    text = "some avg10=0.00 avg60=1.50 avg300=0.00 total=1234\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=99\n"
+    assert parse_pressure(text) == 1_234_000
+    assert parse_pressure(None) is None
+    assert parse_pressure("full avg10=0.00 total=99\n") is None
+    assert parse_pressure("some avg10=0.00 total=x\n") is None
+
+
+def test_io_of_all_devices_is_added_up() -> None:
+    text = "254:0 rbytes=100 wbytes=20 rios=3 wios=1 dbytes=7 dios=1\n8:16 rbytes=1 wbytes=2 rios=1 wios=1 dbytes=0 dios=0\n7:0 \n"
+    assert parse_io_stat(text) == (101, 22)
+    assert parse_io_stat("") == (0, 0)
+    old = "254:0 Read 100\n254:0 Write 20\n254:0 Sync 7\n254:0 Total 120\n8:0 Read 1\nTotal 121\n"
+    assert parse_io_service(old) == (101, 20)

@@ -153,6 +153,67 @@ def test_kill_and_remove_before_anybody_waited(made: V2Run) -> None:
     os.close(out)
 
 
+def until(what: Callable[[], object], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, what
+        os.sched_yield()
+
+
+@pytest.mark.orphans
+def test_frozen_members_stand_still_go_on_and_die(made: V2Run) -> None:
+    pid = fork_into(made, lambda: spin(600))
+    until(lambda: made.current().cpu_ns > 5_000_000)
+    assert made.current().frozen is False
+    assert made.freeze()
+    until(lambda: made.current().frozen)
+    before = made.current().cpu_ns
+    assert select.select([], [], [], 0.2) == ([], [], []) and made.current().cpu_ns == before
+    assert made.thaw()
+    until(lambda: made.current().cpu_ns > before + 5_000_000)
+    assert made.freeze()
+    until(lambda: made.current().frozen)
+    assert made.kill(), "v2 kills what is frozen"
+    assert wait(pid) == -signal.SIGKILL
+
+
+def test_current_tells_kinds_of_memory_apart(made: V2Run, tmp_path: object) -> None:
+    path = f"{tmp_path}/big"
+    with open(path, "wb") as file:
+        file.write(bytes(8 << 20))
+    back, out = os.pipe()
+
+    def payload() -> None:
+        area = mmap.mmap(-1, 16 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        for at in range(0, 16 << 20, mmap.PAGESIZE):
+            area[at] = 1
+        shared = os.memfd_create("x")
+        os.write(shared, bytes(4 << 20))
+        os.write(out, b"x")
+        signal.pause()
+
+    assert made.current().memory_anon_bytes == 0
+    pid = fork_into(made, payload)
+    try:
+        os.read(back, 1)
+        now = made.current()
+        opened = len(os.listdir("/proc/self/fd"))
+        again = made.current()
+        assert len(os.listdir("/proc/self/fd")) == opened, "the files stay open"
+        assert now.processes == again.processes == 0, "the one process stands for init"
+        assert now.memory_anon_bytes is not None and 20 << 20 <= now.memory_anon_bytes < 24 << 20
+        assert now.memory_kernel_bytes is not None and 0 < now.memory_kernel_bytes < 4 << 20
+        assert now.memory_bytes is not None and 20 << 20 <= now.memory_bytes <= MEMORY
+        usage = made.usage()
+        assert usage.pressure_cpu_ns is not None and usage.pressure_memory_ns is not None
+        assert usage.memory_max_hits == 0
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        wait(pid)
+        os.close(back)
+        os.close(out)
+
+
 def test_living_member_is_named(made: V2Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sandbox.cgroup.files._REMOVE_TIMEOUT_S", 0.3)
     back, out = os.pipe()
