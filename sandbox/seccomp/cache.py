@@ -20,7 +20,7 @@ from sandbox.policy.conditions import leaves, names
 from sandbox.policy.model import SyscallPolicy
 from sandbox.seccomp.filter import INSTRUCTION_BYTES, MAXIMUM_INSTRUCTIONS, Filter, make_filter, proof_digest
 
-COMPILER_VERSION = 1
+COMPILER_VERSION = 2
 """Raise it whenever the compiler may produce other bytes for the same input."""
 
 _MAGIC = b"sandbox filter 2\n"

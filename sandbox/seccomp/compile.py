@@ -8,26 +8,32 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pyseccomp
 
-from sandbox.abi.arch import X32_SYSCALL_BIT, Arch, audit_arch, native_arch
+from sandbox.abi.arch import Arch, native_arch
+from sandbox.abi.tables import syscall_number
 from sandbox.errors import CompileError, InternalError
 from sandbox.policy.check import check_policy
 from sandbox.policy.model import Action, SyscallPolicy
-from sandbox.seccomp.evaluate import ABS, JEQ, JGE, JMP, LD, RET_KILL_PROCESS, RejectedError, check_program, decode, encode
+from sandbox.seccomp.evaluate import RET_KILL_PROCESS, Instruction, RejectedError, check_program, decode, encode
 from sandbox.seccomp.filter import Filter, make_filter
-from sandbox.seccomp.lower import NumberRule, lower_policy, return_value
+from sandbox.seccomp.link import link_programs
+from sandbox.seccomp.lower import Unit, lower_policy
 from sandbox.seccomp.prove import Proof, prove
 from sandbox.seccomp.prove_diagram import UnprovableError
 
 LAUNCH_CALLS = ("read", "write", "execve", "exit_group", "rt_sigreturn")
 """What the executor itself still calls once the filter is in place."""
 
+HOT_CALLS: Mapping[str, int] = {"futex": 16, "ioctl": 8, "fcntl": 8, "clone": 4, "prctl": 2}
+"""Calls that programs make often and that arguments decide, with their weight beside 1 for a range. What is allowed whatever its arguments does not
+count: the kernel remembers it and does not run the filter (kernel/seccomp.c, seccomp_cache_check_allow)."""
+
 _BINARY_TREE = 2
 _API_LEVEL = 5  # USER_NOTIF; set explicitly so that the bytes do not depend on the kernel that compiles
-_OFFSET_ARCH = 4
 
 
 def compile_filter(policy: SyscallPolicy, arch: Arch, *, notify: bool = True) -> Filter:
@@ -46,13 +52,12 @@ def compile_filter(policy: SyscallPolicy, arch: Arch, *, notify: bool = True) ->
     """
     _require_launch_calls(policy, arch)
     check_policy(policy)
-    rules = lower_policy(policy, arch, notify)
-    bpf = _assemble(policy, arch, rules, return_value(policy.default, notify))
+    program = _assemble(policy, arch, lower_policy(policy, arch, notify))
     try:
-        check_program(decode(bpf))
+        check_program(program)
     except RejectedError as error:
         raise CompileError(f"compile policy `{policy.name}` for {arch}: the kernel would refuse the filter: {error}") from None
-    result = make_filter(bpf, arch=arch, policy=policy.name, policy_digest=policy.digest, notify=notify)
+    result = make_filter(encode(program), arch=arch, policy=policy.name, policy_digest=policy.digest, notify=notify)
     return replace(result, proof=_verify(result, policy))
 
 
@@ -71,46 +76,36 @@ def _require_launch_calls(policy: SyscallPolicy, arch: Arch) -> None:
             )
 
 
-def _assemble(policy: SyscallPolicy, arch: Arch, rules: tuple[NumberRule, ...], default: int) -> bytes:
+def _assemble(policy: SyscallPolicy, arch: Arch, units: Sequence[Unit]) -> tuple[Instruction, ...]:
     host = native_arch()
     if host is not arch and host is not Arch.X86_64:
         raise CompileError(
             f"compile policy `{policy.name}` for {arch}: on {host} only {host} filters can be made",
             hint="libseccomp adds the x32 test only where x86_64 is native; compile on an x86_64 machine",
         )
+    weights = {number: weight for name, weight in HOT_CALLS.items() if (number := syscall_number(arch, name)) is not None}
     try:
         pyseccomp.set_api(_API_LEVEL)
-        tree = pyseccomp.SyscallFilter(default)
-        # Always the native collection: for a foreign one libseccomp would translate our numbers by name, and it lacks the newest names.
-        tree.set_attr(pyseccomp.Attr.ACT_BADARCH, RET_KILL_PROCESS)
-        tree.set_attr(pyseccomp.Attr.CTL_OPTIMIZE, _BINARY_TREE)
-        for rule in rules:
-            arguments = [pyseccomp.Arg(index, pyseccomp.MASKED_EQ, mask, value) for index, mask, value in rule.tests]
-            tree.add_rule_exactly(rule.value, rule.number, *arguments)
-        with open(os.memfd_create("filter", os.MFD_CLOEXEC), "w+b", buffering=0) as file:
-            tree.export_bpf(file)
-            file.seek(0)
-            bpf = file.read()
+        programs = [_compile_unit(unit) for unit in units]
     except OSError as error:
         raise CompileError(
             f"compile policy `{policy.name}` for {arch}: libseccomp: {os.strerror(error.errno or 0)} ({errno.errorcode.get(error.errno or 0)})"
         ) from None
-    return bpf if host is arch else _retarget(bpf, host, arch)
+    return link_programs(programs, host, arch, weights)
 
 
-def _retarget(bpf: bytes, host: Arch, arch: Arch) -> bytes:
-    """Return a program made for x86_64 with the audit word of another architecture and without the x32 test."""
-    program = list(decode(bpf))
-    word = audit_arch(host)
-    tests = [at for at, (code, _, _, k) in enumerate(program) if code == JMP | JEQ and k == word]
-    x32 = [at for at, (code, _, _, k) in enumerate(program[:8]) if code == JMP | JGE and k == X32_SYSCALL_BIT]
-    if program[0] != (LD | ABS, 0, 0, _OFFSET_ARCH) or tests != [1] or len(x32) != 1:
-        raise InternalError(f"libseccomp's filter for {host} does not begin as expected, so it cannot be retargeted to {arch}")
-    code, jt, jf, _ = program[1]
-    program[1] = (code, jt, jf, audit_arch(arch))
-    code, _, jf, k = program[x32[0]]
-    program[x32[0]] = (code, jf, jf, k)  # whatever the number: go on
-    return encode(program)
+def _compile_unit(unit: Unit) -> tuple[Instruction, ...]:
+    tree = pyseccomp.SyscallFilter(unit.default)
+    # Always the native collection: for a foreign one libseccomp would translate our numbers by name, and it lacks the newest names.
+    tree.set_attr(pyseccomp.Attr.ACT_BADARCH, RET_KILL_PROCESS)
+    tree.set_attr(pyseccomp.Attr.CTL_OPTIMIZE, _BINARY_TREE)
+    for rule in unit.rules:
+        arguments = [pyseccomp.Arg(index, pyseccomp.MASKED_EQ, mask, value) for index, mask, value in rule.tests]
+        tree.add_rule_exactly(rule.value, rule.number, *arguments)
+    with open(os.memfd_create("filter", os.MFD_CLOEXEC), "w+b", buffering=0) as file:
+        tree.export_bpf(file)
+        file.seek(0)
+        return decode(file.read())
 
 
 def _verify(filter: Filter, policy: SyscallPolicy) -> str:

@@ -1,13 +1,13 @@
 """Policy → rules that libseccomp cannot read in two ways: disjoint masked-equality tests, as plain values.
 
-Between the policy's meaning (first match wins) and libseccomp's (a syscall's rules form a set) stands a tree for each syscall: at each register,
-alternatives of which exactly one holds. libseccomp tests registers in ascending order too, so it does not matter whether it would come back
-from a failed inner test to try the next alternative. Pure; the prover does not look here.
+Between the policy's meaning (first match wins) and libseccomp's (a syscall's rules form a set, and all calls without a rule get one default) stands a
+tree for each syscall: at each register, alternatives of which exactly one holds. Each branch becomes a *unit*, a small filter of its own, whose default
+is whichever alternative would need the most tests: `resource != RLIMIT_CORE` is one test for equality, not 32 for the ways to differ.
+`link.py` puts the units together. Pure; the prover does not look here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sandbox.abi.arch import Arch
@@ -18,6 +18,8 @@ from sandbox.policy.cubes import Cube, Leaf, join
 from sandbox.policy.model import Action, Outcome, SyscallPolicy
 from sandbox.seccomp import evaluate
 from sandbox.seccomp.filter import MAXIMUM_INSTRUCTIONS
+
+_RET_TRACE = 0x7FF0_0000
 
 Test = tuple[int, int, int]
 """register index, mask, value."""
@@ -96,34 +98,69 @@ def _first(way: tuple[tuple[Cube, ...], Tree]) -> tuple[Cube, ...]:
     return way[0]
 
 
-def tree_paths(tree: Tree) -> Iterator[tuple[tuple[Test, ...], int]]:
-    """Yield every path of a tree: tests of which exactly one path's hold for any call, and the value at its end."""
-    if isinstance(tree, int):
-        yield (), tree
-        return
-    for cubes, below in tree.ways:
-        for tests, value in tree_paths(below):
-            for care, wanted in cubes:
-                yield ((tree.index, care, wanted), *tests), value
+class Link:
+    """Values with which a unit says "as unit n decides". They are SECCOMP_RET_TRACE, which no policy can ask for."""
+
+    @staticmethod
+    def value(unit: int) -> int:
+        """Return the value that stands for a unit."""
+        return _RET_TRACE | unit
+
+    @staticmethod
+    def unit(value: int) -> int | None:
+        """Return which unit a value stands for, None for a filter's own return value."""
+        return value & 0xFFFF if value & 0xFFFF_0000 == _RET_TRACE else None
 
 
-def lower_policy(policy: SyscallPolicy, arch: Arch, notify: bool) -> tuple[NumberRule, ...]:
-    """Return every rule of a filter, ordered by number; whatever they leave gets the policy's default.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """One filter for libseccomp. Unit 0 tells numbers apart and no arguments; every other tests one register of calls of number 0."""
+
+    default: int
+    rules: tuple[NumberRule, ...]
+
+
+def lower_policy(policy: SyscallPolicy, arch: Arch, notify: bool) -> tuple[Unit, ...]:
+    """Return the units of a filter; the first decides by number, and what no rule of it names gets the policy's default.
 
     Raises:
         CompileError: more rules than a filter can hold.
     """
     default = return_value(policy.default, notify)
-    rules: list[NumberRule] = []
+    numbers: list[NumberRule] = []
+    units: list[Unit] = []
+    places: dict[Tree, int] = {}
+    made = 0
+
+    def place(tree: Tree) -> int:
+        """Return the value for a tree, making its units first; equal trees are made once."""
+        nonlocal made
+        if isinstance(tree, int):
+            return tree
+        if tree not in places:
+            # max takes the first of equals, and the ways have a fixed order.
+            rest = max(tree.ways, key=lambda way: len(way[0]))
+            rules = [
+                NumberRule(number=0, tests=((tree.index, care, wanted),), value=value)
+                for way in tree.ways
+                if way is not rest
+                for value in (place(way[1]),)
+                for care, wanted in way[0]
+            ]
+            units.append(Unit(default=place(rest[1]), rules=tuple(sorted(rules, key=lambda rule: rule.tests))))
+            made += len(rules)
+            places[tree] = len(units)
+        return Link.value(places[tree])
+
     for syscall in policy.rules:
         number = syscall_number(arch, syscall)
         if number is None:
             continue  # a call of the other architecture only
-        for tests, value in tree_paths(decision_tree(policy, syscall, arch, notify)):
-            if value != default:
-                rules.append(NumberRule(number=number, tests=tests, value=value))
-            if len(rules) > MAXIMUM_INSTRUCTIONS:
-                raise CompileError(
-                    f"compile policy `{policy.name}` for {arch}: its rules for `{syscall}` need more tests than a filter can hold"
-                )
-    return tuple(sorted(rules, key=lambda rule: (rule.number, rule.tests, rule.value)))
+        value = place(decision_tree(policy, syscall, arch, notify))
+        if value != default:
+            numbers.append(NumberRule(number=number, tests=(), value=value))
+        if made + len(numbers) > MAXIMUM_INSTRUCTIONS:
+            raise CompileError(
+                f"compile policy `{policy.name}` for {arch}: its rules for `{syscall}` need more tests than a filter can hold"
+            )
+    return (Unit(default=default, rules=tuple(sorted(numbers, key=lambda rule: rule.number))), *units)

@@ -1,4 +1,4 @@
-"""``./dev bench``: measure launches. `launch` (the default), `steps` and `peers`; README.md beside this file has the how and the what for."""
+"""``./dev bench``: measure launches. `launch` (the default), `steps`, `syscalls` and `peers`; README.md beside this file has the how and the what for."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ def main() -> int:
         verb.add_argument("command", nargs="*", default=["/bin/true"], metavar="CMD", help="what to run, after `--` (default: /bin/true)")
         if name == "launch":
             verb.add_argument("--seed", type=int, default=1, metavar="N", help="of the order within each round")
+    calls = verbs.add_parser("syscalls", help="what filters cost: getpid, read, openat, futex, fcntl, ioctl, and installing")
+    calls.add_argument("--rounds", type=int, default=60, metavar="N", help="how many times (default 60)")
+    calls.add_argument("--docker", metavar="FILE", help="Docker's default profile, seccomp/default.json of moby/profiles")
+    calls.add_argument("--seed", type=int, default=1, metavar="N", help="of the order within each round")
+    calls.add_argument("policies", nargs="*", default=["strict", "default"], metavar="POLICY")
     peers = verbs.add_parser("peers", help="beside other sandboxes, by peers.py", add_help=False)
     peers.add_argument("peers", metavar="PEERS.PY")
     known, rest = parser.parse_known_args()
@@ -32,6 +37,10 @@ def main() -> int:
         from steps import main as steps
 
         return steps(known.rounds, known.profile, tuple(known.command))
+    if known.verb == "syscalls":
+        from syscalls import main as syscalls
+
+        return syscalls(known.rounds, tuple(known.policies), known.docker, known.seed)
     from launch import main as launch
 
     if known.verb is None:
