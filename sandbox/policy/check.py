@@ -48,6 +48,8 @@ def _check_condition(condition: Condition, rule: Rule, syscall: str) -> None:
             raise PolicyError(f"unknown constant `{name}`", origin=origin, hint=suggest(name, constant_names()))
     for leaf in leaves(condition):
         for arch in arches:
+            if leaf.register and leaf.argument.isdigit():
+                continue
             index = argument_index(syscall, leaf.argument, arch)
             known = [name for name, _ in signature(syscall, arch)]
             if index is None:
@@ -55,6 +57,8 @@ def _check_condition(condition: Condition, rule: Rule, syscall: str) -> None:
                 raise PolicyError(
                     f"syscall `{syscall}` has no argument `{leaf.argument}`; {listed}", origin=origin, hint=suggest(leaf.argument, known)
                 )
+            if leaf.register:
+                continue  # what the kernel makes of the register is not this condition's business; it says so
             if is_pointer(syscall, index, arch) and not _tests_null(leaf):
                 raise PolicyError(
                     f"argument `{leaf.argument}` of `{syscall}` is a pointer; a filter cannot see what it points to",

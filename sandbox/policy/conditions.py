@@ -1,7 +1,8 @@
 """The condition language of a rule's `when`: parsing, checking against a syscall's signature, and direct evaluation.
 
 ``family in {AF_UNIX, AF_INET} and type & 0xf == SOCK_STREAM``. `&` binds tighter than a comparison (not as in C), and `and` may not be
-mixed with `or` without parentheses: both readings that a reviewer could get wrong are impossible. `holds` is the meaning of a condition; the cubes that the
+mixed with `or` without parentheses: both readings that a reviewer could get wrong are impossible. An argument is compared in its C width;
+``register(family) == AF_VSOCK`` compares all 64 bits of its register, as other people's filters do. `holds` is the meaning of a condition; the cubes that the
 compiler uses are derived elsewhere (`cubes.py`) and tested against it. Pure. Imported by `policy` and `seccomp`.
 """
 
@@ -85,10 +86,11 @@ class _Parser:
             return self.comparison()
         self.take()
         # `(flags & MASK) == VALUE`, as in C, or a parenthesised condition.
-        if self.at + 1 < len(self.tokens) and self.tokens[self.at + 1] == "&" and self._closes_before_comparison():
-            argument, mask = self.operand()
+        operand_words = 4 if self.tokens[self.at : self.at + 2] == ["register", "("] else 1
+        if self.tokens[self.at + operand_words : self.at + operand_words + 1] == ["&"] and self._closes_before_comparison():
+            argument, mask, register = self.operand()
             self.expect(")", "after the mask")
-            return self.relation(argument, mask)
+            return self.relation(argument, mask, register)
         inner = self.condition()
         self.expect(")", "to close the parenthesis")
         return inner
@@ -104,23 +106,29 @@ class _Parser:
         return False
 
     def comparison(self) -> Condition:
-        argument, mask = self.operand()
-        return self.relation(argument, mask)
+        return self.relation(*self.operand())
 
-    def operand(self) -> tuple[str, Value | None]:
+    def operand(self) -> tuple[str, Value | None, bool]:
         token = self.take()
         if not token:
             raise ConditionError("condition ends where an argument's name is needed")
         if not (token[0].isalpha() or token[0] == "_") or token in _WORDS:
             raise ConditionError(f"condition needs an argument's name, not `{token}`")
+        register = token == "register" and self.peek() == "("
+        if register:
+            self.take()
+            token = self.take()
+            if token not in tuple("012345") and (not token[:1].isalpha() or token in _WORDS):
+                raise ConditionError("condition needs an argument's name or a register's number, 0 to 5, in `register(...)`")
+            self.expect(")", "after the register")
         if self.peek() != "&":
-            return token, None
+            return token, None, register
         self.take()
         start = self.at
         program = list(self.unary())
-        return token, self.value(start, program)
+        return token, self.value(start, program), register
 
-    def relation(self, argument: str, mask: Value | None) -> Condition:
+    def relation(self, argument: str, mask: Value | None, register: bool) -> Condition:
         token = self.take()
         if token in ("not", "in"):
             if token == "not":
@@ -131,7 +139,7 @@ class _Parser:
                 self.take()
                 values.append(self.expression())
             self.expect("}", "after the values")
-            return Membership(argument=argument, mask=mask, negated=token == "not", values=tuple(values))
+            return Membership(argument=argument, mask=mask, negated=token == "not", values=tuple(values), register=register)
         try:
             operator = Operator(token)
         except ValueError:
@@ -144,7 +152,7 @@ class _Parser:
             ) from None
         if mask is not None and operator not in (Operator.EQ, Operator.NE):
             raise ConditionError(f"condition uses `{operator}` on a masked argument; a mask goes with `==`, `!=` and `in`")
-        return Comparison(argument=argument, mask=mask, operator=operator, value=self.expression())
+        return Comparison(argument=argument, mask=mask, operator=operator, value=self.expression(), register=register)
 
     def expression(self) -> Value:
         start = self.at
@@ -265,15 +273,19 @@ def _fit(number: int, value: Value, width: int) -> int:
 
 
 def locate_argument(condition: Comparison | Membership, syscall: str, arch: Arch) -> tuple[int, int]:
-    """Return (register index, mask of the bits the kernel keeps) of the argument that a comparison names.
+    """Return (register index, mask of the bits that are compared) of the argument that a comparison names.
+
+    The mask holds the bits that the kernel keeps, and all 64 for ``register(...)``.
 
     Raises:
         ConditionError: the syscall has no such argument.
     """
+    if condition.register and condition.argument.isdigit():
+        return int(condition.argument), U64
     index = argument_index(syscall, condition.argument, arch)
     if index is None:
         raise ConditionError(f"syscall `{syscall}` has no argument `{condition.argument}`")
-    return index, argument_mask(syscall, index, arch)
+    return index, U64 if condition.register else argument_mask(syscall, index, arch)
 
 
 def condition_values(condition: Condition, syscall: str, arch: Arch) -> Iterator[tuple[int, int]]:
@@ -297,7 +309,7 @@ def holds(condition: Condition, syscall: str, arch: Arch, arguments: Sequence[in
         condition: a checked condition.
         syscall: the call's name.
         arch: the call's architecture.
-        arguments: the six raw 64-bit registers; bits that the kernel would drop are ignored here too.
+        arguments: the six raw 64-bit registers; bits that the kernel would drop are ignored here too, but in ``register(...)``.
     """
     match condition:
         case AllOf():

@@ -65,22 +65,27 @@ class Value:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """``argument [& mask] operator value``."""
+    """``argument [& mask] operator value``; with `register` it is ``register(argument)``: all 64 bits, whatever the argument's C type.
+
+    `argument` is then a name or a register's number, 0 to 5.
+    """
 
     argument: str
     mask: Value | None
     operator: Operator
     value: Value
+    register: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Membership:
-    """``argument [& mask] [not] in {values}``."""
+    """``argument [& mask] [not] in {values}``; `register` as in `Comparison`."""
 
     argument: str
     mask: Value | None
     negated: bool
     values: tuple[Value, ...]
+    register: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
