@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import sandbox
+from sandbox.cli import policy
 from sandbox.cli.doctor import USAGE as DOCTOR_USAGE
 from sandbox.cli.exec import OPTIONS
 from sandbox.cli.main import VERBS
@@ -18,6 +19,7 @@ from sandbox.policy.locate import names
 from sandbox.policy.model import Action
 from sandbox.policy.profile_fields import FIELDS, TOP_KEYS
 from sandbox.result import Result, Usage, Verdict
+from sandbox.seccomp.lint import IDS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MAN = ROOT / "docs" / "man"
@@ -50,6 +52,17 @@ def test_every_option_of_exec_has_an_entry_and_every_entry_an_option() -> None:
 
 def test_every_option_of_doctor_has_an_entry() -> None:
     assert set(re.findall(r"^  (--?[a-z-]+)", DOCTOR_USAGE, re.MULTILINE)) <= _options("sandbox-doctor.1.md")
+
+
+def test_every_policy_command_option_and_warning_has_an_entry() -> None:
+    text = (MAN / "sandbox-policy.1.md").read_text()
+    existing = set()
+    for command in policy.commands():
+        assert f"\n### {command} " in text, command
+        for option in policy.load_command(command).OPTIONS:
+            existing |= {f"--{option.name}"} | ({f"-{option.short}"} if option.short else set())
+    assert _options("sandbox-policy.1.md") == existing
+    assert _entries(_section(text, "WARNINGS")) == set(IDS)
 
 
 def test_every_verb_has_a_page() -> None:
