@@ -27,7 +27,8 @@ _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 _ARCH = native_arch()
 _WORD = (1 << 64) - 1
-_WNOHANG, _WALL, _SIGKILL, _SIGCHLD, _POLLIN, _RUSAGE_CHILDREN = 1, 0x40000000, 9, 17, 1, -1
+_WNOHANG, _WALL, _POLLIN, _RUSAGE_CHILDREN = 1, 0x40000000, 1, -1
+_SIGKILL, _SIGCHLD, _SIGCONT, _SIGSTOP = 9, 17, 18, 19
 
 
 def _number(name: str) -> int:
@@ -129,8 +130,9 @@ class Executor:
             _call(_CLOCK_GETTIME, 1, ctypes.addressof(clock))
             return clock[0] * 1_000_000_000 + clock[1]
 
-        deadline = monotonic() + patience if patience else 0
+        deadline = monotonic() + patience if patience else 0  # 0: none, or held while the run is paused
         killed = False
+        stopped = False
         ended = False
         while not ended:
             while not ended and (pid := _call(_WAIT4, -1, ctypes.addressof(status), _WNOHANG | _WALL, 0)) > 0:
@@ -139,26 +141,30 @@ class Executor:
                 break
             if pid < 0 and pid != -errno.EINTR:
                 _leave(125)
-            if deadline:
-                ns = deadline - monotonic()
-                if ns <= 0:
-                    _call(_KILL, -1, _SIGKILL)
-                    killed, deadline = True, 0
-                else:
-                    left[0], left[1] = divmod(ns, 1_000_000_000)
+            ns = deadline - monotonic() if deadline else 0
+            left[0], left[1] = divmod(max(0, ns), 1_000_000_000)
             struct.pack_into("<h", polled, 6, 0)
             struct.pack_into("<h", polled, 14, 0)
             _call(_PPOLL, ctypes.addressof(polled), 1 if killed else 2, ctypes.addressof(left) if deadline else 0, 0, 8)
             while _call(_READ, fd, ctypes.addressof(drain), 128) == 128:
                 pass
             (events,) = struct.unpack_from("<h", polled, 14)
-            if not killed and events:
-                got = _call(_READ, control, ctypes.addressof(number), 1)
-                if got == 1 and number.value != fds.KILL_ALL:
-                    _call(_KILL, payload, number.value)
-                elif got not in (-errno.EINTR, -errno.EAGAIN):
-                    _call(_KILL, -1, _SIGKILL)
-                    killed = True
+            got = _call(_READ, control, ctypes.addressof(number), 1) if not killed and events else -errno.EAGAIN
+            word = number.value if got == 1 else 0
+            if word in (fds.HOLD, fds.STOP_ALL):
+                deadline = 0
+                if word == fds.STOP_ALL:
+                    stopped = _call(_KILL, -1, _SIGSTOP) == 0
+            elif word == fds.RESUME:
+                deadline = monotonic() + patience if patience else 0
+                if stopped:
+                    _call(_KILL, -1, _SIGCONT)
+                stopped = False
+            elif got == 1 and word != fds.KILL_ALL:
+                _call(_KILL, payload, word)
+            elif got not in (-errno.EAGAIN, -errno.EINTR) or (deadline and ns <= 0):  # a word goes before the deadline, see init.c
+                _call(_KILL, -1, _SIGKILL)
+                killed, deadline = True, 0
         end = monotonic()
         _call(_KILL, -1, _SIGKILL)
         ignored = ctypes.c_int()

@@ -18,6 +18,11 @@ WORD_MADE: Final = ord("m")  # on GO: id maps and cgroups are made
 WORD_GO: Final = ord("g")  # on GO: execve
 WORD_STOP: Final = ord("x")  # on GO: give up
 WORD_RELEASE: Final = ord("r")  # on RELEASE
-KILL_ALL: Final = 255  # on CONTROL, where any other byte is a signal for the payload
+# On CONTROL, where any other byte is a signal for the payload.
+HOLD: Final = 252  # everything will be frozen: init's own deadline does not run until RESUME
+STOP_ALL: Final = 253  # the same where nothing can be frozen: init stops everything by SIGSTOP
+RESUME: Final = 254  # init's deadline begins anew, and what it stopped goes on
+KILL_ALL: Final = 255
+LAST_SIGNAL: Final = 64
 
 FIRST_EXTRA: Final = 9  # cgroup.procs files, then directories to remove cgroups from

@@ -21,7 +21,7 @@ enum { EINTR = 4, EAGAIN = 11, EPROTO = 71 };
 enum { OP_CALL, OP_CLONE, OP_EXPECT, OP_EXIT, OP_REAP };
 enum { FLAG_STORE32 = 1, FLAG_RETRY = 2 };
 enum { KIND_FAILED = 1 };
-enum { TABLE_FD = 3, MAGIC = 0x31544253, KILL_ALL = 255 };
+enum { TABLE_FD = 3, MAGIC = 0x31544253, HOLD = 252, STOP_ALL = 253, RESUME = 254, KILL_ALL = 255 };
 
 struct header { u32 magic, size, rows, n_rows, relocs, n_relocs, failure, status_fd; };
 struct row { u8 op, slots; u16 flags; u32 number; u64 args[6]; u32 store, reserved; u16 tolerate[4]; };
@@ -84,15 +84,16 @@ static s64 monotonic(void)
 
 static __attribute__((noreturn)) void reap(s64 payload, int control, struct record *record, int status_fd, s64 patience)
 {
-    enum { WNOHANG = 1, WALL = 0x40000000, SIGKILL = 9, SIGCHLD = 17, SFD_FLAGS = 02004000, POLLIN = 1, RUSAGE_CHILDREN = -1 };
+    enum { WNOHANG = 1, WALL = 0x40000000, SFD_FLAGS = 02004000, POLLIN = 1, RUSAGE_CHILDREN = -1 };
+    enum { SIGKILL = 9, SIGCHLD = 17, SIGCONT = 18, SIGSTOP = 19 };
     u64 mask = 1ul << (SIGCHLD - 1);
     u8 drain[128];
-    int status, killed = 0;
+    int status, killed = 0, stopped = 0;
     s64 sfd = CALL(signalfd4, -1, &mask, 8, SFD_FLAGS, 0);
     if (sfd < 0)
         leave(125);
     struct pollfd fds[2] = {{(int)sfd, POLLIN, 0}, {control, POLLIN, 0}};
-    s64 deadline = patience ? monotonic() + patience : 0;
+    s64 deadline = patience ? monotonic() + patience : 0; /* 0: none, or held while the run is paused */
     for (;;) {
         s64 pid;
         while ((pid = CALL(wait4, -1, &status, WNOHANG | WALL, 0, 0)) > 0)
@@ -101,30 +102,34 @@ static __attribute__((noreturn)) void reap(s64 payload, int control, struct reco
         if (pid < 0 && pid != -EINTR) /* no child left: the payload was reaped and missed */
             leave(125);
         struct timespec left = {0, 0};
-        if (deadline) {
-            s64 ns = deadline - monotonic();
-            if (ns <= 0) { /* the second line of defence: the supervisor should have ended this */
-                CALL(kill, -1, SIGKILL, 0, 0, 0);
-                killed = 1;
-                deadline = 0;
-            } else {
-                left.sec = ns / 1000000000;
-                left.nsec = ns % 1000000000;
-            }
+        s64 ns = deadline ? deadline - monotonic() : 0;
+        if (ns > 0) {
+            left.sec = ns / 1000000000;
+            left.nsec = ns % 1000000000;
         }
         fds[0].revents = fds[1].revents = 0;
         CALL(ppoll, fds, killed ? 1 : 2, deadline ? &left : 0, 0, 8);
         if (fds[0].revents)
             while (CALL(read, sfd, drain, sizeof drain, 0, 0) == sizeof drain) {}
-        if (!killed && fds[1].revents) {
-            u8 number = 0;
-            s64 got = CALL(read, control, &number, 1, 0, 0);
-            if (got == 1 && number != KILL_ALL)
-                CALL(kill, payload, number, 0, 0, 0);
-            else if (got != -EINTR && got != -EAGAIN) { /* the word, or the end of the pipe */
-                CALL(kill, -1, SIGKILL, 0, 0, 0);
-                killed = 1;
-            }
+        u8 word = 0;
+        s64 got = !killed && fds[1].revents ? CALL(read, control, &word, 1, 0, 0) : -EAGAIN;
+        if (got == 1 && (word == HOLD || word == STOP_ALL)) {
+            deadline = 0;
+            if (word == STOP_ALL)
+                stopped = CALL(kill, -1, SIGSTOP, 0, 0, 0) == 0;
+        } else if (got == 1 && word == RESUME) {
+            deadline = patience ? monotonic() + patience : 0;
+            if (stopped)
+                CALL(kill, -1, SIGCONT, 0, 0, 0);
+            stopped = 0;
+        } else if (got == 1 && word != KILL_ALL) {
+            CALL(kill, payload, word, 0, 0, 0);
+        } else if (got == -EAGAIN || got == -EINTR ? deadline && ns <= 0 : 1) {
+            /* The word, the end of the pipe, or no word at the deadline: the second line of defence, should the supervisor not have acted.
+             * A word goes first: one that was written while we were frozen says that the time did not count. */
+            CALL(kill, -1, SIGKILL, 0, 0, 0);
+            killed = 1;
+            deadline = 0;
         }
     }
 ended:;
