@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from dataclasses import dataclass
 
 from sandbox.policy.profile import Limits
@@ -32,6 +33,7 @@ cgroup of that size would let start, and still stops one process from running fa
 
 _NS_PER_TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _STATUS = re.compile(rb"^(?:RssAnon|RssShmem|VmPTE|VmSwap):[ \t]+([0-9]+) kB$", re.MULTILINE)
+_MAPPED = re.compile(rb"^RssFile:[ \t]+([0-9]+) kB$", re.MULTILINE)
 _ROLLUP = re.compile(rb"^(?:Pss_Anon|Pss_Shmem|SwapPss):[ \t]+([0-9]+) kB$", re.MULTILINE)
 _TABLES = re.compile(rb"^VmPTE:[ \t]+([0-9]+) kB$", re.MULTILINE)
 
@@ -45,14 +47,14 @@ class Sample:
         threads: their threads.
         rss_bytes: anonymous, mapped shared, swapped-out and page-table memory. Pages that forked processes still share count once for
             each, so it is never too low for mapped memory; ask `TreeSampler.proportional_bytes` before killing for it.
-        cpu_ns: user plus system time of living processes and of all that were waited for, init's included; never falls.
+        file_bytes: mapped file pages, likewise; no limit counts them.
         truncated: more processes than the bound: the figures are lower bounds and the tree is over any sensible limit.
     """
 
     processes: int
     threads: int
     rss_bytes: int
-    cpu_ns: int
+    file_bytes: int
     truncated: bool
 
 
@@ -75,10 +77,27 @@ class TreeSampler:
         self._cpu_ns = 0
         self._has_children_file = os.path.exists(f"{proc}/{pid}/task/{pid}/children")
 
+    def pids(self) -> list[int]:
+        """Return init and all its descendants."""
+        return self._tree()[0]
+
+    def cpu_ns(self) -> int:
+        """Return user plus system time of living processes and of all that were waited for, init's included, in nanoseconds; never falls.
+
+        Exact for the living; what was waited for the kernel shows in ticks of 10 ms, rounded down.
+        """
+        total = 0
+        for pid in self._tree()[0]:
+            stat = parse_stat(_read(f"{self._proc}/{pid}/stat"))
+            if stat is not None:
+                total += process_cpu_ns(pid) + stat.waited_ticks * _NS_PER_TICK
+        self._cpu_ns = max(self._cpu_ns, total)
+        return self._cpu_ns
+
     def sample(self) -> Sample:
         """Read the whole tree once."""
         pids, truncated = self._tree()
-        processes = threads = memory = cpu = 0
+        processes = threads = memory = mapped = 0
         for pid in pids:
             stat = parse_stat(_read(f"{self._proc}/{pid}/stat"))
             if stat is None:
@@ -86,10 +105,10 @@ class TreeSampler:
             if pid != self._pid:
                 processes += 1
                 threads += stat.threads
-            cpu += stat.cpu_ticks
-            memory += sum_kib(_read(f"{self._proc}/{pid}/status"), _STATUS)
-        self._cpu_ns = max(self._cpu_ns, cpu * _NS_PER_TICK)
-        return Sample(processes=processes, threads=threads, rss_bytes=memory * 1024, cpu_ns=self._cpu_ns, truncated=truncated)
+            status = _read(f"{self._proc}/{pid}/status")
+            memory += sum_kib(status, _STATUS)
+            mapped += sum_kib(status, _MAPPED)
+        return Sample(processes=processes, threads=threads, rss_bytes=memory * 1024, file_bytes=mapped * 1024, truncated=truncated)
 
     def proportional_bytes(self) -> int:
         """Return the tree's memory with each shared page counted once.
@@ -153,13 +172,24 @@ class TreeSampler:
         return found
 
 
+def process_cpu_ns(pid: int) -> int:
+    """Return the CPU time of one process, its children not counted, in nanoseconds; 0 for one that is gone.
+
+    Source: clock_getres(2), NOTES; kernel include/linux/posix-timers_types.h: ~pid << 3 | CPUCLOCK_SCHED.
+    """
+    try:
+        return time.clock_gettime_ns(~pid << 3 | 2)
+    except OSError:
+        return 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stat:
-    """The fields of /proc/PID/stat that are used here; ticks are those of SC_CLK_TCK."""
+    """The fields of /proc/PID/stat that are used here; `waited_ticks` is the time of children that were waited for, in ticks of SC_CLK_TCK."""
 
     parent: int
     threads: int
-    cpu_ticks: int
+    waited_ticks: int
 
 
 def parse_stat(content: bytes) -> Stat | None:
@@ -172,9 +202,8 @@ def parse_stat(content: bytes) -> Stat | None:
     if len(fields) < 18:
         return None
     try:
-        # Counted from field 3, state: 4 ppid, 14 utime, 15 stime, 16 cutime, 17 cstime, 20 num_threads.
-        ticks = sum(int(field) for field in fields[11:15])
-        return Stat(parent=int(fields[1]), threads=int(fields[17]), cpu_ticks=ticks)
+        # Counted from field 3, state: 4 ppid, 16 cutime, 17 cstime, 20 num_threads.
+        return Stat(parent=int(fields[1]), threads=int(fields[17]), waited_ticks=int(fields[13]) + int(fields[14]))
     except ValueError:
         return None
 

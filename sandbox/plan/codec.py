@@ -17,7 +17,8 @@ MAGIC = 0x31544253  # "SBT1"
 HEADER = struct.Struct("<IIIIIIII")  # magic, size, rows offset, rows, relocations offset, relocations, failure record, status fd
 ROW = struct.Struct("<BBHI6QII4H")  # op, slot mask, flags, number or target, args, store, reserved, tolerated errnos
 RECORD = struct.Struct("<IIqq144s")  # kind, row, a, b, struct rusage
-RUSAGE = struct.Struct("<16q")  # utime, stime (s, us each), maxrss, …; getrusage(2)
+RUSAGE = struct.Struct("<18q")  # utime, stime (s, us each), maxrss, ixrss, idrss, isrss, minflt, majflt, nswap, inblock, oublock, …; getrusage(2)
+_BLOCK = 512  # in which inblock and oublock count; kernel include/linux/task_io_accounting_ops.h
 
 
 class Op(IntEnum):
@@ -183,6 +184,26 @@ class TableBuilder:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rusage:
+    """What processes used; of several, `maxrss_bytes` is the largest one's. Source: getrusage(2)."""
+
+    user_ns: int
+    sys_ns: int
+    maxrss_bytes: int
+    minor_faults: int
+    major_faults: int
+    read_bytes: int
+    write_bytes: int
+    voluntary_switches: int
+    involuntary_switches: int
+
+    @property
+    def cpu_ns(self) -> int:
+        """User plus system time."""
+        return self.user_ns + self.sys_ns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """A decoded record; `pid` is the sender's, as the kernel translated it into our pid namespace."""
 
@@ -190,9 +211,7 @@ class Record:
     row: int
     a: int
     b: int
-    utime_ns: int
-    stime_ns: int
-    maxrss_bytes: int
+    rusage: Rusage
     pid: int
 
 
@@ -204,13 +223,15 @@ def decode_record(data: bytes, pid: int) -> Record | None:
     if kind not in Kind._value2member_map_:
         return None
     fields = RUSAGE.unpack_from(rusage)
-    return Record(
-        kind=Kind(kind),
-        row=row,
-        a=a,
-        b=b,
-        utime_ns=fields[0] * 1_000_000_000 + fields[1] * 1000,
-        stime_ns=fields[2] * 1_000_000_000 + fields[3] * 1000,
+    used = Rusage(
+        user_ns=fields[0] * 1_000_000_000 + fields[1] * 1000,
+        sys_ns=fields[2] * 1_000_000_000 + fields[3] * 1000,
         maxrss_bytes=fields[4] * 1024,
-        pid=pid,
+        minor_faults=fields[8],
+        major_faults=fields[9],
+        read_bytes=fields[11] * _BLOCK,
+        write_bytes=fields[12] * _BLOCK,
+        voluntary_switches=fields[16],
+        involuntary_switches=fields[17],
     )
+    return Record(kind=Kind(kind), row=row, a=a, b=b, rusage=used, pid=pid)

@@ -113,7 +113,7 @@ def test_stat_is_not_forged_by_the_name(comm: bytes) -> None:
     fields = b"S 7 1 1 0 -1 0 0 0 0 0 10 20 30 40 20 0 3 0 100"
     stat = parse_stat(b"5 (" + comm + b") " + fields)
     assert stat is not None
-    assert (stat.parent, stat.threads, stat.cpu_ticks) == (7, 3, 100)
+    assert (stat.parent, stat.threads, stat.waited_ticks) == (7, 3, 70)
 
 
 @pytest.mark.parametrize("content", [b"", b"5 (x", b"5 (x) S 1", b"5 (x) " + b"y " * 30, b")" * 100])

@@ -141,19 +141,24 @@ def test_whatever_is_encoded_reads_back(drawn: list[tuple[Op, int, list[int | by
     st.integers(0, 9),
     st.integers(0, 0xFFFFFFFF),
     st.integers(-(1 << 63), (1 << 63) - 1),
-    st.lists(st.integers(0, 1 << 30), min_size=5, max_size=5),
+    st.lists(st.integers(0, 1 << 30), min_size=18, max_size=18),
 )
 def test_records(kind: int, row: int, number: int, times: list[int]) -> None:
-    data = RECORD.pack(kind, row, number, -number - 1, RUSAGE.pack(*times, *[0] * 11) + bytes(RECORD.size - 24 - RUSAGE.size))
+    data = RECORD.pack(kind, row, number, -number - 1, RUSAGE.pack(*times))
     record = decode_record(data, 77)
     if kind not in set(Kind):
         assert record is None
         return
     assert record is not None
     assert (record.kind, record.row, record.a, record.b, record.pid) == (kind, row, number, -number - 1, 77)
-    assert record.utime_ns == times[0] * 10**9 + times[1] * 1000
-    assert record.stime_ns == times[2] * 10**9 + times[3] * 1000
-    assert record.maxrss_bytes == times[4] * 1024
+    used = record.rusage
+    assert used.user_ns == times[0] * 10**9 + times[1] * 1000
+    assert used.sys_ns == times[2] * 10**9 + times[3] * 1000
+    assert used.maxrss_bytes == times[4] * 1024
+    # As struct rusage has them: getrusage(2).
+    assert (used.minor_faults, used.major_faults) == (times[8], times[9])
+    assert (used.read_bytes, used.write_bytes) == (times[11] * 512, times[12] * 512)
+    assert (used.voluntary_switches, used.involuntary_switches) == (times[16], times[17])
 
 
 @given(st.binary(max_size=400))
