@@ -20,6 +20,7 @@ class Verdict(StrEnum):
     SIGNALED = "signaled"
     CPU_LIMIT = "cpu-limit"
     WALL_LIMIT = "wall-limit"
+    IDLE_LIMIT = "idle-limit"
     MEMORY_LIMIT = "memory-limit"
     OUTPUT_LIMIT = "output-limit"
     PROCESS_LIMIT = "process-limit"
@@ -36,6 +37,7 @@ class Usage:
     """
 
     wall_ns: int
+    paused_ns: int = 0
     cpu_user_ns: int
     cpu_sys_ns: int
     cpu_source: str

@@ -49,10 +49,14 @@ class Streams:
 
 @dataclass(slots=True, kw_only=True)
 class Hooks:
-    """What a front end adds: a descriptor that wakes the loop, and what to do then."""
+    """What a front end adds.
 
-    wake_fd: int = -1
-    on_wake: Callable[[Monitor], None] | None = None
+    `watches` are descriptors (borrowed) and what to do when one is readable; `Monitor.watch` adds more while the run goes on. `on_start` is called
+    when the payload is confined and about to be let go; an exception of either ends the run.
+    """
+
+    watches: tuple[tuple[int, Callable[[Monitor], None]], ...] = ()
+    on_start: Callable[[Monitor], None] | None = None
     sink: Sink = field(default_factory=NullSink)
 
 
@@ -132,8 +136,8 @@ def _run(prepared: Prepared, streams: Streams, hooks: Hooks, host_id: HostId | N
         cgroup=cgroup,
         listen=listen,
         terminal=attach if streams.terminal is not None else None,
-        wake_fd=hooks.wake_fd,
-        on_wake=hooks.on_wake,
+        watches=hooks.watches,
+        on_start=hooks.on_start,
         sample=prepared.sampled,
     )
     with launched:
@@ -312,35 +316,41 @@ def _watched_limits(prepared: Prepared) -> tuple[Enforcement, ...]:
 
 
 def _usage(collected: Collected, counted: CgroupUsage | None) -> Usage:
+    """Put together what was counted and sampled; CPU time without ours (setting up, and init)."""
+    tree = collected.tree if collected.tree is not None else collected.whole
+    usage = Usage(wall_ns=collected.wall_ns, paused_ns=collected.paused_ns, cpu_user_ns=0, cpu_sys_ns=0, cpu_source="", output_bytes=collected.output_bytes)
     if counted is not None:
-        return Usage(
-            wall_ns=collected.wall_ns,
-            cpu_user_ns=counted.cpu_user_ns,
-            cpu_sys_ns=counted.cpu_sys_ns,
+        user, system = _without(counted.cpu_user_ns, counted.cpu_sys_ns, collected.setup_cgroup_ns + collected.init_cpu_ns)
+        return replace(
+            usage,
+            cpu_user_ns=user,
+            cpu_sys_ns=system,
             cpu_source=counted.cpu_source,
             memory_peak_bytes=counted.memory_peak_bytes,
             memory_source=counted.memory_source,
             processes_peak=counted.processes_peak,
             processes_source=counted.processes_source,
-            output_bytes=collected.output_bytes,
             oom_kills=max(counted.oom_kills or 0, int(collected.cgroup_oom)) if counted.oom_kills is not None else None,
             process_limit_hits=counted.process_limit_hits,
         )
-    largest = collected.maxrss_bytes
-    usage = Usage(
-        wall_ns=collected.wall_ns,
-        cpu_user_ns=collected.cpu_user_ns,
-        cpu_sys_ns=collected.cpu_sys_ns,
-        cpu_source="rusage of the process tree",
-        memory_peak_bytes=largest,
-        memory_source="ru_maxrss of the largest process",
-        output_bytes=collected.output_bytes,
-    )
-    if collected.sampled_memory_bytes > largest:
+    if tree is not None:
+        user, system = _without(tree.user_ns, tree.sys_ns, collected.setup_payload_ns)
+        usage = replace(usage, cpu_user_ns=user, cpu_sys_ns=system, cpu_source="rusage of the process tree")
+        usage = replace(usage, memory_peak_bytes=tree.maxrss_bytes, memory_source="ru_maxrss of the largest process")
+    if collected.sampled_cpu_ns > usage.cpu_ns:  # somebody ignored SIGCHLD, or init was killed
+        user = min(collected.sampled_cpu_ns, usage.cpu_user_ns)
+        usage = replace(usage, cpu_user_ns=user, cpu_sys_ns=collected.sampled_cpu_ns - user, cpu_source="sampled clocks of all processes")
+    if collected.sampled_memory_bytes > (usage.memory_peak_bytes or 0):
         usage = replace(usage, memory_peak_bytes=collected.sampled_memory_bytes, memory_source="sampled RSS of all processes")
     if collected.samples:
         usage = replace(usage, processes_peak=collected.sampled_processes, processes_source="sampled threads")
     return usage
+
+
+def _without(user_ns: int, sys_ns: int, ours_ns: int) -> tuple[int, int]:
+    """Take our own part off; setting up is system calls, so from system time first."""
+    system = max(0, sys_ns - ours_ns)
+    return max(0, user_ns - (ours_ns - (sys_ns - system))), system
 
 
 __all__ = ["Finished", "Hooks", "Monitor", "Streams", "Verdict", "execute", "explain_failure"]

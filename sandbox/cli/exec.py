@@ -146,7 +146,7 @@ def _execute(prepared: Prepared, options: dict[str, list[str]]) -> int:
         harden()
         with Forwarder(interactive=prepared.command.interactive) as forwarder:
             streams = Streams(stdin=0, stdout=1, stderr=2, terminal=forwarder.attach_terminal if prepared.command.interactive else None)
-            finished = execute(prepared, streams, Hooks(wake_fd=forwarder.fd, on_wake=forwarder.on_wake, sink=sink))
+            finished = execute(prepared, streams, Hooks(watches=((forwarder.fd, forwarder.on_wake),), sink=sink))
         _summarize(finished, sink, quiet)
         if place is not None:
             place.write(finished.result)

@@ -11,9 +11,17 @@ import os
 _PIDFD_GETFD = 438  # one number on every architecture
 _PIDFD_SEND_SIGNAL = 424
 
-_syscall = ctypes.CDLL(None, use_errno=True).syscall
+_CLOCK_MONOTONIC, _TFD_ABSTIME = 1, 1
+_TFD_FLAGS = 0o2004000  # TFD_CLOEXEC | TFD_NONBLOCK
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 _syscall.argtypes = [ctypes.c_long] * 5
+_timerfd_create = _libc.timerfd_create
+_timerfd_create.argtypes = [ctypes.c_int, ctypes.c_int]
+_timerfd_settime = _libc.timerfd_settime
+_timerfd_settime.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
 
 
 def pidfd_getfd(pidfd: int, target: int) -> int:
@@ -46,3 +54,27 @@ def pidfd_send_signal(pidfd: int, number: int) -> None:
     if int(_syscall(_PIDFD_SEND_SIGNAL, pidfd, number, 0, 0)) < 0:
         error = ctypes.get_errno()
         raise OSError(error, f"pidfd_send_signal `{number}`: {os.strerror(error)}")
+
+
+def timerfd_create() -> int:
+    """Return a close-on-exec, non-blocking timer on CLOCK_MONOTONIC, not armed.
+
+    Source: timerfd_create(2). `epoll.poll` rounds its timeout up to milliseconds and the kernel adds 50 us of slack; a timer has neither.
+    """
+    fd = int(_timerfd_create(_CLOCK_MONOTONIC, _TFD_FLAGS))
+    if fd < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"timerfd_create: {os.strerror(error)}")
+    return fd
+
+
+def timerfd_settime(fd: int, at_ns: int | None) -> None:
+    """Arm a timer for a moment of CLOCK_MONOTONIC, in nanoseconds (the past: at once), or disarm it; it is not readable until then.
+
+    Source: timerfd_create(2).
+    """
+    seconds, nanoseconds = divmod(max(1, at_ns) if at_ns is not None else 0, 1_000_000_000)
+    value = (ctypes.c_long * 4)(0, 0, seconds, nanoseconds)
+    if int(_timerfd_settime(fd, _TFD_ABSTIME, ctypes.addressof(value), None)) < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"timerfd_settime `{at_ns}`: {os.strerror(error)}")

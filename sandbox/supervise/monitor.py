@@ -12,6 +12,7 @@ import select
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from sandbox.cgroup.model import CgroupRun
 from sandbox.cgroup.none import parse_stat
@@ -22,15 +23,15 @@ from sandbox.plan import fds
 from sandbox.plan.codec import Kind, Record
 from sandbox.policy.profile import Limits
 from sandbox.result import Verdict
-from sandbox.supervise.deadlines import PATIENCE_NS, SETUP_NS, Deadlines
+from sandbox.supervise.deadlines import PATIENCE_NS, SETUP_NS, Alarm, Deadlines, earliest
 from sandbox.supervise.notify import NotifyListener
 from sandbox.supervise.pump import Pump
-from sandbox.supervise.records import Collected, StatusChannel
+from sandbox.supervise.records import Collected, Snapshot, StatusChannel
 from sandbox.supervise.sampling import Sampling
 from sandbox.supervise.streams import StreamSet
 
 _DENIALS_A_TURN = 64
-_SIGKILL = 9
+_SIGKILL, _SIGCONT = 9, 18
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,6 +41,8 @@ class Watched:
     `started` is called with init's pid before it is let on (id maps, cgroups); `needs_word` says that init waits for that. `listen` makes the
     listener of denials from its fd. `terminal` is called with the pty master (taken) and returns the pumps of it.
     `sample` names the limits that are enforced by sampling. `explain` turns a failure record into an error.
+    `watches` are descriptors of the caller's, borrowed, and what to do when one is readable; `on_start` is called when the payload is confined
+    and about to be let go.
     """
 
     limits: Limits
@@ -50,8 +53,8 @@ class Watched:
     cgroup: CgroupRun | None = None
     listen: Callable[[int], NotifyListener] | None = None
     terminal: Callable[[int], list[Pump]] | None = None
-    wake_fd: int = -1
-    on_wake: Callable[[Monitor], None] | None = None
+    watches: tuple[tuple[int, Callable[[Monitor], None]], ...] = ()
+    on_start: Callable[[Monitor], None] | None = None
     sample: frozenset[str] = frozenset()
 
 
@@ -65,7 +68,10 @@ class Monitor:
         self._watched = watched
         self._epoll = select.epoll()
         self._streams = StreamSet(self._epoll, watched.pumps, watched.limits.output_bytes)
-        self._deadlines = Deadlines(watched.limits)
+        self._deadlines = Deadlines(watched.limits, os.cpu_count() or 1)
+        self._alarm = Alarm()
+        self._handlers: dict[int, Callable[[], object]] = {}
+        self._frozen = False
         self._sampling: Sampling | None = None
         self._init_pidfd = -1
         self._init_pid = 0
@@ -101,13 +107,19 @@ class Monitor:
         if self.collected.killed_for is None:
             self.collected.killed_for = verdict
         if verdict is not None and self._go_ns and self._deadlines.kill_at is None:
+            if self._frozen:
+                self._kill_frozen()
             self._tell("control", fds.KILL_ALL)
-            self._deadlines.doomed(time.monotonic_ns())
+            self._deadlines.doom(time.monotonic_ns())
+            self._thaw()
         elif self._init_pidfd >= 0:
             try:
                 pidfd_send_signal(self._init_pidfd, _SIGKILL)
             except ProcessLookupError:
                 pass
+            if self._go_ns and self._watched.cgroup is not None:
+                self._watched.cgroup.kill()  # v2: everything at once; v1: thaws, whoever froze it, for there SIGKILL waits for that
+                self._frozen = False
         else:
             self._doomed = True  # init is not known yet; it is killed as soon as it is
             self._tell("go", fds.WORD_STOP)
@@ -116,8 +128,93 @@ class Monitor:
         """Pass a signal on to the payload, through init; once it has ended, a signal ends the wait for whoever reads its output."""
         if self._done:
             self._hurried = True
-        elif 0 < number < fds.KILL_ALL:
+        elif 0 < number <= fds.LAST_SIGNAL and not (number == _SIGCONT and self.state == "paused"):
             self._tell("control", number)
+
+    # ---- what others ask for -------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> str:
+        """``starting``, ``running``, ``paused`` or ``ending``."""
+        if self._done or self._deadlines.kill_at is not None:
+            return "ending"
+        if not self._go_ns:
+            return "starting"
+        return "running" if self._deadlines.paused_at is None else "paused"
+
+    def pause(self) -> bool:
+        """Stop every process of the run until `resume`; return whether it is paused now. Its limits of time do not run meanwhile.
+
+        By the cgroup's freezer, of which the payload sees nothing; where there is none, by SIGSTOP from init, which a parent in the run may notice.
+        """
+        if self.state != "running":
+            return self.state == "paused"
+        cgroup = self._watched.cgroup
+        # First: a frozen init could not read it, and would take its own deadline for passed when it is thawed.
+        self._tell("control", fds.HOLD)
+        self._frozen = cgroup is not None and cgroup.freeze()
+        if not self._frozen:
+            self._tell("control", fds.STOP_ALL)
+        self._deadlines.hold(time.monotonic_ns())
+        return True
+
+    def resume(self) -> bool:
+        """Let a paused run go on; return whether it is running now."""
+        if self.state != "paused":
+            return self.state == "running"
+        self._tell("control", fds.RESUME)
+        self._thaw()
+        self._deadlines.go_on(time.monotonic_ns())
+        return True
+
+    def snapshot(self) -> Snapshot:
+        """Return what the run uses at this moment, as far as this host can tell."""
+        now = time.monotonic_ns()
+        at = Snapshot(
+            state=self.state,
+            init_pid=self._init_pid,
+            wall_ns=self._deadlines.lived_ns(now) if not self._done else self.collected.wall_ns,
+            paused_ns=self._deadlines.paused_ns + (now - self._deadlines.paused_at if self._deadlines.paused_at is not None else 0),
+            output_bytes=self._streams.output_bytes,
+            denials=sum(self.collected.listener.summary().by_syscall().values()) if self.collected.listener is not None else 0,
+        )
+        return at if self._sampling is None or self._done else self._sampling.describe(at)
+
+    def watch(self, fd: int, callback: Callable[[Monitor], None], events: int = select.EPOLLIN) -> None:
+        """Call back in the loop when a descriptor is ready, until `unwatch`; an exception of it ends the run.
+
+        Args:
+            fd: borrowed; take it out before it is closed.
+            callback: must not block.
+            events: what to wait for.
+        """
+        self._handle(fd, lambda: callback(self), events)
+
+    def unwatch(self, fd: int) -> None:
+        """Wait for that descriptor no more."""
+        if self._handlers.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def _handle(self, fd: int, handler: Callable[[], object], events: int = select.EPOLLIN) -> None:
+        self._epoll.register(fd, events)
+        self._handlers[fd] = handler
+
+    def _thaw(self) -> None:
+        if self._frozen and self._watched.cgroup is not None:
+            self._watched.cgroup.thaw()
+            self._frozen = False
+
+    def _kill_frozen(self) -> None:
+        """Give everything but init its SIGKILL before it is thawed, so that no instruction of it is executed any more; init must live to report.
+
+        Nothing can fork or end while it is frozen, so these pids are the run's; whatever was missed init kills a moment later.
+        """
+        for pid in self._sampling.pids() if self._sampling is not None else ():
+            if pid != self._init_pid:
+                try:
+                    os.kill(pid, _SIGKILL)
+                except OSError:
+                    pass
 
     def _tell(self, pipe: str, word: int) -> None:
         fd = getattr(self._launched.descriptors, pipe)
@@ -130,33 +227,30 @@ class Monitor:
     # ---- the loop ------------------------------------------------------------------------------------------
 
     def _loop(self) -> None:
-        status = self._channel.fileno()
-        self._epoll.register(status, select.EPOLLIN)
-        self._epoll.register(self._launched.pidfd, select.EPOLLIN)
-        if self._watched.wake_fd >= 0:
-            self._epoll.register(self._watched.wake_fd, select.EPOLLIN)
         if self._watched.cgroup is not None and not self._watched.needs_word:
             raise InternalError("a cgroup without a word for init")
+        self._handle(self._channel.fileno(), self._on_status)
+        self._handle(self._launched.pidfd, self._on_janitor_gone)
+        self._epoll.register(self._alarm.fd, select.EPOLLIN)
+        for fd, callback in self._watched.watches:
+            self.watch(fd, callback)
         while not self._done:
             ready_now = self._streams.arm(self._listener_fd())
-            for fd, _ in self._epoll.poll(0.0 if ready_now else self._timeout(), 16):
-                if fd == status:
-                    self._on_status()
-                elif fd == self._launched.pidfd:
-                    self._on_janitor_gone()
-                elif fd == self._watched.wake_fd and self._watched.on_wake is not None:
-                    self._watched.on_wake(self)
+            self._alarm.set(self._next_ns())
+            ready = self._epoll.poll(0.0 if ready_now else -1.0, 16)
+            self._check_deadlines()  # before anything else: moving bytes and answering denials may take a millisecond
+            for fd, _ in ready:
+                handler = self._handlers.get(fd)
+                if handler is not None:
+                    handler()
                 elif self.collected.listener is not None and fd == self.collected.listener.fileno():
-                    self._on_denial()
-                elif self._watched.cgroup is not None and fd == self._watched.cgroup.oom_fd:
-                    self._on_oom(fd)
+                    self.collected.listener.handle_ready(_DENIALS_A_TURN)
                 else:
                     self._streams.on_ready(fd)
             for pump in ready_now:
                 self._streams.move(pump)
             if self._streams.exceeded and self.collected.killed_for is None:
                 self.kill(Verdict.OUTPUT_LIMIT)
-            self._check_deadlines()
 
     def _listener_fd(self) -> int:
         """The listener's descriptor, -1 while it is not to be waited for."""
@@ -166,11 +260,11 @@ class Monitor:
         resume = listener.resume_at_ns()
         return listener.fileno() if resume is None or resume <= time.monotonic_ns() else -1
 
-    def _timeout(self) -> float:
-        sample = self._sampling.next_ns if self._sampling is not None and self.collected.killed_for is None else None
-        resume = self.collected.listener.resume_at_ns() if self.collected.listener is not None else None
-        due = self._deadlines.next_ns(sample, resume)
-        return -1.0 if due is None else max(0.0, (due - time.monotonic_ns()) / 1e9)
+    def _next_ns(self) -> int | None:
+        sample = self._sampling.next_ns if self._sampling is not None and self.state == "running" else None
+        # In the past it says nothing: then the listener itself is waited for.
+        resume = self.collected.listener.resume_at_ns() if self._listener_fd() < 0 and self.collected.listener is not None else None
+        return earliest(self._deadlines.next_ns(), sample, resume)
 
     # ---- what can happen -----------------------------------------------------------------------------------
 
@@ -210,22 +304,26 @@ class Monitor:
                     return
                 self._watched.started(record.pid)
                 if self._watched.cgroup is not None and self._watched.cgroup.oom_fd is not None:
-                    self._epoll.register(self._watched.cgroup.oom_fd, select.EPOLLIN)
+                    self._handle(self._watched.cgroup.oom_fd, self._on_oom)
                 if self._watched.needs_word:
                     self._tell("go", fds.WORD_MADE)
             case Kind.READY:
                 self._on_ready(record)
             case Kind.EXITED:
                 self.collected.wait_status = record.a
-                self.collected.wall_ns = max(0, record.b - self._go_ns)
-                self.collected.maxrss_bytes = record.maxrss_bytes
+                self.collected.tree = record.rusage
+                self._note_end(record.b)
             case Kind.REAPED:
-                self.collected.cpu_user_ns = record.utime_ns
-                self.collected.cpu_sys_ns = record.stime_ns
-                self.collected.maxrss_bytes = max(self.collected.maxrss_bytes, record.maxrss_bytes)
+                self.collected.whole = record.rusage
                 if self._go_ns and not self.collected.wall_ns:
-                    self.collected.wall_ns = time.monotonic_ns() - self._go_ns
+                    self._note_end(time.monotonic_ns())
                 self._done = True
+
+    def _note_end(self, at_ns: int) -> None:
+        self.collected.wall_ns = self._deadlines.lived_ns(at_ns)
+        self.collected.paused_ns = self._deadlines.paused_ns
+        if self._sampling is not None:
+            self._sampling.finish(at_ns)
 
     def _adopt(self, pid: int) -> bool:
         """Open init's pidfd; False when that process is gone, even if its number is somebody else's by now: only the janitor has init as a child."""
@@ -258,64 +356,54 @@ class Monitor:
             ) from None  # fmt: skip
         finally:
             os.close(pidfd)
-        limits, sample = self._watched.limits, self._watched.sample
-        if sample or (limits.cpu_ns is not None and self._watched.cgroup is None):
-            self._sampling = Sampling(self._init_pid, limits, sample, self.collected)
+        watched = self._watched
+        self._sampling = Sampling(self._init_pid, record.pid, watched.limits, watched.sample, self.collected, watched.cgroup)
+        if self._watched.on_start is not None:
+            self._watched.on_start(self)
         self._go_ns = time.monotonic_ns()
         self._deadlines.begin(self._go_ns)
         self._tell("go", fds.WORD_GO)
 
-    def _on_denial(self) -> None:
-        listener = self.collected.listener
-        assert listener is not None
-        listener.handle_ready(_DENIALS_A_TURN)
-
-    def _on_oom(self, fd: int) -> None:
-        self._epoll.unregister(fd)
+    def _on_oom(self) -> None:
+        assert self._watched.cgroup is not None and self._watched.cgroup.oom_fd is not None
+        self.unwatch(self._watched.cgroup.oom_fd)
         self.collected.cgroup_oom = True
         self.kill(Verdict.MEMORY_LIMIT)
 
     def _check_deadlines(self) -> None:
-        if self._done:
-            return
         now = time.monotonic_ns()
         due = self._deadlines
         if due.kill_at is not None and now >= due.kill_at:
             self.kill(None)
             due.kill_at = now + PATIENCE_NS
         elif due.setup_at is not None and now >= due.setup_at:
-            self._failure = SetupError("set up the sandbox", errno.ETIMEDOUT, step=f"nothing came for {SETUP_NS // 10**9} s")
+            self._failure = self._failure or SetupError("set up the sandbox", errno.ETIMEDOUT, step=f"nothing came for {SETUP_NS // 10**9} s")
             due.setup_at = now + PATIENCE_NS
             self.kill(Verdict.SETUP_FAILED)
-        elif due.wall_at is not None and now >= due.wall_at:
-            self.kill(Verdict.WALL_LIMIT)
-        if self.collected.killed_for is not None:
+        if self._sampling is None or self.state != "running":
             return
-        if self._sampling is not None and self._sampling.next_ns is not None and now >= self._sampling.next_ns:
+        if due.wall_at is not None and now >= due.wall_at:
+            self.kill(Verdict.WALL_LIMIT)
+        elif due.cpu_at is not None and now >= due.cpu_at and (passed := due.judge_cpu(now, self._sampling.cpu_ns())):
+            self.kill(Verdict.CPU_LIMIT if passed == "cpu" else Verdict.IDLE_LIMIT)
+        elif self._sampling.next_ns is not None and now >= self._sampling.next_ns:
             self._sampling.look(now)
             if self._sampling.over_memory:
                 self.kill(Verdict.MEMORY_LIMIT)
-        if due.cpu_at is not None and now >= due.cpu_at and due.cpu_passed(now, self._cpu_used()):
-            self.kill(Verdict.CPU_LIMIT)
-
-    def _cpu_used(self) -> int:
-        if self._watched.cgroup is not None:
-            return self._watched.cgroup.cpu_ns()
-        return self._sampling.cpu_ns() if self._sampling is not None else 0
 
     # ---- the end -------------------------------------------------------------------------------------------
 
     def _drain(self) -> None:
         """Everything is dead: move what is left in the pipes."""
+        for fd in (self._channel.fileno(), self._launched.pidfd):
+            self.unwatch(fd)
+        self._epoll.unregister(self._alarm.fd)
         while not self._streams.empty_sources():
             immediate = self._streams.arm()
             if not self._streams.waiting:
                 continue
             for fd, _ in self._epoll.poll(0 if immediate else -1, 16):
-                if fd == self._watched.wake_fd and self._watched.on_wake is not None:
-                    self._watched.on_wake(self)
-                else:
-                    self._streams.on_ready(fd)
+                self._handlers.get(fd, partial(self._streams.on_ready, fd))()
             for pump in immediate:
                 self._streams.move(pump)
             if self._hurried:
@@ -333,4 +421,5 @@ class Monitor:
             os.close(self._init_pidfd)
             self._init_pidfd = -1
         self._epoll.close()
+        self._alarm.close()
         self._channel.close()

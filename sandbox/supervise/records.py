@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass, field
 
 from sandbox.errors import ProtocolError
-from sandbox.plan.codec import RECORD, Record, decode_record
+from sandbox.plan.codec import RECORD, Record, Rusage, decode_record
 from sandbox.result import Verdict
 from sandbox.supervise.notify import NotifyListener
 
@@ -19,21 +19,85 @@ _UCRED = struct.Struct("iII")
 
 @dataclass(slots=True, kw_only=True)
 class Collected:
-    """The raw facts of a run that came to its end."""
+    """The raw facts of a run that came to its end.
+
+    Attributes:
+        wait_status: of the payload, None when init could not report it.
+        killed_for: the limit for which the supervisor ended it.
+        wall_ns: from GO to the payload's end, pauses taken off.
+        paused_ns: how long it was paused.
+        tree: what all processes used that init or another parent waited for; None when init could not report it.
+        whole: the same with init.
+        setup_init_ns: CPU time of init at GO.
+        setup_payload_ns: CPU time of the payload at GO, all of it ours.
+        setup_cgroup_ns: CPU time counted by the cgroup at GO.
+        sampled_cpu_ns: the largest CPU time seen while it ran.
+        memory_peaks: largest sampled anonymous, file and kernel memory.
+        memory_samples: how many samples these are from.
+        memory_gap_ns: the longest time without one.
+        memory_step_bytes: the largest change of anonymous and kernel memory from one to the next.
+        sampling_ns: what all sampling took.
+    """
 
     wait_status: int | None = None
     killed_for: Verdict | None = None
     wall_ns: int = 0
-    cpu_user_ns: int = 0
-    cpu_sys_ns: int = 0
-    maxrss_bytes: int = 0
+    paused_ns: int = 0
+    tree: Rusage | None = None
+    whole: Rusage | None = None
+    setup_init_ns: int = 0
+    setup_payload_ns: int = 0
+    setup_cgroup_ns: int = 0
     sampled_cpu_ns: int = 0
     sampled_memory_bytes: int = 0
+    sampled_file_bytes: int = 0
     sampled_processes: int = 0
     samples: int = 0
+    memory_peaks: tuple[int | None, ...] = (None, None, None)
+    memory_samples: int = 0
+    memory_gap_ns: int = 0
+    memory_step_bytes: int = 0
+    sampling_ns: int = 0
     output_bytes: int = 0
     cgroup_oom: bool = False
     listener: NotifyListener | None = field(default=None)
+
+    @property
+    def init_cpu_ns(self) -> int:
+        """CPU time of init itself since GO, 0 when it is not known."""
+        if self.tree is None or self.whole is None:
+            return 0
+        return max(0, self.whole.cpu_ns - self.tree.cpu_ns - self.setup_init_ns)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A running sandbox at one moment; None is what this host cannot tell.
+
+    Attributes:
+        state: ``starting``, ``running``, ``paused`` or ``ending``.
+        init_pid: its pid 1, as the host sees it; 0 before it is known.
+        wall_ns: since the payload was let go, pauses taken off.
+        paused_ns: all pauses together.
+        cpu_ns: of all processes, the dead included.
+        memory_bytes: everything charged to the run, or the sum over the tree where there is no cgroup.
+        processes: the payload's processes and threads.
+        output_bytes: stdout and stderr so far.
+        denials: refused system calls so far.
+    """
+
+    state: str
+    init_pid: int
+    wall_ns: int
+    paused_ns: int
+    output_bytes: int
+    denials: int
+    cpu_ns: int | None = None
+    memory_bytes: int | None = None
+    memory_anon_bytes: int | None = None
+    memory_file_bytes: int | None = None
+    memory_kernel_bytes: int | None = None
+    processes: int | None = None
 
 
 class StatusChannel:

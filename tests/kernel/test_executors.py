@@ -123,7 +123,7 @@ def run_table(
 
     watched = Watched(
         limits=Limits(wall_ns=30_000_000_000), started=started, needs_word=prepared.external_map, explain=explain, pumps=pumps,
-        wake_fd=always if look is not None else -1, on_wake=on_wake,
+        watches=((always, on_wake),) if look is not None else (),
     )  # fmt: skip
     try:
         launched = spawn(table, stdio=(ends[0][0], ends[1][1], ends[2][1]), executor=executor)
@@ -251,7 +251,8 @@ def test_ends_are_reported_the_same(outside_id: int, status: str) -> None:
     ends = [run_table(prepared, table, executor, outside_id)[0] for executor in EXECUTORS]
     assert ends[0].wait_status == ends[1].wait_status
     for end in ends:
-        assert end.cpu_user_ns + end.cpu_sys_ns > 0 and end.maxrss_bytes > 0 and end.wall_ns > 0
+        assert end.tree is not None and end.whole is not None
+        assert end.whole.cpu_ns > end.tree.cpu_ns > 0 and end.tree.maxrss_bytes > 0 and end.wall_ns > 0
 
 
 def test_both_reap_orphans_and_forward_signals(outside_id: int) -> None:

@@ -1,0 +1,189 @@
+"""Pausing: nothing runs meanwhile, no limit of time goes on, and a paused run can be killed; by the freezer and, where there is none, by SIGSTOP."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from sandbox.api import prepare as prepare_module
+from sandbox.api.execute import Hooks, Monitor, Streams, execute
+from sandbox.api.prepare import Command, prepare
+from sandbox.kernel.calls import timerfd_create, timerfd_settime
+from sandbox.policy.profile_load import load_profile, override_profile
+from sandbox.result import Result, Verdict
+
+pytestmark = [pytest.mark.userns, pytest.mark.seccomp, pytest.mark.notify]
+
+MS = 1_000_000
+SPIN = "echo started; while :; do :; done"
+
+
+class Script:
+    """Things to do with a running monitor, each so many milliseconds after GO; its timer is in the monitor's own loop."""
+
+    def __init__(self, *steps: tuple[int, Callable[[Monitor], object]]) -> None:
+        self.steps = list(steps)
+        self.began = 0
+        self.fd = timerfd_create()
+
+    def start(self, monitor: Monitor) -> None:
+        self.began = time.monotonic_ns()
+        self._arm()
+
+    def ring(self, monitor: Monitor) -> None:
+        os.read(self.fd, 8)
+        _, action = self.steps.pop(0)
+        self._arm()
+        action(monitor)
+
+    def _arm(self) -> None:
+        timerfd_settime(self.fd, self.began + self.steps[0][0] * MS if self.steps else None)
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(params=["backend", "fallback"])
+def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """Return a function that runs a shell script under a `Script`; with the cgroup of this host, and with none."""
+    if request.param == "fallback":
+        monkeypatch.setattr(prepare_module, "find_backend", lambda: None)
+
+    def run_one(
+        shell: str, script: Script, *, executor: str = "auto", stdin: int | None = None, limits: dict[str, object] | None = None
+    ) -> Result:
+        profile = override_profile(load_profile("strict"), limits={"cpu": 30, "wall": 30, **(limits or {})}, origin="test")
+        prepared = prepare(
+            Command(argv=("/bin/sh", "-c", shell), profile=profile, environ={"PATH": "/usr/bin:/bin"}, executor=executor)
+        )
+        assert (prepared.backend is None) >= (request.param == "fallback")
+        try:
+            hooks = Hooks(watches=((script.fd, script.ring),), on_start=script.start)
+            return execute(prepared, Streams(stdin=stdin), hooks).result
+        finally:
+            os.close(script.fd)
+
+    yield run_one
+
+
+@pytest.mark.parametrize("executor", ["native", "python"])
+def test_time_stands_still(run: Run, executor: str) -> None:
+    """A wall limit of 600 ms ends a run that was paused for 700 ms after 1.3 s, and it used no CPU time meanwhile."""
+    used = []
+    script = Script(
+        (200, lambda monitor: monitor.pause()),
+        (260, lambda monitor: used.append(monitor.snapshot())),
+        (900, lambda monitor: used.append(monitor.snapshot())),
+        (900, lambda monitor: monitor.resume()),
+    )
+    result = run(SPIN, script, executor=executor, limits={"wall": 0.6})
+    assert (result.verdict, result.stdout) == (Verdict.WALL_LIMIT, b"started\n"), result.cause
+    first, last = used
+    assert first.state == last.state == "paused"
+    assert first.cpu_ns == last.cpu_ns and first.wall_ns == last.wall_ns < 600 * MS
+    assert last.paused_ns - first.paused_ns > 600 * MS
+    assert 600 * MS <= result.usage.wall_ns < 1200 * MS
+    assert result.usage.paused_ns >= 690 * MS
+
+
+def test_nothing_runs_while_it_is_paused(run: Run) -> None:
+    """Eight writers fall silent, and go on afterwards."""
+    sizes: list[int] = []
+    script = Script(
+        (300, lambda monitor: monitor.pause()),
+        (400, lambda monitor: sizes.append(monitor.snapshot().output_bytes)),
+        (700, lambda monitor: sizes.append(monitor.snapshot().output_bytes)),
+        (701, lambda monitor: monitor.resume()),
+        (1000, lambda monitor: sizes.append(monitor.snapshot().output_bytes)),
+        (1001, lambda monitor: monitor.kill(Verdict.WALL_LIMIT)),
+    )
+    writer = "(while :; do echo x; read -t 0.001 y; done <&3) &"
+    run(f"exec 3</dev/zero; {writer * 8} wait", script, limits={"output": "1G", "processes": 20})
+    assert 0 < sizes[0] == sizes[1] < sizes[2]
+
+
+@pytest.mark.parametrize("executor", ["native", "python"])
+def test_paused_run_is_killed_at_once(run: Run, executor: str) -> None:
+    """Also on cgroup v1, where SIGKILL alone does nothing to what is frozen; and init lives to report what was used."""
+    began: list[int] = []
+    facts = []
+
+    def kill(monitor: Monitor) -> None:
+        facts.append(monitor.collected)
+        began.append(time.monotonic_ns())
+        monitor.kill(Verdict.WALL_LIMIT)
+
+    script = Script((200, lambda monitor: monitor.pause()), (400, kill))
+    result = run(f"(trap '' TERM; {SPIN}) & {SPIN}", script, executor=executor, limits={"processes": 20})
+    assert time.monotonic_ns() - began[0] < 3_000 * MS
+    assert (result.verdict, result.exit_code) == (Verdict.WALL_LIMIT, 137)
+    assert facts[0].tree is not None, "init could not report"
+
+
+def test_pause_is_told_from_what_is_not_running(run: Run) -> None:
+    states: list[object] = []
+    script = Script(
+        (100, lambda monitor: states.extend((monitor.state, monitor.resume(), monitor.pause(), monitor.pause(), monitor.state))),
+        (150, lambda monitor: states.extend((monitor.resume(), monitor.resume(), monitor.state))),
+        (200, lambda monitor: (monitor.kill(Verdict.WALL_LIMIT), states.extend((monitor.state, monitor.pause(), monitor.resume())))),
+    )
+    run("sleep 60", script)
+    assert states == ["running", True, True, True, "paused", True, True, "running", "ending", False, False]
+
+
+@pytest.mark.orphans
+def test_killed_supervisor_of_a_paused_run_leaves_nothing(run: Run) -> None:
+    """The janitor ends what is frozen or stopped; our fork is the supervisor here."""
+    ours, theirs = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(ours)
+
+            def tell(monitor: Monitor) -> None:
+                os.write(theirs, f"{monitor.snapshot().init_pid}\n".encode())
+
+            script = Script((100, lambda monitor: monitor.pause()), (200, tell))
+            run("sleep 60 & sleep 60", script)
+        finally:
+            os._exit(1)
+    os.close(theirs)
+    with os.fdopen(ours) as answer:
+        init = int(answer.readline())
+        pidfd = os.pidfd_open(init)
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+        try:
+            assert select.select([pidfd], [], [], 10)[0], "init lives"
+        finally:
+            os.close(pidfd)
+
+
+def test_signals_wait_for_the_end_of_the_pause(run: Run) -> None:
+    script = Script(
+        (200, lambda monitor: monitor.pause()),
+        (250, lambda monitor: (monitor.signal(15), monitor.signal(18))),
+        (400, lambda monitor: monitor.resume()),
+    )
+    result = run("trap 'echo got it; exit 3' TERM; while :; do :; done", script)
+    assert (result.exit_code, result.stdout) == (3, b"got it\n")
+    assert result.usage.paused_ns >= 190 * MS
+
+
+def test_a_freezer_of_somebody_elses_is_no_way_out(run: Run) -> None:
+    """Frozen from outside, not by us: the wall limit still ends it."""
+    states = []
+
+    def freeze(monitor: Monitor) -> None:
+        cgroup = monitor._watched.cgroup
+        states.append(cgroup is not None and cgroup.freeze())
+
+    result = run(SPIN, Script((100, freeze)), limits={"wall": 0.4})
+    assert result.verdict is Verdict.WALL_LIMIT
+    assert result.usage.wall_ns < 3_000 * MS
+
+
