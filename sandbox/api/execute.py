@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from sandbox.api.prepare import Prepared, build_request, cgroup_directories
+from sandbox.api.prepare import Prepared, build_request, cgroup_directories, open_backend
 from sandbox.audit.sinks import NullSink, Sink
 from sandbox.audit.summary import DenialSummary
 from sandbox.cgroup.model import CgroupRun, CgroupUsage
@@ -77,11 +77,12 @@ def execute(prepared: Prepared, streams: Streams, hooks: Hooks) -> Finished:
     """
     host_id: HostId | None = None
     cgroup: CgroupRun | None = None
+    prepared = open_backend(prepared)
     try:
         if prepared.as_root:
             host_id = claim_host_id()
         if prepared.backend is not None:
-            cgroup = prepared.backend.reserve(prepared.run_id, prepared.profile.limits)
+            cgroup = prepared.backend.reserve(prepared.run_id, prepared.cgroup_limits)
             cgroup.clear_way()
         return _run(prepared, streams, hooks, host_id, cgroup)
     except OSError as error:  # too many open files, no memory for a pipe
@@ -171,7 +172,7 @@ def _start(
             # Pipes belong to who made them; `echo >/dev/stderr` opens one anew, which only its owner may.
             for fd in children:
                 os.fchown(fd, host_id.number, host_id.number)
-        return spawn(table, stdio=children, extra=directories, executor=prepared.command.executor), pumps
+        return spawn(table, stdio=children, extra=directories, executor=prepared.command.executor, anchor=prepared.anchor), pumps
     except BaseException:
         for pump in pumps:
             pump.close()

@@ -9,16 +9,15 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sandbox.abi import uapi
 from sandbox.abi.arch import Arch
 from sandbox.abi.host import HostFeatures
+from sandbox.api.limits import Chosen, Scheduling, choose_limits
 from sandbox.api.recall import recall_filter, recall_policy, recall_profile
 from sandbox.cgroup.find import explain_backend, find_backend
-from sandbox.cgroup.model import Backend, CgroupRun
-from sandbox.cgroup.none import fallback_enforcements, rlimits_for
-from sandbox.errors import PolicyError, UnsupportedError
+from sandbox.cgroup.model import Backend, BackendReport, CgroupRun
+from sandbox.errors import PolicyError, SetupError, UnsupportedError
 from sandbox.kernel.probe import probe_host
 from sandbox.plan.build import Request
 from sandbox.plan.root import Bind, RootSpec
@@ -30,9 +29,8 @@ from sandbox.seccomp.filter import Filter
 from sandbox.seccomp.initfilter import build_init_filter
 
 if TYPE_CHECKING:
+    from sandbox.launch.anchor import Anchor
     from sandbox.plan.steps import Plan
-
-_LIMITED = ("memory", "processes", "cpu")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +55,8 @@ class Command:
 class Prepared:
     """A launch that only waits to be started; `backend` is None where rlimits and sampling stand in.
 
-    `sampled` names the limits that sampling enforces.
+    `sampled` names the limits that sampling enforces, `cgroup_limits` are those that the cgroup is to apply. `anchor` starts the run where
+    only a process that is there already can (`open_backend`).
     """
 
     run_id: str
@@ -71,9 +70,12 @@ class Prepared:
     environment: tuple[tuple[str, str], ...]
     backend: Backend | None
     sampled: frozenset[str]
+    cgroup_limits: Limits
+    scheduling: Scheduling
     rlimits: tuple[tuple[int, int, int], ...]
     enforced: tuple[Enforcement, ...]
     notes: tuple[str, ...]
+    anchor: Anchor | None = None
 
     @property
     def as_root(self) -> bool:
@@ -101,7 +103,7 @@ def prepare(command: Command) -> Prepared:
     root, environment = build_root_spec(
         profile, argv=command.argv, cwd=command.cwd, environ=command.environ, files=command.files, is_root=host.uid == 0
     )
-    backend, sampled, limits_enforced, notes = _choose_limits(profile, command.require_cgroup)
+    chosen = choose_limits(profile, policy, arch, require_cgroup=command.require_cgroup, find=find_backend, explain=explain_backend)
     if host.uid == 0 and profile.ids is IdMode.RANGE:
         raise UnsupportedError(
             "an ordinary caller", "identity.ids", reason="root's payload gets a single id of its own", hint="run as an ordinary user"
@@ -116,12 +118,65 @@ def prepare(command: Command) -> Prepared:
         arch=arch,
         root=root,
         environment=tuple(sorted(environment.items())),
-        backend=backend,
-        sampled=sampled,
-        rlimits=_rlimits(profile.limits, sampled, notes),
-        enforced=(*_walls(profile, policy, compiled, host, command.audit), *limits_enforced),
-        notes=(*root.notes, *notes),
+        **_limit_fields(chosen),
+        enforced=(*_walls(profile, policy, compiled, host, command.audit), *chosen.enforced),
+        notes=(*root.notes, *chosen.notes),
     )
+
+
+def open_backend(prepared: Prepared) -> Prepared:
+    """Make sure that the place for cgroups is there: a scope is asked of systemd only now, once for all runs of this process.
+
+    Where systemd refuses, it is as if there had been no such place: the profile's fallback, or no run.
+
+    Raises:
+        UnsupportedError: a limit can't be kept without a cgroup, and the profile does not accept less.
+    """
+    if prepared.backend is None or prepared.backend.ready:
+        return prepared
+    from sandbox.api.scope import open_scope
+    from sandbox.cgroup.systemd import ScopeOffer
+
+    assert isinstance(prepared.backend, ScopeOffer)
+    command = prepared.command
+    try:
+        scope = open_scope(prepared.backend, command.executor)
+        missing = prepared.backend.provides - scope.backend.provides
+        reason = f"the scope lacks the controllers of {', '.join(sorted(missing))}" if missing else ""
+    except SetupError as error:
+        scope, reason = None, " ".join(str(error).split("\n")[0].removeprefix("error: ").split())
+        reason += f" ({error.hint})" if error.hint else ""
+    backend: Backend | None = None if scope is None else scope.backend
+
+    def explain() -> BackendReport:
+        report = explain_backend()
+        return replace(report, backend=None, reason=f"{report.reason}, but: {reason}", fix="") if reason else report
+
+    if scope is not None and not missing:
+        return replace(prepared, backend=backend, anchor=scope.anchor)
+    before = choose_limits(
+        prepared.profile, prepared.policy, prepared.arch, require_cgroup=command.require_cgroup, find=find_backend, explain=explain
+    )
+    chosen = choose_limits(
+        prepared.profile, prepared.policy, prepared.arch, require_cgroup=command.require_cgroup, find=lambda: backend, explain=explain
+    )
+    return replace(
+        prepared,
+        **_limit_fields(chosen),
+        anchor=scope.anchor if scope is not None and chosen.backend is not None else None,
+        enforced=(*prepared.enforced[: len(prepared.enforced) - len(before.enforced)], *chosen.enforced),
+        notes=(*prepared.root.notes, *chosen.notes, f"systemd: {reason}"),
+    )
+
+
+def _limit_fields(chosen: Chosen) -> dict[str, Any]:
+    return {
+        "backend": chosen.backend,
+        "sampled": chosen.sampled,
+        "cgroup_limits": chosen.limits,
+        "scheduling": chosen.scheduling,
+        "rlimits": chosen.rlimits,
+    }
 
 
 def build_request(prepared: Prepared, *, outside_id: int, cgroup: CgroupRun | None) -> Request:
@@ -155,6 +210,11 @@ def build_request(prepared: Prepared, *, outside_id: int, cgroup: CgroupRun | No
         removals=indexed(cgroup.removals) if cgroup is not None else (),
         thaws=indexed(cgroup.thaws) if cgroup is not None else (),
         rlimits=prepared.rlimits,
+        scheduler=prepared.scheduling.policy,
+        base_nice=prepared.scheduling.base_nice,
+        nice=prepared.scheduling.nice,
+        io_priority=prepared.scheduling.io_priority,
+        affinity=prepared.scheduling.affinity,
         interactive=prepared.command.interactive,
         oom_protected=_is_oom_protected(),
         uptime_s=int(time.clock_gettime(time.CLOCK_MONOTONIC)) if prepared.profile.time_namespace else 0,
@@ -186,7 +246,7 @@ def dry_plan(prepared: Prepared) -> Plan:
     """Build the plan as a run would, with placeholders for what only a run has."""
     from sandbox.plan.build import build_plan
 
-    run = None if prepared.backend is None else prepared.backend.reserve(prepared.run_id, prepared.profile.limits)
+    run = None if prepared.backend is None else prepared.backend.reserve(prepared.run_id, prepared.cgroup_limits)
     try:
         return build_plan(build_request(prepared, outside_id=0x70000000, cgroup=run))
     finally:
@@ -225,77 +285,6 @@ def uses_reference(executor: str) -> bool:
 def without_cwd(profile: Profile) -> Profile:
     """Return the profile with the working directory not shared."""
     return replace(profile, cwd=CwdMode.NO)
-
-
-def _choose_limits(profile: Profile, require_cgroup: bool) -> tuple[Backend | None, frozenset[str], tuple[Enforcement, ...], list[str]]:
-    limits = profile.limits
-    asked = (limits.memory_bytes, limits.processes, limits.cpu_ns)
-    wanted = {name for name, value in zip(_LIMITED, asked, strict=True) if value is not None}
-    backend = find_backend() if wanted or require_cgroup else None
-    provides = backend.provides if backend is not None else frozenset()
-    missing = wanted - provides
-    if require_cgroup and (backend is None or missing):
-        report = explain_backend()
-        raise UnsupportedError("a writable cgroup", "--require-cgroup", reason=report.reason, hint=report.fix or None)
-    refused = sorted(missing - set(profile.fallback))
-    if refused:
-        report = explain_backend()
-        raise UnsupportedError(
-            f"a writable cgroup with {', '.join(refused)}",
-            f"limits.{refused[0]}",
-            reason=report.reason,
-            origin=dict(profile.origins).get(f"limits.{refused[0]}"),
-            hint=report.fix or f"set `fallback = {sorted(missing)!r}` in the profile to accept rlimits and sampling",
-        )
-    if not missing:
-        return backend, frozenset(), (), []
-    weaker = Limits(
-        memory_bytes=limits.memory_bytes if "memory" in missing else None,
-        processes=limits.processes if "processes" in missing else None,
-        cpu_ns=limits.cpu_ns if "cpu" in missing else None,
-    )
-    enforced = fallback_enforcements(weaker)
-    names = ", ".join(sorted(missing))
-    note = (
-        f"no writable cgroup: {names} enforced by rlimits and sampling (profile `{profile.name}` accepts that; `--require-cgroup` refuses)"
-    )
-    return (backend if provides & wanted else None), frozenset(missing), enforced, [note]
-
-
-def _rlimits(limits: Limits, sampled: frozenset[str], notes: list[str]) -> tuple[tuple[int, int, int], ...]:
-    """All rlimits of the payload; none can be above what the caller itself may have."""
-    import resource
-
-    wanted: dict[int, tuple[int, int]] = {
-        # 1, not 0: for a piped core_pattern only the value 1 stops the host's handler (fs/coredump.c, do_coredump).
-        uapi.RLIMIT_CORE: (1, 1),
-        uapi.RLIMIT_NOFILE: (limits.open_files, limits.open_files),
-        uapi.RLIMIT_MEMLOCK: (64 << 10, 64 << 10),
-        uapi.RLIMIT_SIGPENDING: (1024, 1024),
-        uapi.RLIMIT_MSGQUEUE: (64 << 10, 64 << 10),
-        uapi.RLIMIT_NICE: (0, 0),
-        uapi.RLIMIT_RTPRIO: (0, 0),
-    }
-    if limits.file_bytes is not None:
-        wanted[uapi.RLIMIT_FSIZE] = (limits.file_bytes, limits.file_bytes)
-    if limits.stack_bytes is not None:
-        wanted[uapi.RLIMIT_STACK] = (limits.stack_bytes, limits.stack_bytes)
-    weaker = Limits(
-        memory_bytes=limits.memory_bytes if "memory" in sampled else None,
-        processes=limits.processes if "processes" in sampled else None,
-        cpu_ns=limits.cpu_ns if "cpu" in sampled else None,
-    )
-    for number, soft, hard in rlimits_for(weaker):
-        wanted[number] = (soft, hard)
-    found = []
-    for number, (soft, hard) in sorted(wanted.items()):
-        _, ceiling = resource.getrlimit(number)
-        if ceiling != resource.RLIM_INFINITY and hard > ceiling:
-            if number == uapi.RLIMIT_CORE:
-                notes.append("the caller's hard RLIMIT_CORE is 0: a piped core_pattern handler would still be started")
-            soft, hard = min(soft, ceiling), ceiling
-        found.append((number, soft, hard))
-    return tuple(found)
 
 
 def _walls(profile: Profile, policy: SyscallPolicy, compiled: Filter, host: HostFeatures, audit: bool) -> tuple[Enforcement, ...]:

@@ -126,6 +126,32 @@ class NodeFiles:
                 f"`{name}`", needed_by, reason=f"`{self.path(name)}` reads `{text}` after `{value}` was written", origin="cgroup"
             )
 
+    def write_exact(self, name: str, value: str, *, needed_by: str, read: str | None = None, expected: str | None = None) -> None:
+        """Write a setting and read it back, where it must be to the letter.
+
+        Args:
+            name: the control file.
+            value: what to write.
+            needed_by: the profile key, for the message.
+            read: the file that tells what is in effect; default the same.
+            expected: what must be in a line of its own there; default `value`.
+
+        Raises:
+            UnsupportedError: the kernel refuses the value, or it did not take effect as written.
+        """
+        read, expected = read or name, value if expected is None else expected
+        try:
+            self.write(name, value)
+        except SetupError as error:
+            if error.errno not in (errno.EINVAL, errno.ERANGE, errno.ENODEV, errno.ENXIO, errno.EOPNOTSUPP):
+                raise
+            reason = f"the kernel does not take `{value}` in `{self.path(name)}`: {os.strerror(error.errno)}"
+            raise UnsupportedError(f"`{name}`", needed_by, reason=reason, origin="cgroup") from None
+        text = self.read(read)
+        if expected not in (line.strip() for line in text.splitlines()):
+            reason = f"`{self.path(read)}` reads `{text.strip()}` after `{value}` was written"
+            raise UnsupportedError(f"`{name}`", needed_by, reason=reason, origin="cgroup")
+
 
 def check_run_id(run_id: str) -> str:
     """Return `run_id` when it is fit to be a directory name; anything with a slash could leave our directory.

@@ -1,7 +1,8 @@
 """Choose where this process may make cgroups, and say why or why not.
 
 Pure probing: nothing is made, moved or written here, so `doctor` and a dry run may call it. In order: the subtree that SANDBOX_CGROUP
-names (and then no other: an explicit wish is met or refused); on v2 our own delegated node, then the root's; on v1 root's, then
+names (and then no other: an explicit wish is met or refused); on v2 our own delegated node, then the root's, for others a scope that systemd
+is to make (`systemd.ScopeOffer`, opened by `api`); on v1 root's, then
 one prepared for this user under the name ``sandbox-UID``. `api` and `cli doctor` import it.
 
 Run directories that another process left are never touched: they carry its run id and it may be alive.
@@ -17,6 +18,7 @@ from sandbox.cgroup import v1, v2
 from sandbox.cgroup.files import parse_pids
 from sandbox.cgroup.model import Backend, BackendReport
 from sandbox.cgroup.mounts import Hierarchy, read_hierarchies
+from sandbox.cgroup.run import CONTROLLER_OF
 
 VARIABLE = "SANDBOX_CGROUP"
 
@@ -51,20 +53,24 @@ def _choose(environ: Mapping[str, str], proc: str) -> _Finding:
     if named:
         return _named(named, unified, legacy, proc)
     reasons = []
-    for backend, reason in _automatic(unified, legacy, proc):
+    for backend, reason in _automatic(unified, legacy, proc, environ):
         if backend is not None:
             return backend, reason, ""
         reasons.append(reason)
     return None, "; ".join(reasons) or "no cgroup hierarchy is mounted", _fix(unified, legacy)
 
 
-def _automatic(unified: Hierarchy | None, legacy: dict[str, Hierarchy], proc: str) -> Iterator[tuple[Backend | None, str]]:
+def _automatic(
+    unified: Hierarchy | None, legacy: dict[str, Hierarchy], proc: str, environ: Mapping[str, str]
+) -> Iterator[tuple[Backend | None, str]]:
     root = os.geteuid() == 0
     if unified is not None:
         if unified.own is not None:
             yield _own_node(unified.own, unified.point, proc, need_mark=root)
         if root:
             yield _real_root(unified.point)
+        else:
+            yield _scope(unified.point, environ)
     if legacy:
         if root:
             bases = {controller: hierarchy.point for controller, hierarchy in legacy.items()}
@@ -99,6 +105,8 @@ def _legacy(bases: dict[str, str], prefix: str, why: str) -> tuple[Backend | Non
     if "cpuacct" not in usable or len(usable) < 2:
         return None, "cgroup v1: " + ", ".join(missing + unusable)
     usable |= {name: bases[name] for name in v1.OPTIONAL if name in bases and _may_write(bases[name])}
+    if "cpuset" in usable and not all(_read(f"{usable['cpuset']}/cpuset.{name}").strip() for name in ("cpus", "mems")):
+        del usable["cpuset"]  # prepared without processors: nobody could join below it
     return v1.V1Backend(usable, prefix), ", ".join([why, *missing, *unusable])
 
 
@@ -135,8 +143,8 @@ def _node(base: str, *, own: str | None, point: str, movable: frozenset[int] | N
     if kind not in ("domain", ""):  # the real root has no such file
         return None, f"`{base}` is a {kind} cgroup"
     controllers = frozenset(v2.CONTROLLERS) & set(_read(f"{base}/cgroup.controllers").split())
-    if not controllers:
-        return None, f"`{base}` has none of the controllers {', '.join(sorted(v2.CONTROLLERS))}"
+    if not controllers & v2.BASIC:
+        return None, f"`{base}` has none of the controllers {', '.join(sorted(v2.BASIC))}"
     if own is None:
         return None, "our own cgroup is outside the cgroup2 mount"
     # Moving a process takes write access to the nearest common ancestor of where it was and where it goes.
@@ -146,7 +154,7 @@ def _node(base: str, *, own: str | None, point: str, movable: frozenset[int] | N
         return None, f"`{common}/cgroup.procs`, the common ancestor of `{base}` and our cgroup, is not writable for uid {os.geteuid()}"
     if movable is None and own != base and kind and parse_pids(_read(f"{base}/cgroup.procs")):
         return None, f"`{base}` holds processes that are not ours to move"
-    missing = sorted(set(v2.CONTROLLERS) - controllers)
+    missing = sorted(v2.BASIC - controllers)
     note = f", without the controller {', '.join(missing)}" if missing else ""
     return v2.V2Backend(base, controllers, movable=movable), f"cgroup v2 node `{base}` is ours{note}"
 
@@ -155,18 +163,45 @@ def _real_root(point: str) -> tuple[Backend | None, str]:
     if os.path.exists(f"{point}/cgroup.type"):
         return None, f"`{point}` is a container's cgroup and may hold processes of others; set {VARIABLE}={point} to use it nevertheless"
     controllers = frozenset(v2.CONTROLLERS) & set(_read(f"{point}/cgroup.controllers").split())
-    if not controllers:
+    if not controllers & v2.BASIC:
         return None, f"the cgroup2 mount `{point}` has neither memory nor pids controller"
     if not _may_write(point):
         return None, f"`{point}` is not writable"
     return v2.V2Backend(point, controllers, shared="sandbox", movable=frozenset()), f"root on cgroup v2, below `{point}/sandbox`"
 
 
-def _fix(unified: Hierarchy | None, legacy: dict[str, Hierarchy]) -> str:
+def _scope(point: str, environ: Mapping[str, str]) -> tuple[Backend | None, str]:
+    """Judge whether the user's systemd can give us a scope; nobody is asked yet."""
+    available = set(_read(f"{point}/cgroup.controllers").split())
+    if not v2.BASIC & available:
+        return None, f"the cgroup2 mount `{point}` has neither memory nor pids controller"
+    from sandbox.cgroup.systemd import ScopeOffer, delegated_controllers, find_buses
+
     uid = os.geteuid()
-    if unified is not None and set(v2.CONTROLLERS) & set(_read(f"{unified.point}/cgroup.controllers").split()):
+    buses = find_buses(environ, uid)
+    if not buses:
+        return None, f"no systemd of uid {uid} to ask for a scope: no bus in XDG_RUNTIME_DIR, DBUS_SESSION_BUS_ADDRESS or /run/user/{uid}"
+    delegated = delegated_controllers(point, uid)
+    controllers = frozenset(v2.CONTROLLERS) & (v2.BASIC if delegated is None else delegated)
+    if not controllers & v2.BASIC:
+        return None, f"systemd delegates neither memory nor pids to uid {uid}"
+    return ScopeOffer(buses, point, controllers), f"a transient scope of the user's systemd, with {', '.join(sorted(controllers))}"
+
+
+def manual_fix() -> str:
+    """Return the command that gets a delegated subtree without our asking, for where asking fails."""
+    return "systemd-run --user --scope -p Delegate=yes COMMAND"
+
+
+def _fix(unified: Hierarchy | None, legacy: dict[str, Hierarchy]) -> str:
+    """Return the command that gets a backend, by what is in the way."""
+    uid = os.geteuid()
+    if unified is not None and v2.BASIC & set(_read(f"{unified.point}/cgroup.controllers").split()):
         if os.path.isdir("/run/systemd/system") and uid:
-            return "systemd-run --user --scope -p Delegate=yes COMMAND"
+            if os.path.exists(f"/run/user/{uid}/systemd/private"):
+                return manual_fix()
+            # No manager runs for this user: nobody has logged in, or it was by su or sudo.
+            return f"sudo loginctl enable-linger {uid}"
         base = f"{unified.point}/sandbox-{uid}"
         return (
             f"sudo sh -c 'cd {unified.point} && echo +memory +pids > cgroup.subtree_control; mkdir -p {base}/{v2.SUPERVISOR} && "
@@ -175,7 +210,25 @@ def _fix(unified: Hierarchy | None, legacy: dict[str, Hierarchy]) -> str:
     points = sorted({legacy[name].point for name in (*v1.CONTROLLERS, *v1.OPTIONAL) if name in legacy})
     if not points or uid == 0:
         return ""
-    return f"sudo sh -c 'for d in {' '.join(points)}; do mkdir -p $d/sandbox-{uid} && chown {uid} $d/sandbox-{uid}; done'"
+    fill = ""
+    if "cpuset" in legacy:
+        point = legacy["cpuset"].point
+        fill = f" && for f in cpuset.cpus cpuset.mems; do cat {point}/$f > {point}/sandbox-{uid}/$f; done"
+    return f"sudo sh -c 'for d in {' '.join(points)}; do mkdir -p $d/sandbox-{uid} && chown {uid} $d/sandbox-{uid}; done{fill}'"
+
+
+def controllers_fix(missing: set[str] | frozenset[str]) -> str:
+    """Return the command that has systemd delegate the controllers of these profile keys, empty where that is not the way.
+
+    Source: systemd's docs/CGROUP_DELEGATION.md; user@.service delegates cpu, memory and pids unless told otherwise.
+    """
+    wanted = sorted({CONTROLLER_OF[key] for key in missing if key in CONTROLLER_OF} - v2.BASIC)
+    if not wanted or not os.path.isdir("/run/systemd/system") or os.geteuid() == 0:
+        return ""
+    return (
+        'sudo sh -c \'mkdir -p /etc/systemd/system/user@.service.d && printf "[Service]\\nDelegate=cpu cpuset io memory pids\\n" '
+        "> /etc/systemd/system/user@.service.d/delegate.conf && systemctl daemon-reload'"
+    )
 
 
 def _may_write(path: str) -> bool:

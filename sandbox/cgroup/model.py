@@ -215,6 +215,11 @@ class Backend(Protocol):
         ...
 
     @property
+    def ready(self) -> bool:
+        """Whether runs can be made; False for a place that must be opened first."""
+        ...
+
+    @property
     def provides(self) -> frozenset[str]:
         """What it can limit, count or do: ``memory``, ``processes``, ``cpu``, ``cpus``, ``cpu-weight``, ``cpuset``, ``io`` (profile keys), ``freeze``."""
         ...

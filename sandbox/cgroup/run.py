@@ -33,7 +33,7 @@ class RunBase:
         self._shared = shared
         self._limits = limits
         self._made: list[NodeFiles] = []
-        self._fds: list[int] = sorted({node.fd for node in nodes})
+        self._fds: list[int] = sorted({node.fd for node in nodes if node.fd >= 0})
         self._cpu_fd = -1
         self._open: dict[tuple[str, str], int] = {}
         self.join_fds: tuple[int, ...] = ()
@@ -194,7 +194,31 @@ def refuse_missing(provides: frozenset[str], limits: Limits, name: str) -> None:
     Raises:
         UnsupportedError: naming the profile key and the controller.
     """
-    wanted = (("memory", limits.memory_bytes, "limits.memory", "memory"), ("processes", limits.processes, "limits.processes", "pids"))
-    for what, value, key, controller in wanted:
-        if value is not None and what not in provides:
-            raise UnsupportedError(f"the {name} controller `{controller}`", key, origin="cgroup")
+    for what in sorted(asked_of_cgroup(limits) - provides):
+        raise UnsupportedError(f"the {name} controller `{CONTROLLER_OF[what]}`", f"limits.{what}", origin="cgroup")
+
+
+CONTROLLER_OF = {"memory": "memory", "processes": "pids", "cpus": "cpu", "cpu-weight": "cpu", "cpuset": "cpuset", "io": "io"}
+"""Profile key to the controller that keeps it; on v1 `io` is called blkio."""
+
+
+def asked_of_cgroup(limits: Limits) -> frozenset[str]:
+    """Return the profile keys of the limits that are set and that only a cgroup can keep whole."""
+    asked = {
+        "memory": limits.memory_bytes is not None,
+        "processes": limits.processes is not None,
+        "cpus": limits.cpu_quota_ppm is not None,
+        "cpu-weight": limits.cpu_weight is not None,
+        "cpuset": bool(limits.cpuset),
+        "io": bool(limits.io),
+    }
+    return frozenset(key for key, is_asked in asked.items() if is_asked)
+
+
+CPU_PERIOD_US = 100_000
+"""The kernel's default, for a quota of CPU time."""
+
+
+def cpu_quota_us(limits: Limits) -> int | None:
+    """Return the quota for one period in microseconds."""
+    return None if limits.cpu_quota_ppm is None else limits.cpu_quota_ppm * CPU_PERIOD_US // 1_000_000

@@ -11,18 +11,26 @@ from __future__ import annotations
 import errno
 import os
 
-from sandbox.cgroup.files import NodeFiles, check_run_id, open_directory, parse_keyed, parse_number, swap_in_use
+from sandbox.cgroup.devices import format_processors, io_rates, resolve_device
+from sandbox.cgroup.files import NodeFiles, check_run_id, open_directory, parse_io_service, parse_keyed, parse_number, swap_in_use
 from sandbox.cgroup.model import INIT_PROCESSES, MAXIMUM_PIDS, CgroupNow, CgroupUsage
-from sandbox.cgroup.run import RunBase, refuse_missing
+from sandbox.cgroup.run import CONTROLLER_OF, CPU_PERIOD_US, RunBase, asked_of_cgroup, cpu_quota_us, refuse_missing
 from sandbox.errors import SetupError
 from sandbox.policy.profile import Limits
 from sandbox.result import Enforcement
 
-CONTROLLERS = {"memory": "memory", "pids": "processes", "cpuacct": "cpu"}
+CONTROLLERS = {"memory": ("memory",), "pids": ("processes",), "cpuacct": ("cpu",)}
 """The hierarchies that the three limits with a fallback need, and what each provides."""
 
-OPTIONAL = {"freezer": "freeze"}
-"""Hierarchies that every run joins where they are there: to be paused."""
+OPTIONAL = {"freezer": ("freeze",), "cpu": ("cpus", "cpu-weight"), "cpuset": ("cpuset",), "blkio": ("io",)}
+"""Further hierarchies; `freezer` is joined by every run, to be paused, the others where a limit needs them."""
+
+_ALWAYS = frozenset({*CONTROLLERS, "freezer"})
+_RATES = {"rbps": "read_bps_device", "wbps": "write_bps_device", "riops": "read_iops_device", "wiops": "write_iops_device"}
+
+
+_WEIGHT_SHARES = 1024  # of a weight of 100; source: kernel/sched/core.c, cpu_weight_write_u64
+_WRITEBACK = "only direct and synchronous writes count: what the page cache writes back later is on nobody's account"
 
 
 class V1Backend:
@@ -34,29 +42,33 @@ class V1Backend:
     """
 
     name = "cgroup1"
+    ready = True
 
     def __init__(self, bases: dict[str, str], prefix: str) -> None:
         self._bases = bases
         self._prefix = prefix
         known = CONTROLLERS | OPTIONAL
-        self.provides = frozenset(known[controller] for controller in bases)
+        self.provides = frozenset(key for controller in bases for key in known[controller])
         self.where = ", ".join(sorted(set(bases.values())))
 
     def reserve(self, run_id: str, limits: Limits) -> V1Run:
         """See `Backend.reserve`."""
         relative = self._prefix + check_run_id(run_id)
         refuse_missing(self.provides, limits, self.name)
+        devices = tuple(resolve_device(limit.device) for limit in limits.io)
+        needed = {"blkio" if key == "io" else CONTROLLER_OF[key] for key in asked_of_cgroup(limits)}
+        bases = {controller: base for controller, base in self._bases.items() if controller in _ALWAYS | needed}
         # Co-mounted controllers are one directory and one node.
         by_base: dict[str, NodeFiles] = {}
         try:
-            for base in self._bases.values():
+            for base in bases.values():
                 if base not in by_base:
                     by_base[base] = NodeFiles(open_directory(base), relative, base)
         except SetupError:
             for node in by_base.values():
                 os.close(node.fd)
             raise
-        return V1Run(by_base, {controller: by_base[base] for controller, base in self._bases.items()}, limits)
+        return V1Run(by_base, {controller: by_base[base] for controller, base in bases.items()}, limits, devices)
 
     def create(self, run_id: str, limits: Limits) -> V1Run:
         """See `Backend.create`."""
@@ -70,12 +82,18 @@ class V1Run(RunBase):
 
     backend = "cgroup1"
 
-    def __init__(self, by_base: dict[str, NodeFiles], by_controller: dict[str, NodeFiles], limits: Limits) -> None:
+    def __init__(
+        self, by_base: dict[str, NodeFiles], by_controller: dict[str, NodeFiles], limits: Limits, devices: tuple[str, ...]
+    ) -> None:
         super().__init__(tuple(by_base.values()), (), limits)
         self._memory = by_controller.get("memory")
         self._pids = by_controller.get("pids")
         self._cpuacct = by_controller["cpuacct"]
         self._freezer = by_controller.get("freezer")
+        self._cpu = by_controller.get("cpu")
+        self._cpuset = by_controller.get("cpuset")
+        self._blkio = by_controller.get("blkio")
+        self._devices = devices
 
     @property
     def thaws(self) -> tuple[tuple[int, str], ...]:
@@ -102,6 +120,9 @@ class V1Run(RunBase):
             # Where both limits are the same the one with swap is met first. Newer kernels (6.18) count neither and show 0: that says nothing.
             counts = (parse_number(self._memory.read_optional(name)) for name in ("memory.failcnt", "memory.memsw.failcnt"))
             met = sum(count or 0 for count in counts) or None
+        cpu = parse_keyed(self._cpu.read("cpu.stat")) if self._cpu else {}
+        io = self._blkio.read_optional("blkio.throttle.io_service_bytes") if self._blkio else None
+        read, written = (None, None) if io is None else parse_io_service(io)
         return CgroupUsage(
             cpu_user_ns=total - system_ns,
             cpu_sys_ns=system_ns,
@@ -112,6 +133,11 @@ class V1Run(RunBase):
             processes_source=None if peak is None else "pids.peak",
             oom_kills=oom,
             process_limit_hits=hits,
+            io_read_bytes=read,
+            io_write_bytes=written,
+            io_source=None if io is None else "blkio.throttle.io_service_bytes of the limited devices",
+            throttled_ns=cpu.get("throttled_time"),
+            throttled_periods=cpu.get("nr_throttled"),
             memory_max_hits=met,
         )
 
@@ -164,10 +190,40 @@ class V1Run(RunBase):
             number = min(self._limits.processes + INIT_PROCESSES, MAXIMUM_PIDS)
             self._pids.write_limit("pids.max", number, needed_by="limits.processes", page=False)
             enforced.append(Enforcement(what="processes", how="cgroup1 pids.max"))
+        enforced += self._apply_shares()
         self._cpu_fd = self._cpuacct.open("cpuacct.usage", os.O_RDONLY)
         self._fds.append(self._cpu_fd)
         enforced.append(Enforcement(what="cpu-time accounting", how="cgroup1 cpuacct.usage"))
         self.enforced = tuple(enforced)
+
+    def _apply_shares(self) -> list[Enforcement]:
+        """Apply what says how much of processors and disks the run gets, rather than how much in all."""
+        enforced = []
+        limits = self._limits
+        if self._cpu is not None and (quota := cpu_quota_us(limits)) is not None:
+            self._cpu.write_exact("cpu.cfs_period_us", str(CPU_PERIOD_US), needed_by="limits.cpus")
+            self._cpu.write_exact("cpu.cfs_quota_us", str(quota), needed_by="limits.cpus")
+            enforced.append(Enforcement(what="cpus", how="cgroup1 cpu.cfs_quota_us"))
+        if self._cpu is not None and limits.cpu_weight is not None:
+            shares = max(2, (limits.cpu_weight * _WEIGHT_SHARES + 50) // 100)
+            self._cpu.write_exact("cpu.shares", str(shares), needed_by="limits.cpu-weight")
+            enforced.append(Enforcement(what="cpu weight", how="cgroup1 cpu.shares"))
+        if self._cpuset is not None and limits.cpuset:
+            # A new cpuset has neither processors nor memory nodes, and takes nobody in without both.
+            mems = NodeFiles(self._cpuset.fd, "", self._cpuset.shown).read("cpuset.mems").strip()
+            self._cpuset.write_exact("cpuset.mems", mems, needed_by="limits.cpuset")
+            self._cpuset.write_exact(
+                "cpuset.cpus", format_processors(limits.cpuset), needed_by="limits.cpuset", read="cpuset.effective_cpus"
+            )
+            enforced.append(Enforcement(what="cpuset", how="cgroup1 cpuset.cpus"))
+        for limit, device in zip(limits.io, self._devices, strict=True):
+            assert self._blkio is not None
+            for name, rate in io_rates(limit):
+                if rate is not None:
+                    self._blkio.write_exact(f"blkio.throttle.{_RATES[name]}", f"{device} {rate}", needed_by="limits.io")
+            weaker = "" if limit.write_bytes is None and limit.write_operations is None else _WRITEBACK
+            enforced.append(Enforcement(what=f"io of {limit.device}", how=f"cgroup1 blkio.throttle {device}", weaker=weaker))
+        return enforced
 
     def _limit_memory(self, memory: NodeFiles, limit: int) -> Enforcement:
         memory.write_limit("memory.limit_in_bytes", limit, needed_by="limits.memory", page=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 
+from sandbox.cgroup.devices import format_processors, io_rates, resolve_device
 from sandbox.cgroup.files import (
     NodeFiles,
     check_run_id,
@@ -22,13 +23,16 @@ from sandbox.cgroup.files import (
     swap_in_use,
 )
 from sandbox.cgroup.model import INIT_PROCESSES, MAXIMUM_PIDS, CgroupNow, CgroupUsage
-from sandbox.cgroup.run import RunBase, refuse_missing
+from sandbox.cgroup.run import CONTROLLER_OF, CPU_PERIOD_US, RunBase, asked_of_cgroup, cpu_quota_us, refuse_missing
 from sandbox.errors import SetupError
 from sandbox.policy.profile import Limits
 from sandbox.result import Enforcement
 
-CONTROLLERS = {"memory": "memory", "pids": "processes"}
-"""The controllers in use, and what each provides; CPU time is counted without one."""
+CONTROLLERS = {"memory": ("memory",), "pids": ("processes",), "cpu": ("cpus", "cpu-weight"), "cpuset": ("cpuset",), "io": ("io",)}
+"""The controllers in use, and what each provides; CPU time is counted without one, and the freezer is in the core."""
+
+BASIC = frozenset({"memory", "pids"})
+"""Enabled for every run; the others only where a limit needs them, `io` also to count bytes in a node of our own."""
 
 SUPERVISOR = "sandbox-supervisor"
 """The child that our own processes move into; a process that finds itself there knows the parent is ours."""
@@ -48,6 +52,7 @@ class V2Backend:
     """
 
     name = "cgroup2"
+    ready = True
 
     def __init__(
         self, base: str, controllers: frozenset[str], *, shared: str = "", prefix: str = "run-", movable: frozenset[int] | None
@@ -57,18 +62,36 @@ class V2Backend:
         self._shared = shared
         self._prefix = prefix
         self._movable = movable
-        self.provides = frozenset(CONTROLLERS[controller] for controller in controllers) | {"cpu", "freeze"}
+        self.provides = provided(controllers)
         self.where = f"{base}/{shared}" if shared else base
 
     def reserve(self, run_id: str, limits: Limits) -> V2Run:
         """See `Backend.reserve`."""
         relative = self._prefix + check_run_id(run_id)
         refuse_missing(self.provides, limits, self.name)
+        devices = tuple(resolve_device(limit.device) for limit in limits.io)
         fd = open_directory(self._base)
         base = NodeFiles(fd, "", self._base)
         shared = (NodeFiles(fd, self._shared, self._base),) if self._shared else ()
         node = NodeFiles(fd, f"{self._shared}/{relative}" if self._shared else relative, self._base)
-        return V2Run(base, node, shared, self._controllers, self._movable, limits)
+        return V2Run(base, node, shared, self._wanted(limits), self._movable, limits, devices)
+
+    def _wanted(self, limits: Limits) -> frozenset[str]:
+        needed = {CONTROLLER_OF[key] for key in asked_of_cgroup(limits)}
+        counting = {"io"} if not self._shared else set()
+        return self._controllers & (BASIC | needed | counting)
+
+    def clear_way(self) -> None:
+        """Prepare the node for its first run; see `CgroupRun.clear_way`.
+
+        Raises:
+            SetupError: a call failed, or processes of others are in the way.
+        """
+        fd = open_directory(self._base)
+        try:
+            enable_controllers(NodeFiles(fd, "", self._base), self._wanted(Limits()), self._movable)
+        finally:
+            os.close(fd)
 
     def create(self, run_id: str, limits: Limits) -> V2Run:
         """See `Backend.create`."""
@@ -90,12 +113,14 @@ class V2Run(RunBase):
         controllers: frozenset[str],
         movable: frozenset[int] | None,
         limits: Limits,
+        devices: tuple[str, ...],
     ) -> None:
         super().__init__((node,), shared, limits)
         self._base = base
         self._node = node
         self._controllers = controllers
         self._movable = movable
+        self._devices = devices
 
     def usage(self) -> CgroupUsage:
         """See `CgroupRun.usage`. memory.peak exists since Linux 5.19, pids.peak since 6.1."""
@@ -186,12 +211,45 @@ class V2Run(RunBase):
             number = min(self._limits.processes + INIT_PROCESSES, MAXIMUM_PIDS)
             node.write_limit("pids.max", number, needed_by="limits.processes", page=False)
             enforced.append(Enforcement(what="processes", how="cgroup2 pids.max"))
+        enforced += self._apply_shares(node)
         # A payload that may mount cgroup2 (nested namespaces) would otherwise make children that outlive our rmdir.
         node.write_optional("cgroup.max.descendants", "0")
         self._cpu_fd = node.open("cpu.stat", os.O_RDONLY)
         self._fds.append(self._cpu_fd)
         enforced.append(Enforcement(what="cpu-time accounting", how="cgroup2 cpu.stat"))
         self.enforced = tuple(enforced)
+
+    def _apply_shares(self, node: NodeFiles) -> list[Enforcement]:
+        """Apply what says how much of processors and disks the run gets, rather than how much in all."""
+        enforced = []
+        if (quota := cpu_quota_us(self._limits)) is not None:
+            node.write_exact("cpu.max", f"{quota} {CPU_PERIOD_US}", needed_by="limits.cpus")
+            enforced.append(Enforcement(what="cpus", how="cgroup2 cpu.max"))
+        if self._limits.cpu_weight is not None:
+            node.write_exact("cpu.weight", str(self._limits.cpu_weight), needed_by="limits.cpu-weight")
+            enforced.append(Enforcement(what="cpu weight", how="cgroup2 cpu.weight"))
+        if self._limits.cpuset:
+            # What is not available is left out of the effective set without an error.
+            node.write_exact("cpuset.cpus", format_processors(self._limits.cpuset), needed_by="limits.cpuset", read="cpuset.cpus.effective")
+            enforced.append(Enforcement(what="cpuset", how="cgroup2 cpuset.cpus"))
+        for limit, device in zip(self._limits.io, self._devices, strict=True):
+            rates = io_rates(limit)
+            line = " ".join([device, *(f"{name}={rate}" for name, rate in rates if rate is not None)])
+            shown = " ".join([device, *(f"{name}={'max' if rate is None else rate}" for name, rate in rates)])
+            node.write_exact("io.max", line, needed_by="limits.io", expected=shown)
+            enforced.append(Enforcement(what=f"io of {limit.device}", how=f"cgroup2 io.max {device}"))
+        return enforced
+
+
+def provided(controllers: frozenset[str]) -> frozenset[str]:
+    """Return what a node with these controllers can do; see `Backend.provides`."""
+    return frozenset(key for controller in controllers for key in CONTROLLERS[controller]) | {"cpu", "freeze"}
+
+
+def named_run(relative: str, controllers: frozenset[str], limits: Limits) -> V2Run:
+    """Return a run of a node that is not there yet, for a plan that is only shown."""
+    nowhere = NodeFiles(-1, "", "…")
+    return V2Run(nowhere, NodeFiles(-1, relative, "…"), (), controllers, frozenset(), limits, ())
 
 
 def _kernel_memory(stat: dict[str, int]) -> int | None:

@@ -12,10 +12,12 @@ import os
 import sys
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from sandbox.cgroup.find import explain_backend
+from sandbox.cgroup.find import controllers_fix, explain_backend, manual_fix
 from sandbox.cgroup.model import BackendReport
+from sandbox.errors import SandboxError
 from sandbox.kernel import probe_calls
 from sandbox.kernel.probe_deep import probe_deep
 from sandbox.kernel.probe_judge import Finding, Need, Status
@@ -40,6 +42,7 @@ _NAME_WIDTH = 18
 _STATUS_WIDTH = 9
 _COMMANDS = frozenset({"sudo", "sandbox", "docker", "podman", "lxc", "pip", "systemd-nspawn", "flatpak-spawn"})
 _LIMITS = frozenset({"memory", "processes", "cpu"})
+_SHARES = frozenset({"cpus", "cpu-weight", "cpuset", "io"})
 _VERDICTS = {
     0: "`strict` can run in full",
     1: "`strict` runs degraded: the lines marked * say how",
@@ -71,7 +74,8 @@ def collect_findings() -> list[Finding]:
     executable = find_executable()
     findings = [
         *probe_deep(executable),
-        judge_cgroup(explain_backend()),
+        judge_cgroup(report := explain_opened()),
+        judge_shares(report, controllers_fix(_SHARES - set(report.provides))),
         judge_executor(executable, native_executor()),
         judge_compiler(probe_calls.libseccomp_version(), importlib.util.find_spec("pyseccomp") is not None),
     ]
@@ -93,6 +97,46 @@ def judge_cgroup(report: BackendReport) -> Finding:
         detail = f"{', '.join(lost)} limited by rlimits and sampling: {report.reason}"
         status = Status.DEGRADED
     return Finding(name="cgroup limits", status=status, detail=detail, fix=report.fix, needed_by="limits without a gap", need=Need.STRICT)
+
+
+def explain_opened() -> BackendReport:
+    """Return what `explain_backend` says, and where that is a scope still to be made, make one: only then it is known to work."""
+    from sandbox.cgroup.find import find_backend
+    from sandbox.cgroup.systemd import ScopeOffer
+
+    report, offer = explain_backend(), find_backend()
+    if not isinstance(offer, ScopeOffer):
+        return report
+    from sandbox.api.scope import close_scopes, open_scope
+
+    try:
+        scope = open_scope(offer, "auto")
+        return replace(report, provides=tuple(sorted(scope.backend.provides)), reason=f"{report.reason}: made as `{scope.backend.where}`")
+    except SandboxError as error:
+        reason = f"{report.reason}, which fails: {error.message}" + (f" ({error.hint})" if error.hint else "")
+        return replace(report, backend=None, provides=(), reason=reason, fix=manual_fix())
+    finally:
+        close_scopes()
+
+
+def judge_shares(report: BackendReport, fix: str) -> Finding:
+    """Say which limits on shares of processors and disks can be had (pure).
+
+    Args:
+        report: of the backend.
+        fix: the command that gets what is missing, where there is one.
+    """
+    lost = sorted(_SHARES - set(report.provides))
+    detail = f"not here: {', '.join(lost)}; a profile that sets one is refused" if lost else ", ".join(sorted(_SHARES))
+    status = Status.DEGRADED if lost else Status.WORKS
+    return Finding(
+        name="hardware shares",
+        status=status,
+        detail=detail,
+        fix=(fix or report.fix) if lost else "",
+        needed_by="these limits",
+        need=Need.OPTIONAL,
+    )
 
 
 def judge_executor(executable: str, native: Path) -> Finding:

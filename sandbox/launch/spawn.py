@@ -10,12 +10,18 @@ import fcntl
 import os
 import signal
 import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from sandbox.errors import SandboxError
 from sandbox.plan import fds
 from sandbox.plan.codec import Table
+
+if TYPE_CHECKING:
+    from sandbox.launch.anchor import Anchor
 
 NATIVE = os.path.join(os.path.dirname(__file__), "native", "sandbox-init")  # no pathlib: its import costs more than a launch
 REFERENCE = os.path.join(os.path.dirname(__file__), "executor.py")
@@ -110,18 +116,58 @@ def executor_command(kind: str = "auto") -> list[str]:
     return [sys.executable, "-I", "-S", REFERENCE]
 
 
-def spawn(table: Table, *, stdio: tuple[int, int, int], extra: tuple[int, ...] = (), executor: str = "auto") -> Launched:
+@contextmanager
+def owned_descriptors() -> Iterator[Callable[[int], int]]:
+    """Return a function that takes descriptors, which are closed at the end."""
+    owned: list[int] = []
+
+    def own(fd: int) -> int:
+        owned.append(fd)
+        return fd
+
+    try:
+        yield own
+    finally:
+        for fd in owned:
+            os.close(fd)
+
+
+def sealed_memory(table: Table) -> int:
+    """Return a memory file with the table that nobody can change any more; the caller owns it."""
+    memory = os.memfd_create("table", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        with os.fdopen(os.dup(memory), "wb") as file:
+            file.write(table.data)
+        fcntl.fcntl(memory, _F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(memory)
+        raise
+    return memory
+
+
+def spawn_executor(command: list[str], title: str, wanted: Mapping[int, int]) -> int:
+    """Start a program with an empty environment, all signals blocked, and descriptors by (number there → ours, borrowed); return its pid."""
+    with owned_descriptors() as own:
+        low = max(_LOW, 1 + max(wanted))
+        moved = {target: own(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, low)) for target, fd in wanted.items()}
+        actions = [(os.POSIX_SPAWN_DUP2, source, target) for target, source in moved.items()]
+        return os.posix_spawn(command[0], [title, *command[1:]], {}, file_actions=actions, setsigdef=SIGNALS, setsigmask=SIGNALS)
+
+
+def spawn(
+    table: Table, *, stdio: tuple[int, int, int], extra: tuple[int, ...] = (), executor: str = "auto", anchor: Anchor | None = None
+) -> Launched:
     """Start the executor.
 
     Args:
         table: what it will run.
         stdio: the payload's standard streams; borrowed.
         extra: descriptors for `fds.FIRST_EXTRA` and up; borrowed.
-        executor: see `executor_command`.
+        executor: see `executor_command`; ignored with an anchor.
+        anchor: who starts it, in the cgroup where that one is; None for this process itself.
     """
     import _socket
 
-    command = executor_command(executor)
     owned: list[int] = []
 
     def own(fd: int) -> int:
@@ -130,10 +176,7 @@ def spawn(table: Table, *, stdio: tuple[int, int, int], extra: tuple[int, ...] =
 
     parent_side: list[int] = []
     try:
-        memory = own(os.memfd_create("table", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
-        with os.fdopen(os.dup(memory), "wb") as file:
-            file.write(table.data)
-        fcntl.fcntl(memory, _F_ADD_SEALS, _SEALS)
+        memory = own(sealed_memory(table))
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC, 0)
         ours.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 1)
         status = ours.detach()
@@ -148,10 +191,11 @@ def spawn(table: Table, *, stdio: tuple[int, int, int], extra: tuple[int, ...] =
         (go_r, go), (control_r, control), (release_r, release) = pipes
         supervisor = own(os.pidfd_open(os.getpid()))
         wanted = (*stdio, memory, status_child, go_r, control_r, supervisor, release_r, *extra)
-        moved = [own(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, max(_LOW, len(wanted)))) for fd in wanted]
-        actions = [(os.POSIX_SPAWN_DUP2, source, target) for target, source in enumerate(moved)]
         assert wanted.index(memory) == fds.TABLE and wanted.index(release_r) == fds.RELEASE
-        pid = os.posix_spawn(command[0], ["sandbox-init", *command[1:]], {}, file_actions=actions, setsigdef=SIGNALS, setsigmask=SIGNALS)
+        if anchor is not None:
+            pid = anchor.spawn(list(wanted))
+        else:
+            pid = spawn_executor(executor_command(executor), "sandbox-init", dict(enumerate(wanted)))
         try:
             pidfd = os.pidfd_open(pid)
         except OSError:  # no descriptor is left: nobody can supervise it

@@ -57,10 +57,14 @@ from sandbox.plan.steps import (
     PrivateMounts,
     Reap,
     ReportStarted,
+    ResetScheduling,
     ResetSignals,
     RootReadOnly,
+    SetAffinity,
     SetHostname,
+    SetIoPriority,
     SetLimit,
+    SetNice,
     SetWorkdir,
     Step,
     WriteFile,
@@ -90,7 +94,8 @@ class Request:
 
     `outside_uid`/`outside_gid` are the host ids that the payload's become. `external_map` means the supervisor writes the maps (root,
     or a range). `directories` counts the descriptors from `fds.FIRST_EXTRA` on: directories that `joins` (cgroup.procs files),
-    `removals` (cgroups) and `thaws` (freezers) are relative to, by index. `rlimits` are (resource, soft, hard). `oom_protected` tells that the caller's own
+    `removals` (cgroups) and `thaws` (freezers) are relative to, by index. `rlimits` are (resource, soft, hard). `scheduler` to `affinity`
+    are what the processes get instead of the caller's own, see `api.limits.Scheduling`. `oom_protected` tells that the caller's own
     oom_score_adj is negative. `filter_bpf` None means that no filter was asked for.
     """
 
@@ -114,6 +119,11 @@ class Request:
     interactive: bool = False
     uptime_s: int = 0
     oom_protected: bool = False
+    scheduler: int = 0
+    base_nice: int = 0
+    nice: int = 0
+    io_priority: int = 0
+    affinity: tuple[int, ...] = ()
 
 
 def build_plan(request: Request) -> Plan:
@@ -130,6 +140,7 @@ def build_plan(request: Request) -> Plan:
         raise UnsupportedError("time namespaces (Linux 5.6)", "namespaces.time")
 
     janitor: list[Step] = [NewSession(), CloseFrom(first=fds.FIRST_EXTRA + request.directories)]
+    janitor.append(ResetScheduling(policy=request.scheduler, nice=request.base_nice))
     if request.oom_protected:
         janitor.append(PreferForOom(score=0, host=True))
     if as_root:
@@ -207,6 +218,11 @@ def _payload_steps(request: Request, inner: bool, notes: list[str]) -> list[Step
     if inner:
         steps.append(MapIds(inside_uid=profile.uid, inside_gid=profile.gid, outside_uid=profile.uid, outside_gid=profile.gid, inner=True))
     steps += [PreferForOom(score=OOM_SCORE), CloexecFrom(first=3), NewSession(terminal=request.interactive)]
+    if request.nice > request.base_nice:
+        steps.append(SetNice(nice=request.nice))
+    steps.append(SetIoPriority(value=request.io_priority))
+    if request.affinity:
+        steps.append(SetAffinity(processors=request.affinity))
     steps += [SetLimit(resource=r, name=uapi.RLIMIT_NAMES[r], soft=soft, hard=hard) for r, soft, hard in request.rlimits]
     if host.keyrings:
         steps.append(NewKeyring())

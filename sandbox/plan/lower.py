@@ -46,10 +46,14 @@ from sandbox.plan.steps import (
     PreferForOom,
     Reap,
     ReportStarted,
+    ResetScheduling,
     ResetSignals,
     RestrictLandlock,
+    SetAffinity,
     SetHostname,
+    SetIoPriority,
     SetLimit,
+    SetNice,
     SetWorkdir,
     Step,
 )  # fmt: skip
@@ -300,6 +304,31 @@ def _cloexec_from(low: Lowering, step: CloexecFrom) -> None:
     low.call("close_range", step.first, 0xFFFFFFFF, 4, label="CLOEXEC")
 
 
+def _reset_scheduling(low: Lowering, step: ResetScheduling) -> None:
+    attributes = low.builder.blob(struct.pack("<IIQiIQQQ", 48, step.policy, 0, step.nice, 0, 0, 0, 0))
+    low.call("sched_setattr", 0, attributes, 0, label=f"policy {step.policy}, nice {step.nice}")
+
+
+def _set_nice(low: Lowering, step: SetNice) -> None:
+    low.call("setpriority", 0, 0, step.nice, label=f"nice {step.nice}")
+
+
+def _set_io_priority(low: Lowering, step: SetIoPriority) -> None:
+    low.call("ioprio_set", 1, 0, step.value, label=f"{step.value}")
+
+
+def _set_affinity(low: Lowering, step: SetAffinity) -> None:
+    words = [0] * (1 + max(step.processors) // 64)
+    for number in step.processors:
+        words[number // 64] |= 1 << number % 64
+    mask = low.builder.blob(struct.pack(f"<{len(words)}Q", *words))
+    found = low.builder.reserve(1024)
+    low.call("sched_setaffinity", 0, 8 * len(words), mask)
+    low.call("sched_getaffinity", 0, 1024, found)
+    for index, word in enumerate(words):
+        low.expect(Ref(found.offset + 8 * index), 8, 0xFFFFFFFFFFFFFFFF, word, errno.EINVAL, "every processor that was asked for")
+
+
 def _set_limit(low: Lowering, step: SetLimit) -> None:
     pair = low.builder.blob(struct.pack("<QQ", step.soft, step.hard))
     low.call("prlimit64", 0, step.resource, pair, 0, label=step.name)
@@ -419,6 +448,14 @@ def _lower_step(low: Lowering, step: Step) -> None:
             _not_dumpable(low, step)
         case CloexecFrom():
             _cloexec_from(low, step)
+        case ResetScheduling():
+            _reset_scheduling(low, step)
+        case SetNice():
+            _set_nice(low, step)
+        case SetIoPriority():
+            _set_io_priority(low, step)
+        case SetAffinity():
+            _set_affinity(low, step)
         case SetLimit():
             _set_limit(low, step)
         case NewKeyring():

@@ -54,10 +54,14 @@ from sandbox.plan.steps_processes import (
     PreferForOom,
     Reap,
     ReportStarted,
+    ResetScheduling,
     ResetSignals,
     RestrictLandlock,
+    SetAffinity,
     SetHostname,
+    SetIoPriority,
     SetLimit,
+    SetNice,
     SetWorkdir,
 )
 
@@ -65,7 +69,8 @@ Step: TypeAlias = (
     NewSession | CloseFrom | CloneInit | Guard | DieWithJanitor | ReportStarted | JoinCgroups | MapIds | AwaitSupervisor | BecomeIds | DropGroups
     | PrivateMounts | OpenHostProc | CloneTree | CloneDevice | MountRoot | MakeDirectory | MakeSymlink | WriteFile | AttachTree | MountTmpfs
     | MountProc | MaskProc | MountDevpts | OpenTerminal | LoopbackUp | SetHostname | NewTimeNamespace | RootReadOnly | EnterRoot
-    | ForbidNamespaces | LimitWatches | ClonePayload | NotDumpable | CloexecFrom | SetLimit | NewKeyring | PreferForOom | RestrictLandlock | ResetSignals
+    | ForbidNamespaces | LimitWatches | ClonePayload | NotDumpable | CloexecFrom | ResetScheduling | SetNice | SetIoPriority
+    | SetAffinity | SetLimit | NewKeyring | PreferForOom | RestrictLandlock | ResetSignals
     | SetWorkdir | DropCapabilities | NoNewPrivileges | InstallFilter | AwaitGo | Execute | Reap
 )  # fmt: skip
 
@@ -130,11 +135,15 @@ __all__ = [
     "PrivateMounts",
     "Reap",
     "ReportStarted",
+    "ResetScheduling",
     "ResetSignals",
     "RestrictLandlock",
     "RootReadOnly",
+    "SetAffinity",
     "SetHostname",
+    "SetIoPriority",
     "SetLimit",
+    "SetNice",
     "SetWorkdir",
     "Step",
     "WriteFile",

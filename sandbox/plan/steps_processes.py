@@ -206,6 +206,47 @@ class CloexecFrom:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ResetScheduling:
+    """sched_setattr(2): the policy and nice value of the caller's thread are not the run's; before the user namespace, in which nobody may lower a value."""
+
+    policy: int
+    nice: int
+
+    def describe(self) -> str:
+        return f"scheduling policy {'idle' if self.policy else 'other'}, nice {self.nice}, not the caller's"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetNice:
+    """setpriority(2) of the payload; RLIMIT_NICE 0 keeps it there."""
+
+    nice: int
+
+    def describe(self) -> str:
+        return f"nice {self.nice}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetIoPriority:
+    """ioprio_set(2): class in the upper three bits, level in the lower; 0 means none, in place of the caller's."""
+
+    value: int
+
+    def describe(self) -> str:
+        return f"io priority class {self.value >> 13}, level {self.value & 7}" if self.value else "no io priority of its own"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetAffinity:
+    """sched_setaffinity(2), read back: the kernel leaves out what it has not, without an error."""
+
+    processors: tuple[int, ...]
+
+    def describe(self) -> str:
+        return f"only on processors {', '.join(map(str, self.processors))}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SetLimit:
     resource: int
     name: str

@@ -9,36 +9,15 @@ import os
 import posixpath
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import NoReturn, TypeAlias
+from typing import TypeAlias
 
 from sandbox.errors import PolicyError
 from sandbox.policy.nearest import suggest
+from sandbox.policy.places import Where
 from sandbox.policy.profile import CwdMode, IdMode, LandlockMode, NetworkMode, ProcMode, Volume
+from sandbox.policy.profile_shares import convert_cpus, convert_cpuset, convert_io, convert_io_priority
 from sandbox.units import format_duration, format_size, parse_duration, parse_size
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Where:
-    """The place of a value: dotted key, ``file:line`` (or the option), and the directory that relative paths start from.
-
-    `locate` finds the ``file:line`` of a key below this one, where there is a file.
-    """
-
-    key: str
-    origin: str
-    base: str = ""
-    locate: Callable[[str], str] | None = None
-
-    def child(self, key: str) -> Where:
-        """Return the place of ``key``, which is below this one."""
-        return Where(key=key, origin=self.locate(key) if self.locate else self.origin, base=self.base, locate=self.locate)
-
-    def fail(self, message: str, *, hint: str | None = None) -> NoReturn:
-        """Raise `PolicyError` for this place."""
-        raise PolicyError(message, origin=f"{self.origin}, {self.key}" if self.origin != self.key else self.key, hint=hint)
-
 
 Converter: TypeAlias = Callable[[object, Where], object]
 
@@ -264,6 +243,13 @@ LIMITS: dict[str, tuple[str, Converter]] = {
     "open-files": ("open_files", _integer(8, 1 << 20)),
     "file-size": ("file_bytes", _or_none(_size(0))),
     "stack": ("stack_bytes", _or_none(_size(128 << 10))),
+    "idle": ("idle_ns", _or_none(_duration)),
+    "cpus": ("cpu_quota_ppm", _or_none(convert_cpus)),
+    "cpu-weight": ("cpu_weight", _or_none(_integer(1, 10_000))),
+    "cpuset": ("cpuset", convert_cpuset),
+    "nice": ("nice", _integer(0, 19)),
+    "io-priority": ("io_priority", _or_none(convert_io_priority)),
+    "io": ("io", convert_io),
     "tmp": ("tmp_bytes", _CAP),
     "tmp-inodes": ("tmp_inodes", _INODES),
     "shm": ("shm_bytes", _CAP),

@@ -14,8 +14,9 @@ from typing import Any
 from sandbox.errors import PolicyError
 from sandbox.policy.locate import names, resolve
 from sandbox.policy.nearest import suggest
+from sandbox.policy.places import Where
 from sandbox.policy.profile import Limits, Profile, Volume
-from sandbox.policy.profile_fields import FIELDS, LIMITS, TABLES, TOP_KEYS, Where, check_variable, check_volume_targets
+from sandbox.policy.profile_fields import FIELDS, LIMITS, TABLES, TOP_KEYS, check_variable, check_volume_targets
 from sandbox.policy.toml_source import TomlSource, read_toml
 
 _MAXIMUM_DEPTH = 8

@@ -15,8 +15,9 @@ from collections.abc import Mapping
 from sandbox.errors import PolicyError, describe_errno
 from sandbox.plan.root import Bind
 from sandbox.policy.locate import data_dir
+from sandbox.policy.places import Where
 from sandbox.policy.profile import Profile, Volume
-from sandbox.policy.profile_fields import Where, mount_target
+from sandbox.policy.profile_fields import mount_target
 from sandbox.rootfs.view import is_within
 
 _KERNEL_TREES = ("/proc", "/sys", "/dev")

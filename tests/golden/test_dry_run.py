@@ -87,7 +87,7 @@ def pin(monkeypatch: pytest.MonkeyPatch) -> Any:
         backend = None
         if situation == "root":
             provides = frozenset({"memory", "processes", "cpu"})
-            backend = SimpleNamespace(name="cgroup1", provides=provides, reserve=lambda run_id, limits: PinnedRun())
+            backend = SimpleNamespace(name="cgroup1", ready=True, provides=provides, reserve=lambda run_id, limits: PinnedRun())
         bpf = ALLOW_EVERYTHING * 40
 
         def pinned_filter(policy: Any, arch: Arch, *, notify: bool) -> SimpleNamespace:
@@ -97,6 +97,7 @@ def pin(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(preparing, "recall_filter", pinned_filter)
         monkeypatch.setattr(preparing, "build_root_spec", pinned_root)
         monkeypatch.setattr(preparing, "find_backend", lambda: backend)
+        monkeypatch.setattr("sandbox.api.limits.caller_scheduling", lambda: (0, 0, False))
         monkeypatch.setattr(resource, "getrlimit", lambda number: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
     return pin

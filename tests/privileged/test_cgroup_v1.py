@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import mmap
 import os
 import resource
@@ -12,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from sandbox.cgroup.find import explain_backend, find_backend
 from sandbox.cgroup.mounts import read_hierarchies
 from sandbox.cgroup.v1 import CONTROLLERS, V1Backend, V1Run
 from sandbox.errors import SetupError, UnsupportedError
-from sandbox.policy.profile import Limits
+from sandbox.policy.profile import IoLimit, Limits
 
 NAME = f"pytest-{os.getpid()}-"
 MEMORY = 48 << 20
@@ -281,11 +281,6 @@ def test_frozen_members_die_when_the_run_ends(backend: V1Backend, way: str) -> N
 
 def test_current_tells_kinds_of_memory_apart(backend: V1Backend, tmp_path: object) -> None:
     path = f"{tmp_path}/big"
-    with open(path, "wb") as file:
-        file.write(bytes(8 << 20))
-        file.flush()
-        os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     back, out = os.pipe()
 
     def payload() -> None:
@@ -294,9 +289,9 @@ def test_current_tells_kinds_of_memory_apart(backend: V1Backend, tmp_path: objec
             area[at] = 1
         shared = os.memfd_create("x")
         os.write(shared, bytes(4 << 20))
-        fd = os.open(path, os.O_RDONLY)
-        while os.read(fd, 1 << 20):
-            pass
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        for _ in range(8):
+            os.write(fd, bytes(1 << 20))
         os.write(out, b"x")
         signal.pause()
 
@@ -336,7 +331,8 @@ def test_janitor_thaws_what_its_supervisor_left_frozen(backend: V1Backend) -> No
             def freeze(made: V1Run) -> None:
                 made.freeze()
                 until(lambda: made.current().frozen)
-                os.write(word, b"x")
+                assert made._freezer is not None
+                os.write(word, made._freezer.path("cgroup.procs").encode())
                 signal.pause()
 
             original = V1Run.make
@@ -351,16 +347,15 @@ def test_janitor_thaws_what_its_supervisor_left_frozen(backend: V1Backend) -> No
             os._exit(9)
     os.close(word)
     try:
-        assert os.read(ready, 1) == b"x"
-        frozen = [path for path in glob.glob("/sys/fs/cgroup/freezer/sandbox-*/cgroup.procs") if Path(path).read_text()]
-        pids = [int(word) for path in frozen for word in Path(path).read_text().split()]
+        frozen = Path(os.read(ready, 500).decode())
+        pids = [int(word) for word in frozen.read_text().split()]
         assert pids
         ends = [os.pidfd_open(pid) for pid in pids]
         os.kill(supervisor, signal.SIGKILL)
         for end in ends:
             assert select.select([end], [], [], 10)[0], "still there"
             os.close(end)
-        until(lambda: not any(os.path.exists(path) for path in frozen))
+        until(lambda: not frozen.exists())
     finally:
         os.close(ready)
         with contextlib.suppress(ChildProcessError):
@@ -405,7 +400,7 @@ def test_janitor_can_remove_what_was_only_reserved(backend: V1Backend) -> None:
     made = backend.reserve(f"{NAME}reserved", Limits(processes=3))
     assert ours() == []
     removals, joins = made.removals, made.joins
-    assert len(removals) == len(set(backend.where.split(", ")))
+    assert len(removals) == len({backend._bases[name] for name in (*CONTROLLERS, "freezer")})
     made.make()
     try:
         pid = os.fork()
@@ -512,3 +507,106 @@ def test_ordinary_user_in_a_prepared_subtree(backend: V1Backend) -> None:
     finally:
         for directory in directories:
             os.rmdir(directory)
+
+
+# ---- shares of processors and disks ------------------------------------------------------------------------------
+
+
+def used_cpu(made: V1Run, seconds: float) -> float:
+    """Spin in the run for a while of wall time; return the CPU seconds that it got."""
+
+    def payload() -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            sum(range(20_000))
+
+    assert wait(fork_into(made, payload)) == 0
+    return made.cpu_ns() / 1e9
+
+
+def test_quota_holds_and_what_it_withheld_is_counted(backend: V1Backend) -> None:
+    with run(backend, Limits(cpu_quota_ppm=100_000)) as made:
+        assert [entry.how for entry in made.enforced if entry.what == "cpus"] == ["cgroup1 cpu.cfs_quota_us"]
+        assert used_cpu(made, 1.0) < 0.2
+        usage = made.usage()
+        assert usage.throttled_periods is not None and usage.throttled_periods >= 5
+        assert usage.throttled_ns is not None and usage.throttled_ns > 200_000_000
+    with run(backend, Limits(cpu_weight=100)) as made:
+        used_cpu(made, 0.5)
+        assert made.usage().throttled_periods == 0, "the same without a quota"
+    with run(backend, Limits()) as made:
+        assert made.usage().throttled_ns is None, "nothing to withhold, nobody counts"
+
+
+@pytest.mark.parametrize(("weight", "shares"), [(1, 10), (33, 338), (100, 1024), (10_000, 102_400)])
+def test_weight_on_the_kernels_own_scale(backend: V1Backend, weight: int, shares: int) -> None:
+    with run(backend, Limits(cpu_weight=weight)) as made:
+        assert made._cpu is not None and made._cpu.read("cpu.shares") == f"{shares}\n"
+        assert "cpu weight" in [entry.what for entry in made.enforced]
+
+
+def test_cpuset_cannot_be_left(backend: V1Backend) -> None:
+    def payload() -> None:
+        try:
+            os.sched_setaffinity(0, {1})
+        except OSError:
+            os._exit(10 + len(os.sched_getaffinity(0)))
+
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one processor")
+    with run(backend, Limits(cpuset=(0,))) as made:
+        assert wait(fork_into(made, payload)) == 11
+    with run(backend, Limits()) as made:
+        assert wait(fork_into(made, payload)) == 0, "the same without"
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        (Limits(cpuset=(0, 999)), r"limits\.cpuset.*cpuset\.cpus"),
+        (Limits(io=(IoLimit(device="7:9999", read_bytes=1 << 20),)), r"limits\.io.*device 7:9999 is no disk"),
+        (Limits(io=(IoLimit(device="/proc", read_bytes=1 << 20),)), r"limits\.io.*no disk"),
+        (Limits(io=(IoLimit(device="/nonexistent", read_bytes=1 << 20),)), r"limits\.io.*No such file"),
+    ],
+)
+def test_what_the_kernel_has_not_is_refused_and_leaves_nothing(backend: V1Backend, limits: Limits, words: str) -> None:
+    descriptors = os.listdir("/proc/self/fd")
+    with pytest.raises(UnsupportedError, match=words):
+        backend.create(f"{NAME}none", limits)
+    assert ours() == []
+    assert os.listdir("/proc/self/fd") == descriptors
+
+
+def test_a_limit_that_reads_otherwise_is_refused_and_leaves_nothing(backend: V1Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel rounds shares that are too large down to its maximum, and says nothing."""
+    monkeypatch.setattr("sandbox.cgroup.v1._WEIGHT_SHARES", 1024 * 1024)
+    with pytest.raises(UnsupportedError, match=r"limits\.cpu-weight.*cpu\.shares` reads `262144` after `\d+` was written"):
+        backend.create(f"{NAME}rounded", Limits(cpu_weight=10_000))
+    assert ours() == []
+
+
+def test_io_is_held_and_counted(backend: V1Backend, tmp_path: Path) -> None:
+    path = tmp_path / "big"
+    path.write_bytes(os.urandom(3 << 20))
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+    device = IoLimit(device=str(tmp_path), read_bytes=2 << 20, write_bytes=1 << 30)
+    took: list[float] = []
+
+    def payload() -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+        area = mmap.mmap(-1, 1 << 20)
+        while os.readv(fd, [area]):
+            pass
+
+    for limit in (device, replace(device, read_bytes=1 << 40)):
+        with run(backend, Limits(io=(limit,))) as made:
+            begin = time.monotonic()
+            assert wait(fork_into(made, payload)) == 0
+            took.append(time.monotonic() - begin)
+            usage = made.usage()
+            assert usage.io_read_bytes is not None and 3 << 20 <= usage.io_read_bytes < 8 << 20
+            entry = next(entry for entry in made.enforced if entry.what.startswith("io of"))
+            assert "blkio.throttle" in entry.how and "synchronous" in entry.weaker
+    assert took[0] > 1.0, "3 MiB at 2 MiB a second, less what the first slice lets through"
+    assert took[0] > 2 * took[1], "the same with a limit that is out of reach"

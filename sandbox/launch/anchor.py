@@ -1,0 +1,98 @@
+"""The anchor: a small child that keeps a cgroup alive and starts janitors in it, which are children of this process all the same.
+
+A process cannot be moved, nor born, into a subtree across a cgroup that is root's, as that of a login session; only systemd moves it. So systemd
+moves one, and what shall run there is started by that one. `spawn` uses it; `api` starts it. May import plan and kernel.
+"""
+
+from __future__ import annotations
+
+import _thread
+import errno
+import os
+import struct
+
+from sandbox.errors import SetupError
+from sandbox.plan.anchor import CLIENT, MAXIMUM_PASSED, SOCKET, TABLE, build_anchor_table
+
+
+class Anchor:
+    """A running anchor; thread-safe, of use only in the process that started it.
+
+    It ends when this process ends, however that happens, or when `close` is called. Its own end harms no run.
+
+    Args:
+        command: the executor that it is and that it starts.
+        title: argv[0] of what it starts.
+
+    Raises:
+        SetupError: it cannot be started.
+    """
+
+    def __init__(self, command: list[str], title: str) -> None:
+        from sandbox.launch import spawn
+
+        self._lock = _thread.allocate_lock()
+        self.command = tuple(command)
+        table = build_anchor_table(os.uname().machine, self.command, title)
+        with spawn.owned_descriptors() as own:
+            memory = own(spawn.sealed_memory(table))
+            import _socket
+
+            ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC, 0)
+            self._socket = ours
+            child = own(theirs.detach())
+            try:
+                me = own(os.pidfd_open(os.getpid()))
+                wanted = {SOCKET: child, CLIENT: me, TABLE: memory, 3: memory}
+                self.pid = spawn.spawn_executor(command, "sandbox-anchor", wanted)
+                self._pidfd = os.pidfd_open(self.pid)
+            except OSError as error:
+                ours.close()
+                raise SetupError("start the anchor", error.errno or errno.EIO, step="cgroup") from None
+
+    def spawn(self, descriptors: list[int]) -> int:
+        """Start an executor with these descriptors as its 0, 1, 2 …; return its pid, a child of this process.
+
+        Raises:
+            SetupError: the anchor is gone, or could not do it; it is of no further use.
+        """
+        import _socket
+
+        if len(descriptors) > MAXIMUM_PASSED:
+            raise SetupError("pass descriptors to the anchor", errno.E2BIG, step="cgroup")
+        with self._lock:
+            try:
+                rights = struct.pack(f"{len(descriptors)}i", *descriptors)
+                self._socket.sendmsg([b"s"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
+                answer = self._socket.recv(8)
+            except OSError as error:
+                raise SetupError("start a process through the anchor", error.errno or errno.EIO, step="cgroup") from None
+        if len(answer) != 8:
+            raise SetupError("start a process through the anchor", errno.ECONNRESET, step="cgroup", hint="it is gone; was it killed?")
+        return int.from_bytes(answer, "little")
+
+    def alive(self) -> bool:
+        """Return whether it can still start something."""
+        import select
+
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return not poll.poll(0)
+
+    def close(self) -> None:
+        """End it and reap it; idempotent."""
+        self._socket.close()
+        pidfd, self._pidfd = self._pidfd, -1
+        if pidfd >= 0:
+            try:
+                os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+            except ChildProcessError:
+                pass
+            os.close(pidfd)
+
+    def forget(self) -> None:
+        """Close what a fork inherited, in the fork: the anchor is its parent's."""
+        self._socket.close()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1

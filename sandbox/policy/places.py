@@ -1,0 +1,30 @@
+"""Where a value of a profile stands, for messages. The converters of profile keys import it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+from sandbox.errors import PolicyError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Where:
+    """The place of a value: dotted key, ``file:line`` (or the option), and the directory that relative paths start from.
+
+    `locate` finds the ``file:line`` of a key below this one, where there is a file.
+    """
+
+    key: str
+    origin: str
+    base: str = ""
+    locate: Callable[[str], str] | None = None
+
+    def child(self, key: str) -> Where:
+        """Return the place of ``key``, which is below this one."""
+        return Where(key=key, origin=self.locate(key) if self.locate else self.origin, base=self.base, locate=self.locate)
+
+    def fail(self, message: str, *, hint: str | None = None) -> NoReturn:
+        """Raise `PolicyError` for this place."""
+        raise PolicyError(message, origin=f"{self.origin}, {self.key}" if self.origin != self.key else self.key, hint=hint)
