@@ -37,7 +37,9 @@ EVERYTHING = Request(
 
 def plan_of(arch: str = "x86_64", uid: int = 0) -> Plan:
     """Return a plan that has nearly every step."""
-    return build_plan(replace(EVERYTHING, host=replace(EVERYTHING.host, arch=arch, uid=uid), external_map=uid == 0))
+    return build_plan(
+        replace(EVERYTHING, host=replace(EVERYTHING.host, arch=arch, uid=uid), external_map=uid == 0, nice=5, affinity=(0, 70))
+    )
 
 
 def test_the_two_plans_have_every_kind_of_step() -> None:
