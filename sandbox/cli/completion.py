@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sandbox.cli import policy
 from sandbox.cli.exec import OPTIONS
 from sandbox.cli.main import VERBS
 from sandbox.cli.options import Option, UsageError
@@ -36,6 +37,17 @@ def _bash() -> str:
         for option in OPTIONS
         if option.metavar and not option.metavar.startswith("[")
     )
+    commands = {name: policy_options(name) for name in policy.commands()}
+    policy_values = "\n".join(
+        f"        {name}--{option.name}{f'|{name}-{option.short}' if option.short else ''}) {_bash_values(option)}; return ;;"
+        for name, options in commands.items()
+        for option in options
+        if option.metavar
+    )
+    policy_flags = "\n".join(
+        f'        {name}-*) COMPREPLY=($(compgen -W "{" ".join(f"--{option.name}" for option in options)}" -- "$cur")) ;;'
+        for name, options in commands.items()
+    )
     return f"""_sandbox() {{
     local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD-1]}} verb=${{COMP_WORDS[1]}} i
     COMPREPLY=()
@@ -45,6 +57,19 @@ def _bash() -> str:
     fi
     case $verb in
     profiles|policies) COMPREPLY=($(compgen -W "$(sandbox "$verb" 2>/dev/null | cut -d' ' -f1) --json --help" -- "$cur")); return ;;
+    policy)
+        if [ "$COMP_CWORD" -eq 2 ]; then
+            COMPREPLY=($(compgen -W "{" ".join(policy.commands())} --help" -- "$cur"))
+            return
+        fi
+        case ${{COMP_WORDS[2]}}$prev in
+{policy_values}
+        esac
+        case ${{COMP_WORDS[2]}}$cur in
+{policy_flags}
+        *) COMPREPLY=($(compgen -W "$(sandbox policies 2>/dev/null | cut -d' ' -f1)" -- "$cur") $(compgen -f -- "$cur")) ;;
+        esac
+        return ;;
     completion) COMPREPLY=($(compgen -W "{" ".join(SHELLS)}" -- "$cur")); return ;;
     doctor) COMPREPLY=($(compgen -W "--json --apparmor-profile --help" -- "$cur")); return ;;
     exec) ;;
@@ -65,6 +90,12 @@ def _bash() -> str:
     esac
 }}
 complete -F _sandbox sandbox"""
+
+
+def policy_options(command: str) -> tuple[Option, ...]:
+    """Return the option table of a policy command."""
+    options: tuple[Option, ...] = getattr(policy.load_command(command), "OPTIONS", ())
+    return options
 
 
 def _bash_values(option: Option) -> str:
@@ -94,8 +125,24 @@ def _fish() -> str:
     lines.append(
         "complete -c sandbox -n '__fish_seen_subcommand_from policies' -f -a '(sandbox policies 2>/dev/null | string split -f1 \" \")'"
     )
+    names = " ".join(policy.commands())
+    for command, text in policy.commands().items():
+        there = f"__fish_seen_subcommand_from policy; and not __fish_seen_subcommand_from {names}"
+        lines.append(f"complete -c sandbox -n '{there}' -f -a {command} -d '{_quote(text)}'")
+        there = f"__fish_seen_subcommand_from policy; and __fish_seen_subcommand_from {command}"
+        lines.append(f"complete -c sandbox -n '{there}' -a '(sandbox policies 2>/dev/null | string split -f1 \" \")'")
+        for option in policy_options(command):
+            short = f" -s {option.short}" if option.short else ""
+            value = f" -x -a '{_fish_values(option)}'" if option.metavar else ""
+            lines.append(f"complete -c sandbox -n '{there}' -l {option.name}{short}{value} -d '{_quote(option.help)}'")
     lines.append(f"complete -c sandbox -n '__fish_seen_subcommand_from completion' -f -a '{' '.join(SHELLS)}'")
     return "\n".join(lines)
+
+
+def _fish_values(option: Option) -> str:
+    if option.values and option.values[0].startswith("@"):
+        return f'(sandbox {option.values[0][1:]} 2>/dev/null | string split -f1 " ")'
+    return " ".join(option.values)
 
 
 def _quote(text: str) -> str:

@@ -6,6 +6,7 @@ for errors.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -53,4 +54,6 @@ def run(words: list[str]) -> int:
         close = get_close_matches(words[0], known, n=1)
         hint = f"did you mean `sandbox policy {close[0]}`?" if close else "see `sandbox policy --help`"
         raise UsageError(f"unknown command `policy {words[0]}`", hint=hint)
-    return int(load_command(words[0]).run(words[1:]))
+    status = int(load_command(words[0]).run(words[1:]))
+    sys.stdout.flush()  # here, where a reader that went away is dealt with
+    return status

@@ -56,7 +56,7 @@ def _collect(text: str, path: str) -> tuple[PolicyError, ...]:
             if unread and found:
                 break  # without the rules that could not be read, what is left undecided proves nothing
             unread = False
-            check_policy(merge_layers(_stack(layer), GROUPS))
+            check_policy(merge_layers(stack_of(layer), GROUPS))
         except PolicyError as error:
             tables = [table for table in scan_lines(text)[1:] if table.name.strip("\"'") == "rule"]
             alive = alive or list(range(1, len(tables) + 1))
@@ -74,7 +74,7 @@ def _collect(text: str, path: str) -> tuple[PolicyError, ...]:
     return tuple(found)
 
 
-def _stack(layer: Layer) -> tuple[Layer, ...]:
+def stack_of(layer: Layer) -> tuple[Layer, ...]:
     """Return the stack of a file that was read already; see `load.read_stack`."""
     upwards: dict[str, Layer] = {}
     for text, place in zip(layer.extends, layer.extends_places, strict=True):

@@ -190,7 +190,8 @@ def render_condition(condition: Condition) -> str:
 
 
 def _subject(leaf: Leaf) -> str:
-    return f"{leaf.argument} & {leaf.mask.text}" if leaf.mask is not None else leaf.argument
+    subject = f"register({leaf.argument})" if leaf.register else leaf.argument
+    return f"{subject} & {leaf.mask.text}" if leaf.mask is not None else subject
 
 
 def outcome_text(outcome: Outcome) -> str:

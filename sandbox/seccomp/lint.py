@@ -8,7 +8,7 @@ decision diagrams. What a policy leaves to its default is no statement of its au
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import permutations
 
@@ -37,6 +37,7 @@ _OTHERS = {
     "pid-value": "a condition tests a process's number",
     "pointer-argument": "a condition tests what does not matter: the decisive argument lies in memory",
     "signed-order": "an ordering on a signed argument, compared unsigned",
+    "upper-bits": "bits that the kernel drops make a refused call a permitted one",
     "terminal-input": "input can be pushed into a terminal",
 }
 IDS = {family.id: f"a refusal to {family.what} can be gone round" for family in FAMILIES} | _OTHERS
@@ -289,6 +290,36 @@ def _conditions(policy: SyscallPolicy, arch: Arch) -> Iterator[Finding]:
         for entry in entries:
             if entry.rule.condition is not None:
                 yield from _condition(entry, syscall, arch)
+        if any(leaf.register for entry in entries if entry.rule.condition is not None for leaf in leaves(entry.rule.condition)):
+            yield from _upper_bits(policy, syscall, arch)
+
+
+def _upper_bits(policy: SyscallPolicy, syscall: str, arch: Arch) -> Iterator[Finding]:
+    """Yield when bits that the kernel drops make a refused call a permitted one (CVE-2019-7303)."""
+    diagram = Diagram()
+    names = [argument for argument, _ in signature(syscall, arch)]
+    member = Member(syscall=syscall, arguments={name: name for name in names})
+    masks = [argument_mask(syscall, index, arch) for index in range(len(names))]
+    plain = FALSE
+    found = [case for case in cases(policy, arch, syscall) if is_permitted(case.outcome)]
+    for case in found:
+        boxes = tuple(
+            {index: tuple(intersect(cubes, [(U64 ^ masks[index], 0)])) if index < len(masks) else cubes for index, cubes in box.items()}
+            for box in case.boxes
+        )
+        kept = replace(case, boxes=tuple(box for box in boxes if all(box.values())))
+        plain = diagram.either(plain, _project(diagram, kept, member, arch, names, masks))
+    for case in found:
+        dropped = diagram.both(_project(diagram, case, member, arch, names, masks), diagram.negate(plain))
+        if dropped != FALSE:
+            _, _, data = next(diagram.pairs(dropped, FALSE))
+            yield _finding(
+                "upper-bits",
+                case,
+                f"`{syscall}` is permitted where it is refused without bits that the kernel drops, as in `{_example(case, member, arch, names, data)}`",
+                "compare the argument itself, not its register: `register(...)` looks at all 64 bits",
+            )
+            return
 
 
 def _condition(entry: Entry, syscall: str, arch: Arch) -> Iterator[Finding]:
@@ -302,7 +333,9 @@ def _condition(entry: Entry, syscall: str, arch: Arch) -> Iterator[Finding]:
         )
     for leaf in leaves(entry.rule.condition):
         index, _ = locate_argument(leaf, syscall, arch)
-        c_type = dict(signature(syscall, arch))[leaf.argument]
+        c_type = dict(signature(syscall, arch)).get(leaf.argument)
+        if c_type is None:
+            continue  # a register by its number
         if isinstance(leaf, Comparison) and leaf.operator in _ORDERING and is_signed(syscall, index, arch):
             yield Finding(
                 id="signed-order",

@@ -177,7 +177,8 @@ GAPS: list[tuple[str, str, str, list[str]]] = [
         "`mmap` can change what memory may do where `mprotect` may not",
         [rule("mprotect mmap pkey_mprotect", when="prot & PROT_EXEC == 0", otherwise="errno EPERM")],
     ),
-    ("bypass-kernel", rule("init_module", "errno EPERM") + rule("finit_module"), "`finit_module` can load kernel code", [rule("init_module", "errno EPERM")]),
+    ("bypass-kernel", rule("init_module", "errno EPERM") + rule("finit_module"), "`finit_module` can load kernel code", [rule("init_module",
+     "errno EPERM")]),
     (
         "bypass-filter",
         rule("seccomp", "errno EPERM") + rule("prctl", when="option != PR_SET_MM", otherwise="errno EPERM"),
@@ -224,6 +225,17 @@ GAPS: list[tuple[str, str, str, list[str]]] = [
         rule("connect", when="addrlen == 110", otherwise="errno EPERM"),
         "a condition on `connect` cannot see the address, which lies in memory",
         [rule("connect"), rule("sendto", when="addr == 0", otherwise="errno EPERM")],
+    ),
+    (
+        "upper-bits",
+        rule("ioctl", when="register(cmd) != TIOCSTI", otherwise="errno EPERM"),
+        "`ioctl` is permitted where it is refused without bits that the kernel drops, as in `ioctl(fd=0, cmd=TIOCSTI (register 0x",
+        [
+            rule("ioctl", when="cmd != TIOCSTI", otherwise="errno EPERM"),
+            rule("ioctl", when="register(cmd) in {FIONREAD, FIONBIO}", otherwise="errno EPERM"),
+            rule("mmap", when="register(len) != 0", otherwise="errno EPERM"),
+            rule("ioctl", when="register(5) != 7", otherwise="errno EPERM"),
+        ],
     ),
     (
         "signed-order",
