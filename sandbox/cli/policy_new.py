@@ -48,6 +48,8 @@ def run(words: list[str]) -> int:
 
     refusal = f"errno {options.get('errno', ['EPERM'])[0]}"
     parent = policy_of(new_text(path, extends, "what the new file extends", []), path)
+    if any(os.path.realpath(layer.path) == os.path.realpath(path) for layer in parent.stack[1:]):
+        raise UsageError(f"`{path}` would extend itself")
     asked = [("allow", text) for text in options.get("allow", [])] + [(refusal, text) for text in options.get("refuse", [])]
     wishes = []
     for action, text in asked:

@@ -35,8 +35,8 @@ def load_or_explain(name_or_path: str) -> tuple[SyscallPolicy | None, tuple[Poli
     try:
         return load_policy(name_or_path), ()
     except PolicyError as error:
-        if error.origin is None and not os.path.isfile(path):
-            raise
+        if error.origin is None:
+            raise  # it cannot be opened, or is no file of a policy's size
         first = error
     try:
         with open(path, encoding="utf-8", newline="") as file:

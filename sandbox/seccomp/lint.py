@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import permutations
+from itertools import permutations, product
 
 from sandbox.abi.arch import Arch, audit_arch
 from sandbox.abi.signatures import argument_index, argument_mask, is_signed, signature
 from sandbox.abi.tables import syscall_number
 from sandbox.policy.conditions import U64, evaluate_value, leaves, locate_argument, parse_condition, values
-from sandbox.policy.cubes import Cube, intersect, leaf_cubes
+from sandbox.policy.cubes import Cube, Leaf, intersect, leaf_cubes
 from sandbox.policy.model import Action, Comparison, Entry, Operator, RuleRef, SyscallPolicy
 from sandbox.seccomp import prove_words as words
 from sandbox.seccomp.explain import Case, cases, explain_shape, is_permitted, outcome_text
@@ -123,7 +123,7 @@ def _compare(
         both = diagram.both(sought, _project(diagram, case, way, arch, meanings, masks))
         if both != FALSE:
             _, _, data = next(diagram.pairs(both, FALSE))
-            return case.ref, refusing[0].ref or case.ref, _example(case, way, arch, meanings, data)
+            return case.ref, refusing[0].ref or case.ref, _example(case, way, arch, meanings, masks, data)
     return None
 
 
@@ -143,7 +143,7 @@ def _project(diagram: Diagram, case: Case, member: Member, arch: Arch, meanings:
     for box in case.boxes:
         cut = dict(box)
         if member.where:
-            for leaf in leaves(parse_condition(member.where)):
+            for leaf in _leaves(member.where):
                 index, _ = locate_argument(leaf, member.syscall, arch)
                 cut[index] = tuple(intersect(cut.get(index, ((0, 0),)), leaf_cubes(leaf, member.syscall, arch)))
         if not all(cut.values()):
@@ -188,28 +188,29 @@ def _in_cube(diagram: Diagram, register: int, cube: Cube) -> int:
     return words.is_equal(diagram, bits, words.known_bits(value, len(bits)))
 
 
-def _example(case: Case, way: Member, arch: Arch, meanings: Sequence[str], data: tuple[int, ...]) -> str:
+def _example(case: Case, way: Member, arch: Arch, meanings: Sequence[str], masks: Sequence[int], data: tuple[int, ...]) -> str:
     """Return a call of a case that has the meanings of `data`, as a person would write it."""
-    wanted: list[tuple[int, list[Cube]]] = []
-    for at, meaning in enumerate(meanings):
-        if meaning in way.arguments:
-            index, kept = _place(way, meaning, arch)
-            low, high = register_words(at)
-            # What the diagram does not ask is 0 there, so a call is sought that has exactly these bits, then one that has at least them.
-            value = data[low] | data[high] << 32
-            wanted.append((index, [(kept, value), (value, value)]))
-    for leaf in leaves(parse_condition(way.where)) if way.where else ():
-        wanted.append((locate_argument(leaf, way.syscall, arch)[0], leaf_cubes(leaf, way.syscall, arch)))
-    arguments = list(case.arguments)
-    for box in case.boxes:
-        found = {index: intersect(cubes, box.get(index, ((0, 0),))) for index, cubes in wanted}
+    visible = [(at, *_place(way, meaning, arch)) for at, meaning in enumerate(meanings) if meaning in way.arguments]
+    low = {at: data[register_words(at)[0]] | data[register_words(at)[1]] << 32 for at, _, _ in visible}
+    asked = [(locate_argument(leaf, way.syscall, arch)[0], leaf_cubes(leaf, way.syscall, arch)) for leaf in _leaves(way.where)]
+    arguments = case.arguments
+    # Nothing but the meaning's own bits, if there is such a call; else with others that do not count.
+    for exact, box in product((True, False), case.boxes):
+        wanted = asked + [(index, [(kept if exact else masks[at], low[at])]) for at, index, kept in visible]
+        found: dict[int, list[Cube]] = {}
+        for index, cubes in wanted:
+            found[index] = intersect(cubes, found.get(index, box.get(index, ((0, 0),))))
         if all(found.values()):
-            chosen = {index: (cubes[0],) for index, cubes in box.items()} | {index: (cubes[0],) for index, cubes in found.items()}
-            arguments = [chosen.get(index, ((0, 0),))[0][1] for index in range(len(arguments))]
+            chosen = {index: min(value for _, value in cubes) for index, cubes in (*box.items(), *found.items())}
+            arguments = tuple(chosen.get(index, 0) for index in range(len(arguments)))
             break
     number = syscall_number(arch, way.syscall)
     assert number is not None
-    return str(Call(arch=arch, arch_word=audit_arch(arch), number=number, arguments=tuple(arguments)))
+    return str(Call(arch=arch, arch_word=audit_arch(arch), number=number, arguments=arguments))
+
+
+def _leaves(condition: str) -> list[Leaf]:
+    return list(leaves(parse_condition(condition))) if condition else []
 
 
 @cache
@@ -224,14 +225,16 @@ def _number(text: str, arch: Arch) -> int:
 
 def _decisions(policy: SyscallPolicy, arch: Arch) -> Iterator[Finding]:
     """Yield what a policy does with calls whose danger, or whose use by libc, is known."""
-    for text in ("ioctl(cmd=TIOCSTI)", "ioctl(cmd=TIOCLINUX)"):
-        for case in _permitted(policy, arch, text):
-            yield _finding(
-                "terminal-input",
-                case,
-                f"`{text}` is permitted: input can be pushed into a terminal (CVE-2017-5226, CVE-2023-28100)",
-                "refuse TIOCSTI and TIOCLINUX by a condition on `cmd`, or allow a list of requests",
-            )
+    typing = {text: _permitted(policy, arch, text) for text in ("ioctl(cmd=TIOCSTI)", "ioctl(cmd=TIOCLINUX)")}
+    open_ways = [text for text, found in typing.items() if found]
+    if open_ways:
+        yield _finding(
+            "terminal-input",
+            typing[open_ways[0]][0],
+            f"{' and '.join(f'`{text}`' for text in open_ways)} {'is' if len(open_ways) == 1 else 'are'} permitted: "
+            "input can be pushed into a terminal (CVE-2017-5226, CVE-2023-28100)",
+            "refuse TIOCSTI and TIOCLINUX by a condition on `cmd`, or allow a list of requests",
+        )
     for case in _permitted(policy, arch, "seccomp(SECCOMP_SET_MODE_FILTER, flags=SECCOMP_FILTER_FLAG_NEW_LISTENER)"):
         yield _finding(
             "listener",
@@ -316,7 +319,7 @@ def _upper_bits(policy: SyscallPolicy, syscall: str, arch: Arch) -> Iterator[Fin
             yield _finding(
                 "upper-bits",
                 case,
-                f"`{syscall}` is permitted where it is refused without bits that the kernel drops, as in `{_example(case, member, arch, names, data)}`",
+                f"`{syscall}` is permitted where it is refused without bits that the kernel drops, as in `{_example(case, member, arch, names, masks, data)}`",
                 "compare the argument itself, not its register: `register(...)` looks at all 64 bits",
             )
             return

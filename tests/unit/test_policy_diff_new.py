@@ -209,6 +209,16 @@ def test_new_replaces_a_file_only_by_force(capsys: pytest.CaptureFixture[str]) -
     assert load_policy("./mine.toml").name == "mine"
 
 
+def test_new_does_not_close_a_circle(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "new", "one.toml", "-e", "strict", "-a", "sync")[0] == 0
+    assert run(capsys, "new", "two.toml", "-e", "./one.toml", "-a", "syncfs")[0] == 0
+    before = Path("one.toml").read_text()
+    for below in ("./one.toml", "./two.toml"):
+        status, _, err = run(capsys, "new", "one.toml", "-e", below, "-a", "inotify_init1", "--force")
+        assert (status, err) == (125, "error: `one.toml` would extend itself\n")
+    assert Path("one.toml").read_text() == before
+
+
 def test_new_does_not_write_through_a_link(capsys: pytest.CaptureFixture[str]) -> None:
     Path("target.toml").write_text("precious")
     os.symlink("target.toml", "mine.toml")

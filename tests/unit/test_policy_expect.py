@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 
 from sandbox.abi.arch import Arch
+from sandbox.abi.tables import syscall_table
 from sandbox.cli.main import main
 from sandbox.errors import InternalError, PolicyError
 from sandbox.policy.expectations import load_expectations
+from sandbox.policy.load import load_policy
 from sandbox.policy.locate import data_dir, names
 from sandbox.seccomp import expect
 from sandbox.seccomp.expect import run_expectations
+from sandbox.seccomp.explain import cases, explain_shape
+from sandbox.seccomp.shape import parse_call
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SHIPPED = sorted((ROOT / "policies" / "tests").glob("*.toml"))
@@ -207,3 +211,26 @@ def test_both_architectures_are_checked(tmp_path: Path) -> None:
     checks = list(run_expectations(load_expectations(write(tmp_path, "[[case]]\ncalls = ['getpid', 'open']\nexpect = 'allow'\n"))))
     assert [(check.text, check.abi) for check in checks] == [("getpid", "x86_64"), ("getpid", "aarch64"), ("open", "x86_64")]
     assert {Arch(check.abi) for check in checks} == set(Arch)
+
+
+@pytest.mark.parametrize("arch", list(Arch))
+@pytest.mark.parametrize("name", ["default", "judge"])
+def test_both_engines_find_the_same_decisions(name: str, arch: Arch) -> None:
+    """Classes of registers (`explain`) and decision diagrams (`expect`) share no code; for each set of calls they give the same set of decisions."""
+    policy = load_policy(name)
+    subject = expect._Subject(policy, arch)
+    compared = 0
+    for syscall in sorted(syscall_table(arch)):
+        whole = parse_call(syscall, arch.value)
+        found = cases(policy, arch, syscall)
+        parts = (
+            [{index: (0xFFFF_FFFF, value & 0xFFFF_FFFF)} for case in found for index, value in enumerate(case.arguments[:4])]
+            if len(found) > 1
+            else []
+        )
+        for fixed in ({}, *parts, {0: (1, 1)}, {1: (0xF, 2)}):
+            shape = replace(whole, fixed=fixed)
+            by_diagram = {subject.decided(shape, call)[0] for call in subject.examples(shape)}
+            assert by_diagram == {case.outcome for case in explain_shape(policy, shape)}, (syscall, fixed)
+            compared += 1
+    assert compared > 1000

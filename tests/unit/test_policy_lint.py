@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -238,6 +239,25 @@ GAPS: list[tuple[str, str, str, list[str]]] = [
         ],
     ),
     (
+        "upper-bits",
+        rule("socket", when="register(family) < 38 or register(family) in {39, 46}", otherwise="errno EPERM")
+        + rule("openat", when="register(dfd) != 0", otherwise="errno EPERM"),
+        "`openat` is permitted where it is refused without bits that the kernel drops",
+        [rule("socket", when="register(family) < 38 or register(family) in {39, 46}", otherwise="errno EPERM")],
+    ),
+    (
+        "upper-bits",  # the shape of a well-known engine's list, which a family with an upper bit passes
+        rule("socket", when="register(family) < 38 or register(family) == 39 or register(family) > 45", otherwise="errno EPERM"),
+        "as in `socket(family=AF_ALG (register 0x100000026), type=0, protocol=0)`",
+        [],
+    ),
+    (
+        "terminal-input",
+        rule("ioctl"),
+        "`ioctl(cmd=TIOCSTI)` and `ioctl(cmd=TIOCLINUX)` are permitted",
+        [],
+    ),
+    (
         "signed-order",
         rule("setpriority", when="niceval < 5", otherwise="errno EPERM"),
         "`niceval < 5` of `setpriority`: niceval is signed, but comparisons are unsigned",
@@ -418,6 +438,10 @@ def test_check_of_what_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path
     assert status == 125 and err.startswith("error: no policy is called `stict` in ") and "did you mean `strict`?" in err
     status, _, err = run(capsys, str(tmp_path / "none.toml"))
     assert status == 125 and err.startswith(f"error: open policy `{tmp_path}/none.toml`: No such file or directory")
+    os.mkfifo(tmp_path / "pipe.toml")
+    (tmp_path / "big.toml").write_bytes(b"#" * (1 << 20) + b"\n")
+    assert run(capsys, str(tmp_path / "pipe.toml"))[2].endswith("pipe.toml`: not a regular file\n")
+    assert run(capsys, str(tmp_path / "big.toml"))[2].endswith("big.toml`: larger than 1048576 bytes\n")
 
 
 def test_check_tells_a_policy_that_cannot_become_a_filter(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
