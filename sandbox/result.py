@@ -1,7 +1,6 @@
 """What came of a run: usage, verdict with its evidence, and the `Result` that carries both.
 
-Pure; anybody may import it. The rules that turn evidence into a verdict live in `classify_outcome`
-and nowhere else, in the order in which they are written down there.
+Pure; anybody may import it. The rules that turn evidence into a verdict live in `sandbox.verdict`.
 """
 
 from __future__ import annotations
@@ -32,22 +31,72 @@ class Verdict(StrEnum):
 class Usage:
     """What the run used; None means that this host could not measure it.
 
-    `memory_source` and `cpu_source` name the counter (``memory.peak``, ``memory.max_usage_in_bytes``,
-    ``sampled-rss`` …); a sampled figure is a lower bound.
+    A source names the counter (``memory.peak``, ``memory.max_usage_in_bytes``, ``sampled RSS of all processes`` …); a sampled figure is a lower bound.
+
+    Attributes:
+        wall_ns: from the start of the command to its end, pauses taken off.
+        paused_ns: all pauses together.
+        cpu_user_ns: user time of all processes, without what starting the sandbox took.
+        cpu_sys_ns: system time, likewise.
+        memory_peak_bytes: the highest use of memory, page cache included where a cgroup counts it.
+        memory_anon_peak_bytes: the largest sample of what cannot be dropped: anonymous memory, tmpfs, memfd, shared memory.
+        memory_file_peak_bytes: the largest sample of page cache.
+        memory_kernel_peak_bytes: the largest sample of page tables, stacks, inodes, buffers of sockets and pipes.
+        memory_samples: how many samples these three come from.
+        memory_sample_gap_ns: the longest time without one: what came and went within it was not seen.
+        memory_sample_step_bytes: the largest change of anonymous and kernel memory from one sample to the next.
+        memory_sampled_bytes: the largest sampled sum over all processes, where there is no cgroup.
+        maxrss_bytes: peak of the largest single process, mapped files included.
+        oom_kills: processes that the kernel killed for memory, as counted by `oom_source`.
+        memory_max_hits: how often an allocation met the memory limit; page cache was then dropped.
+        process_limit_hits: refused forks.
+        io_read_bytes: read from block devices, as counted by `io_source`.
+        io_write_bytes: written to them.
+        voluntary_switches: how often a process gave up its processor.
+        involuntary_switches: how often it was taken away.
+        minor_faults: page faults without I/O.
+        major_faults: page faults with I/O.
+        throttled_ns: how long runnable processes were held back by a CPU quota.
+        throttled_periods: in how many periods that happened.
+        pressure_cpu_ns: how long at least one process waited for a processor (PSI).
+        pressure_memory_ns: the same for memory.
+        pressure_io_ns: the same for block devices.
     """
 
     wall_ns: int
-    paused_ns: int = 0
     cpu_user_ns: int
     cpu_sys_ns: int
     cpu_source: str
+    paused_ns: int = 0
     memory_peak_bytes: int | None = None
     memory_source: str | None = None
+    memory_anon_peak_bytes: int | None = None
+    memory_file_peak_bytes: int | None = None
+    memory_kernel_peak_bytes: int | None = None
+    memory_samples: int = 0
+    memory_sample_gap_ns: int | None = None
+    memory_sample_step_bytes: int | None = None
+    memory_sampled_bytes: int | None = None
+    maxrss_bytes: int | None = None
     processes_peak: int | None = None
     processes_source: str | None = None
     output_bytes: int = 0
     oom_kills: int | None = None
+    oom_source: str | None = None
+    memory_max_hits: int | None = None
     process_limit_hits: int | None = None
+    io_read_bytes: int | None = None
+    io_write_bytes: int | None = None
+    io_source: str | None = None
+    voluntary_switches: int | None = None
+    involuntary_switches: int | None = None
+    minor_faults: int | None = None
+    major_faults: int | None = None
+    throttled_ns: int | None = None
+    throttled_periods: int | None = None
+    pressure_cpu_ns: int | None = None
+    pressure_memory_ns: int | None = None
+    pressure_io_ns: int | None = None
 
     @property
     def cpu_ns(self) -> int:
@@ -68,13 +117,38 @@ class Enforcement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """The raw facts that the supervisor collected, before a verdict is chosen."""
+class Evidence:
+    """One counter beside the limit that it speaks of.
 
-    wait_status: int | None
-    killed_for: Verdict | None
-    usage: Usage
-    denied_fatal: str | None = None
+    Attributes:
+        limit: ``wall``, ``cpu``, ``idle``, ``memory``, ``processes`` or ``output``.
+        counter: what counted: ``memory.events oom_kill``, ``pids.events max``, ``cpuacct.usage``, ``CLOCK_MONOTONIC`` …
+        value: what it showed at the end.
+        bound: the value that may not be passed; None for a counter of events.
+        unit: ``ns``, ``bytes`` or ``count``.
+        hit: whether this proves that the limit was met.
+    """
+
+    limit: str
+    counter: str
+    value: int
+    bound: int | None
+    unit: str
+    hit: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NearLimit:
+    """A limit that the run came so close to, on either side, that the same run might get another verdict next time."""
+
+    limit: str
+    value: int
+    bound: int
+
+    @property
+    def ratio(self) -> float:
+        """The figure as a share of the limit."""
+        return self.value / self.bound if self.bound else 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +158,7 @@ class Result:
     `exit_code` follows the shell: the payload's own code, or 128+n when signal n ended it.
     `stdout` and `stderr` are None when they were streamed elsewhere.
     `denials` maps syscall names to how often they were refused and recorded.
+    `evidence` has a fact for each limit that was set, `near_limits` those that chance could have turned round: docs/explanation/verdicts.md.
     """
 
     verdict: Verdict
@@ -100,6 +175,8 @@ class Result:
     stderr: bytes | None = None
     denials: Mapping[str, int] = field(default_factory=dict)
     denials_suppressed: int = 0
+    evidence: tuple[Evidence, ...] = ()
+    near_limits: tuple[NearLimit, ...] = ()
     enforced: tuple[Enforcement, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -107,6 +184,11 @@ class Result:
     def ok(self) -> bool:
         """Whether the payload ended by itself with exit code 0 inside every limit."""
         return self.verdict is Verdict.OK
+
+    @property
+    def limits_hit(self) -> tuple[str, ...]:
+        """Every limit that was met, whichever became the verdict, each once."""
+        return tuple(dict.fromkeys(fact.limit for fact in self.evidence if fact.hit))
 
     def to_dict(self) -> dict[str, object]:
         """Return plain JSON types; streams are left out, times are nanoseconds, sizes are bytes."""
@@ -118,17 +200,10 @@ class Result:
             "cause": self.cause,
             "exit_code": self.exit_code,
             "signal": self.signal,
-            "wall_ns": usage.wall_ns,
-            "cpu_user_ns": usage.cpu_user_ns,
-            "cpu_sys_ns": usage.cpu_sys_ns,
-            "cpu_source": usage.cpu_source,
-            "memory_peak_bytes": usage.memory_peak_bytes,
-            "memory_source": usage.memory_source,
-            "processes_peak": usage.processes_peak,
-            "processes_source": usage.processes_source,
-            "output_bytes": usage.output_bytes,
-            "oom_kills": usage.oom_kills,
-            "process_limit_hits": usage.process_limit_hits,
+            "limits_hit": list(self.limits_hit),
+            "near_limits": [{"limit": n.limit, "value": n.value, "bound": n.bound, "ratio": round(n.ratio, 4)} for n in self.near_limits],
+            "evidence": [_plain(fact) for fact in self.evidence],
+            **_plain(usage),
             "denials": dict(sorted(self.denials.items())),
             "denials_suppressed": self.denials_suppressed,
             "enforced": [{"what": e.what, "how": e.how, "weaker": e.weaker} for e in self.enforced],
@@ -136,6 +211,10 @@ class Result:
             "profile": {"name": self.profile, "digest": self.profile_digest},
             "policy": {"name": self.policy, "digest": self.policy_digest},
         }
+
+
+def _plain(value: Evidence | Usage) -> dict[str, object]:
+    return {name: getattr(value, name) for name in value.__slots__}
 
 
 def signal_name(number: int) -> str:
@@ -155,61 +234,3 @@ def decode_wait_status(status: int) -> tuple[int, int | None]:
     if number:
         return 128 + number, number
     return (status >> 8) & 0xFF, None
-
-
-def classify_outcome(outcome: Outcome, limits: Mapping[str, int | None]) -> tuple[Verdict, str]:
-    """Choose the verdict and name the evidence.
-
-    Precedence, first match wins: what the supervisor killed it for (it saw that limit passed) · an out-of-memory
-    kill counted by the cgroup · the kernel's own CPU limit (SIGXCPU) · a filter's kill (SIGSYS) · any other
-    signal · exit code. Hitting the process limit is reported only when the payload then failed, because a
-    program that handles EAGAIN did nothing wrong.
-
-    Args:
-        outcome: what the supervisor saw.
-        limits: the enforced limits by name (``cpu_ns``, ``memory_bytes``, ``processes``, …), for the text.
-    """
-    usage = outcome.usage
-    if outcome.killed_for is not None:
-        return outcome.killed_for, _limit_cause(outcome.killed_for, usage, limits)
-    if outcome.wait_status is None:
-        if usage.oom_kills:  # memory.oom.group takes init along
-            return Verdict.MEMORY_LIMIT, _limit_cause(Verdict.MEMORY_LIMIT, usage, limits)
-        return Verdict.SETUP_FAILED, "the sandbox's init ended without a report"
-    code, number = decode_wait_status(outcome.wait_status)
-    if usage.oom_kills and (number == signal.SIGKILL or code):
-        return Verdict.MEMORY_LIMIT, _limit_cause(Verdict.MEMORY_LIMIT, usage, limits)
-    if number == signal.SIGXCPU:
-        return Verdict.CPU_LIMIT, "SIGXCPU: RLIMIT_CPU of one process"
-    if number == signal.SIGXFSZ:
-        return Verdict.OUTPUT_LIMIT, "SIGXFSZ: RLIMIT_FSIZE of one file"
-    if number == signal.SIGSYS:
-        return Verdict.DENIED_SYSCALL, outcome.denied_fatal or "SIGSYS: the filter killed the process"
-    if (number or code) and usage.process_limit_hits:
-        return Verdict.PROCESS_LIMIT, f"pids.events max {usage.process_limit_hits}; then {_ending(code, number)}"
-    if number:
-        return Verdict.SIGNALED, _ending(code, number)
-    if code:
-        return Verdict.NONZERO_EXIT, _ending(code, number)
-    return Verdict.OK, "exit 0"
-
-
-def _ending(code: int, number: int | None) -> str:
-    return f"signal {number} ({signal_name(number)})" if number else f"exit {code}"
-
-
-def _limit_cause(verdict: Verdict, usage: Usage, limits: Mapping[str, int | None]) -> str:
-    match verdict:
-        case Verdict.WALL_LIMIT:
-            return f"wall {usage.wall_ns} ns, limit {limits.get('wall_ns')} ns"
-        case Verdict.CPU_LIMIT:
-            return f"{usage.cpu_source} {usage.cpu_ns} ns, limit {limits.get('cpu_ns')} ns"
-        case Verdict.MEMORY_LIMIT:
-            kills = f", oom kills {usage.oom_kills}" if usage.oom_kills is not None else ""
-            return f"{usage.memory_source} {usage.memory_peak_bytes} bytes, limit {limits.get('memory_bytes')} bytes{kills}"
-        case Verdict.OUTPUT_LIMIT:
-            return f"output {usage.output_bytes} bytes, limit {limits.get('output_bytes')} bytes"
-        case Verdict.PROCESS_LIMIT:
-            return f"{usage.processes_source} {usage.processes_peak}, limit {limits.get('processes')}"
-        case _:
-            return str(verdict)

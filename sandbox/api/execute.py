@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from sandbox.api.prepare import Prepared, build_request, cgroup_directories, open_backend
+from sandbox.api.usage import make_usage
 from sandbox.audit.sinks import NullSink, Sink
 from sandbox.audit.summary import DenialSummary
 from sandbox.cgroup.model import CgroupRun, CgroupUsage
@@ -22,12 +23,13 @@ from sandbox.plan.lower import lower_plan
 from sandbox.plan.root import FileBytes
 from sandbox.plan.steps import CloneInit, ClonePayload, Execute, InstallFilter, MapIds, MountRoot, Plan, PrivateMounts, SetWorkdir
 from sandbox.policy.profile import IdMode
-from sandbox.result import Enforcement, Outcome, Result, Usage, Verdict, classify_outcome, decode_wait_status
+from sandbox.result import Enforcement, Result, Verdict, decode_wait_status
 from sandbox.seccomp.decide import decide
 from sandbox.supervise.monitor import Monitor, Watched
 from sandbox.supervise.notify import NotifyListener
 from sandbox.supervise.pump import Pump
 from sandbox.supervise.records import Collected
+from sandbox.verdict import Outcome, classify_outcome
 
 _KEPT_BYTES = 256 << 10
 
@@ -270,24 +272,32 @@ def _finish(
     prepared: Prepared, plan: Plan, collected: Collected, counted: CgroupUsage | None, counted_enforced: tuple[Enforcement, ...],
     stdout: bytes | None, stderr: bytes | None,
 ) -> Finished:  # fmt: skip
-    usage = _usage(collected, counted)
+    usage = make_usage(collected, counted, prepared.backend.name if prepared.backend is not None else "")
     summary = collected.listener.summary() if collected.listener is not None else DenialSummary()
     limits = prepared.profile.limits
     asked = {
-        "wall_ns": limits.wall_ns, "cpu_ns": limits.cpu_ns, "memory_bytes": limits.memory_bytes,
+        "wall_ns": limits.wall_ns, "cpu_ns": limits.cpu_ns, "idle_ns": limits.idle_ns, "memory_bytes": limits.memory_bytes,
         "processes": limits.processes, "output_bytes": limits.output_bytes,
     }  # fmt: skip
-    outcome = Outcome(wait_status=collected.wait_status, killed_for=collected.killed_for, usage=usage)
-    verdict, cause = classify_outcome(outcome, asked)
+    outcome = Outcome(
+        wait_status=collected.wait_status,
+        killed_for=collected.killed_for,
+        usage=usage,
+        mapped_file_bytes=collected.sampled_file_bytes if "memory" in prepared.sampled else None,
+    )
+    judged = classify_outcome(outcome, asked)
+    verdict = judged.verdict
     if collected.wait_status is not None and collected.killed_for is None:
         code, number = decode_wait_status(collected.wait_status)
     elif verdict is Verdict.SETUP_FAILED:
         code, number = 125, None  # how the payload ended is not known: the failure is ours
     else:
         code, number = 137, 9
+    if not code and verdict is not Verdict.OK:
+        code = 137  # it ended by itself, over a limit: no caller may take that for success
     result = Result(
         verdict=verdict,
-        cause=cause,
+        cause=judged.cause,
         exit_code=code,
         signal=number,
         usage=usage,
@@ -300,6 +310,8 @@ def _finish(
         stderr=stderr,
         denials=summary.by_syscall(),
         denials_suppressed=summary.suppressed,
+        evidence=judged.evidence,
+        near_limits=judged.near_limits,
         enforced=(*prepared.enforced, *counted_enforced, *_watched_limits(prepared)),
         notes=(*prepared.notes, *plan.notes),
     )
@@ -311,47 +323,11 @@ def _watched_limits(prepared: Prepared) -> tuple[Enforcement, ...]:
     entries = []
     if limits.wall_ns is not None:
         entries.append(Enforcement(what="wall time", how="supervisor's deadline"))
+    if limits.idle_ns is not None:
+        entries.append(Enforcement(what="idle time", how="supervisor's deadline, CPU time read then"))
     if limits.output_bytes is not None:
         entries.append(Enforcement(what="output", how="counted by the supervisor"))
     return tuple(entries)
-
-
-def _usage(collected: Collected, counted: CgroupUsage | None) -> Usage:
-    """Put together what was counted and sampled; CPU time without ours (setting up, and init)."""
-    tree = collected.tree if collected.tree is not None else collected.whole
-    usage = Usage(wall_ns=collected.wall_ns, paused_ns=collected.paused_ns, cpu_user_ns=0, cpu_sys_ns=0, cpu_source="", output_bytes=collected.output_bytes)
-    if counted is not None:
-        user, system = _without(counted.cpu_user_ns, counted.cpu_sys_ns, collected.setup_cgroup_ns + collected.init_cpu_ns)
-        return replace(
-            usage,
-            cpu_user_ns=user,
-            cpu_sys_ns=system,
-            cpu_source=counted.cpu_source,
-            memory_peak_bytes=counted.memory_peak_bytes,
-            memory_source=counted.memory_source,
-            processes_peak=counted.processes_peak,
-            processes_source=counted.processes_source,
-            oom_kills=max(counted.oom_kills or 0, int(collected.cgroup_oom)) if counted.oom_kills is not None else None,
-            process_limit_hits=counted.process_limit_hits,
-        )
-    if tree is not None:
-        user, system = _without(tree.user_ns, tree.sys_ns, collected.setup_payload_ns)
-        usage = replace(usage, cpu_user_ns=user, cpu_sys_ns=system, cpu_source="rusage of the process tree")
-        usage = replace(usage, memory_peak_bytes=tree.maxrss_bytes, memory_source="ru_maxrss of the largest process")
-    if collected.sampled_cpu_ns > usage.cpu_ns:  # somebody ignored SIGCHLD, or init was killed
-        user = min(collected.sampled_cpu_ns, usage.cpu_user_ns)
-        usage = replace(usage, cpu_user_ns=user, cpu_sys_ns=collected.sampled_cpu_ns - user, cpu_source="sampled clocks of all processes")
-    if collected.sampled_memory_bytes > (usage.memory_peak_bytes or 0):
-        usage = replace(usage, memory_peak_bytes=collected.sampled_memory_bytes, memory_source="sampled RSS of all processes")
-    if collected.samples:
-        usage = replace(usage, processes_peak=collected.sampled_processes, processes_source="sampled threads")
-    return usage
-
-
-def _without(user_ns: int, sys_ns: int, ours_ns: int) -> tuple[int, int]:
-    """Take our own part off; setting up is system calls, so from system time first."""
-    system = max(0, sys_ns - ours_ns)
-    return max(0, user_ns - (ours_ns - (sys_ns - system))), system
 
 
 __all__ = ["Finished", "Hooks", "Monitor", "Streams", "Verdict", "execute", "explain_failure"]

@@ -235,6 +235,10 @@ def _rlimits(limits: Limits, sampled: frozenset[str], notes: list[str], entries:
         uapi.RLIMIT_NICE: (0, 0),
         uapi.RLIMIT_RTPRIO: (0, 0),
     }
+    if limits.cpu_ns is not None:
+        # A second line, of each process: should the supervisor be stopped. Late enough that its own verdict comes first.
+        seconds = -(-limits.cpu_ns // 1_000_000_000) + 1
+        wanted[uapi.RLIMIT_CPU] = (seconds, seconds + 1)
     entries.append(Enforcement(what="open files", how="RLIMIT_NOFILE"))
     if limits.file_bytes is not None:
         wanted[uapi.RLIMIT_FSIZE] = (limits.file_bytes, limits.file_bytes)

@@ -1,0 +1,112 @@
+"""From what was counted, sampled and reported to one `Usage`, each figure from the best source that this run had."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sandbox.cgroup.model import CgroupUsage
+from sandbox.result import Usage
+from sandbox.supervise.records import Collected
+
+_OOM_SOURCES = {"cgroup2": "memory.events oom_kill", "cgroup1": "memory.oom_control oom_kill"}
+
+
+def make_usage(collected: Collected, counted: CgroupUsage | None, backend: str) -> Usage:
+    """Return what the payload used: CPU time without ours (setting up, and init).
+
+    Args:
+        collected: facts of the supervisor.
+        counted: the cgroup's counters, where there was one.
+        backend: its name.
+    """
+    usage = _from_processes(collected)
+    if counted is None:
+        return usage
+    user, system = _without(counted.cpu_user_ns, counted.cpu_sys_ns, collected.setup_cgroup_ns + collected.init_cpu_ns)
+    usage = replace(
+        usage,
+        cpu_user_ns=user,
+        cpu_sys_ns=system,
+        cpu_source=counted.cpu_source,
+        throttled_ns=counted.throttled_ns,
+        throttled_periods=counted.throttled_periods,
+        pressure_cpu_ns=counted.pressure_cpu_ns,
+        pressure_memory_ns=counted.pressure_memory_ns,
+        pressure_io_ns=counted.pressure_io_ns,
+        process_limit_hits=counted.process_limit_hits,
+    )
+    if counted.memory_peak_bytes is not None:
+        anon, file, kernel = collected.memory_peaks
+        usage = replace(
+            usage,
+            memory_peak_bytes=counted.memory_peak_bytes,
+            memory_source=counted.memory_source,
+            memory_anon_peak_bytes=anon,
+            memory_file_peak_bytes=file,
+            memory_kernel_peak_bytes=kernel,
+            memory_samples=collected.memory_samples,
+            memory_sample_gap_ns=collected.memory_gap_ns if collected.memory_samples else None,
+            memory_sample_step_bytes=collected.memory_step_bytes if collected.memory_samples else None,
+        )
+    if counted.oom_kills is not None:
+        usage = replace(
+            usage,
+            oom_kills=counted.oom_kills,
+            oom_source=_OOM_SOURCES[backend],
+            memory_max_hits=counted.memory_max_hits,
+        )
+    if counted.processes_peak is not None:
+        usage = replace(usage, processes_peak=counted.processes_peak, processes_source=counted.processes_source)
+    if counted.io_source is not None:
+        usage = replace(
+            usage, io_read_bytes=counted.io_read_bytes, io_write_bytes=counted.io_write_bytes, io_source=counted.io_source
+        )
+    return usage
+
+
+def _from_processes(collected: Collected) -> Usage:
+    """What the processes' own counters say, and sampling."""
+    usage = Usage(
+        wall_ns=collected.wall_ns,
+        paused_ns=collected.paused_ns,
+        cpu_user_ns=0,
+        cpu_sys_ns=0,
+        cpu_source="rusage of the process tree",
+        output_bytes=collected.output_bytes,
+    )
+    # Without init's report what the janitor saw of init and its children is the best there is; killed children of a killed init are missing in it.
+    tree = collected.tree if collected.tree is not None else collected.whole
+    if tree is not None:
+        user, system = _without(tree.user_ns, tree.sys_ns, collected.setup_payload_ns)
+        usage = replace(
+            usage,
+            cpu_user_ns=user,
+            cpu_sys_ns=system,
+            maxrss_bytes=tree.maxrss_bytes,
+            memory_peak_bytes=tree.maxrss_bytes,
+            memory_source="ru_maxrss of the largest process",
+            io_read_bytes=tree.read_bytes,
+            io_write_bytes=tree.write_bytes,
+            io_source="rusage of the process tree",
+            voluntary_switches=tree.voluntary_switches,
+            involuntary_switches=tree.involuntary_switches,
+            minor_faults=tree.minor_faults,
+            major_faults=tree.major_faults,
+        )
+    if collected.sampled_cpu_ns > usage.cpu_ns:  # a parent that ignored SIGCHLD, or init was killed
+        user = min(collected.sampled_cpu_ns, usage.cpu_user_ns)
+        usage = replace(
+            usage, cpu_user_ns=user, cpu_sys_ns=collected.sampled_cpu_ns - user, cpu_source="sampled clocks of all processes"
+        )
+    if collected.samples:
+        usage = replace(usage, memory_sampled_bytes=collected.sampled_memory_bytes)
+        usage = replace(usage, processes_peak=collected.sampled_processes, processes_source="sampled threads")
+    if collected.sampled_memory_bytes > (usage.memory_peak_bytes or 0):
+        usage = replace(usage, memory_peak_bytes=collected.sampled_memory_bytes, memory_source="sampled RSS of all processes")
+    return usage
+
+
+def _without(user_ns: int, sys_ns: int, ours_ns: int) -> tuple[int, int]:
+    """Take our own part off; setting up is system calls, so from system time first."""
+    system = max(0, sys_ns - ours_ns)
+    return max(0, user_ns - (ours_ns - (sys_ns - system))), system
