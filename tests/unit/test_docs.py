@@ -116,7 +116,7 @@ def test_every_parameter_of_run_and_field_of_results_is_in_the_reference() -> No
         if parameter.default is not inspect.Parameter.empty:
             assert f"{name}={parameter.default!r}".replace("'", '"') in text, name
     attributes = _entries(_section(text, "Result"))
-    assert {field.name for field in dataclasses.fields(Result)} | {"ok", "to_dict()"} == attributes
+    assert {field.name for field in dataclasses.fields(Result)} | {"ok", "limits_hit", "to_dict()"} == attributes
     assert all(f"`{field.name}`" in text for field in dataclasses.fields(Usage))
     exceptions = {name for name in sandbox.__all__ if isinstance(value := getattr(sandbox, name), type) and issubclass(value, Exception)}
     assert _entries(_section(text, "Exceptions")) == exceptions - {"SandboxError"}

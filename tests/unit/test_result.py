@@ -16,8 +16,8 @@ from sandbox.result import Enforcement, Evidence, NearLimit, Result, Usage, Verd
 from sandbox.verdict import Judgement, Outcome, classify_outcome
 
 MS, S, MB = 1_000_000, 1_000_000_000, 1 << 20
-USAGE = Usage(wall_ns=5 * S, cpu_user_ns=2 * S, cpu_sys_ns=1 * S, cpu_source="cpu.stat", memory_peak_bytes=9 * MB, memory_source="memory.peak", processes_peak=4,
-              processes_source="pids.peak", output_bytes=7, oom_kills=0, oom_source="memory.events oom_kill", memory_max_hits=0,
+USAGE = Usage(wall_ns=5 * S, cpu_user_ns=2 * S, cpu_sys_ns=1 * S, cpu_source="cpu.stat", memory_peak_bytes=9 * MB, memory_source="memory.peak",
+              processes_peak=4, processes_source="pids.peak", output_bytes=7, oom_kills=0, oom_source="memory.events oom_kill", memory_max_hits=0,
               process_limit_hits=0)  # fmt: skip
 LIMITS = {"wall_ns": 50 * S, "cpu_ns": 20 * S, "idle_ns": 40 * S, "memory_bytes": 90 * MB, "processes": 40, "output_bytes": 70}
 OOM = {"oom_kills": 1, "memory_max_hits": 5, "memory_peak_bytes": 90 * MB}
