@@ -8,6 +8,7 @@ one that is not exactly what we would have written ourselves is ignored and writ
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -178,23 +179,48 @@ def _read(directory: int, key: str, arch: Arch) -> tuple[bytes, str] | None:
 def _write(directory: int, key: str, filter: Filter) -> None:
     """Add an entry; failing to is no error.
 
-    It is written to a file without a name, which a SIGKILL cannot leave behind, and linked when whole. Of two writers the first wins;
-    both hold the same. An entry that could not be used is taken away first.
+    It is written to a file without a name, which a SIGKILL cannot leave behind, and linked when whole. Where the file system has none (NFS, FAT, some
+    FUSE), it is written under its own name: what a SIGKILL leaves then is a part of an entry, which nobody believes and the next writer replaces. Of
+    two writers the first wins; both hold the same. An entry that could not be used is taken away first.
     """
     content = _seal(key, filter.bpf, filter.proof.encode())
     try:
-        fd = os.open(".", os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=directory)
-    except OSError:
-        return  # a file system without O_TMPFILE: compiled again next time
-    try:
-        if os.write(fd, content) != len(content):
-            return
-        try:
-            os.unlink(key, dir_fd=directory)
-        except FileNotFoundError:
-            pass
-        os.link(f"/proc/self/fd/{fd}", key, dst_dir_fd=directory, follow_symlinks=True)
+        if not _link_whole(directory, key, content):
+            _unlink(directory, key)
+            fd = os.open(key, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
+            _put(fd, content)
     except OSError:
         pass
+
+
+def _link_whole(directory: int, key: str, content: bytes) -> bool:
+    """Write a file without a name and give it one; return whether that can be done here."""
+    try:
+        fd = os.open(".", os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=directory)
+    except OSError as error:
+        return error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
+    try:
+        if os.write(fd, content) == len(content):
+            _unlink(directory, key)
+            os.link(f"/proc/self/fd/{fd}", key, dst_dir_fd=directory, follow_symlinks=True)
+    except FileExistsError:
+        pass  # another writer's
+    except FileNotFoundError:
+        return False  # no /proc here
     finally:
         os.close(fd)
+    return True
+
+
+def _put(fd: int, content: bytes) -> None:
+    try:
+        os.write(fd, content)  # where it falls short, nobody believes the entry
+    finally:
+        os.close(fd)
+
+
+def _unlink(directory: int, key: str) -> None:
+    try:
+        os.unlink(key, dir_fd=directory)
+    except FileNotFoundError:
+        pass

@@ -21,6 +21,8 @@ _ZERO = words.known_bits(0, WORD_BITS)
 State = tuple[Bits | None, ...]
 """Scratch words, A and X; None where the value will not be read again, so that states that cannot behave differently are one."""
 
+_NOTHING: State = (None,) * _SLOTS
+
 _Next = tuple[int, State]
 _Step = tuple[int, _Next | None, _Next | None, int]
 """condition, where to when it holds, where to when not, finished result (FALSE when there is none)."""
@@ -68,10 +70,11 @@ def _targets(program: Sequence[Instruction], at: int) -> tuple[int, ...]:
     return (at + 1 + k,) if code & 0xF0 == bpf.JA else (at + 1 + jt, at + 1 + jf)
 
 
-def _live(program: Sequence[Instruction]) -> list[frozenset[int]]:
-    """Return which slots may still be read, before each instruction."""
-    live: list[frozenset[int]] = [frozenset()] * len(program)
-    for at in reversed(range(len(program))):
+def _live(program: Sequence[Instruction], known: Sequence[frozenset[int]] = ()) -> list[frozenset[int]]:
+    """Return which slots may still be read, before each instruction; `known` are those before the last ones."""
+    own = len(program) - len(known)
+    live: list[frozenset[int]] = [frozenset()] * own + list(known)
+    for at in reversed(range(own)):
         read, written = _uses(program[at])
         after = frozenset[int]().union(*(live[target] for target in _targets(program, at)))
         live[at] = (after - written) | read
@@ -101,7 +104,8 @@ class SymbolicProgram:
         self.diagram = diagram
         self.program = tuple(program)
         self.values = frozenset(values)
-        self._live = _live(program)
+        self._live: list[frozenset[int]] = _live(program, () if like is None else like._live[same_from:])
+        self._kept = [tuple(sorted(slots)) for slots in self._live]
         own = len(self.program) if like is None else same_from
         self._results: list[dict[State, int]] = [{} for _ in range(own)]
         self._tests: dict[tuple[int, Bits, Bits], int] = {} if like is None else like._tests
@@ -119,8 +123,13 @@ class SymbolicProgram:
         return self._results[0][start]
 
     def _trim(self, at: int, slots: Sequence[Bits | None]) -> State:
-        live = self._live[at]
-        return tuple(slot if index in live else None for index, slot in enumerate(slots))
+        kept = self._kept[at]
+        if not kept:
+            return _NOTHING
+        state = list(_NOTHING)
+        for index in kept:
+            state[index] = slots[index]
+        return tuple(state)
 
     def _run(self, at: int, state: State) -> None:
         pending: list[dict[State, _Step | None]] = [{} for _ in self.program]

@@ -5,9 +5,12 @@ Unsigned, modulo two to the number of bits. Exact for every operation of classic
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from sandbox.seccomp.prove_diagram import FALSE, TRUE, Bits, Diagram
 
 
+@lru_cache(maxsize=1024)
 def known_bits(value: int, width: int) -> Bits:
     """Return a known number's bits."""
     return tuple(value >> bit & 1 for bit in range(width))  # FALSE and TRUE are 0 and 1

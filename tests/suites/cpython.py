@@ -30,8 +30,14 @@ IGNORED = {"test_socket": ("*UDPLITE*",)}  # policy `default` knows TCP, UDP and
 
 # (pattern of module.Class.test, why it differs inside). Every entry says which wall is in the way.
 EXPLAINED: tuple[tuple[str, str], ...] = (
-    (r"test\.test_os\.ChownFileTests\.test_chown_without_permission", "single-id map: other uids do not exist, chown(2) says EINVAL before EPERM"),
-    (r"test\.test_subprocess\.POSIXProcessTestCase\.test_(user|group)|\?", "single-id map: setuid(2) to other ids says EINVAL; reported as subtests"),
+    (
+        r"test\.test_os\.ChownFileTests\.test_chown_without_permission",
+        "single-id map: other uids do not exist, chown(2) says EINVAL before EPERM",
+    ),
+    (
+        r"test\.test_subprocess\.POSIXProcessTestCase\.test_(user|group)|\?",
+        "single-id map: setuid(2) to other ids says EINVAL; reported as subtests",
+    ),
     (r"test\.test_subprocess\.ProcessTestCase(NoPoll)?\.test_no_leaking", "limits.open-files of the profile is below what the test wants"),
     (r"test\.test_mmap\.LargeMmapTests\..*", "limits.file-size of the profile: no sparse files above it"),
     (r"test\.test_io\.(C|Py)IOTest\.test_large_file_ops", "limits.file-size of the profile: no sparse files above it"),
@@ -50,12 +56,28 @@ def run_module(module: str, profile: str | None, directory: Path) -> dict[str, s
         command += ["-i", pattern]
     command.append(module)
     if profile:
-        options = ["-q", "-p", profile, "-l", "wall=200s", "-l", "tmp=512M", "-l", "home=512M", "-v", f"{directory}:/results:rw", "--cwd", "no"]
+        options = [
+            "-q",
+            "-p",
+            profile,
+            "-l",
+            "wall=200s",
+            "-l",
+            "tmp=512M",
+            "-l",
+            "home=512M",
+            "-v",
+            f"{directory}:/results:rw",
+            "--cwd",
+            "no",
+        ]
         command = [sys.executable, "-m", "sandbox", "exec", *options, "--", *command]
     env = {"PATH": "/usr/bin:/bin", "HOME": os.environ.get("HOME", "/"), "LANG": "C.UTF-8", "PYTHONPATH": str(ROOT) if profile else ""}
     if not profile:
         del env["PYTHONPATH"]
-    done = subprocess.run(command, cwd=directory, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+    done = subprocess.run(
+        command, cwd=directory, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300
+    )
     (directory / f"{report.stem}.log").write_bytes(done.stdout)
     results: dict[str, str] = {}
     if not report.exists():

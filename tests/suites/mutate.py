@@ -1,7 +1,8 @@
-"""Every way to spoil one instruction of a compiled filter, and whether the prover notices.
+"""Every way to spoil one instruction of a compiled filter, or one word of its policy, and whether the prover notices.
 
-Run by hand or by the tests: ``python tests/suites/mutate.py [--exact] [--every N] [POLICY|small [ARCH]]…`` (default: small and strict, x86_64).
-A mutant changes one instruction: another opcode, another constant, other jumps. Each is run concretely and compared by the prover:
+Run by hand or by the tests: ``python tests/suites/mutate.py [--exact] [--every N] [--jobs N] [--policy-side] [all|small|POLICY]… [ARCH]…``
+(default: small and strict, x86_64). A mutant changes one instruction: another opcode, another constant, other jumps. Each is run concretely and compared by
+the prover:
 
 - refused: the kernel would not load it;
 - caught: the prover gives a call, and the evaluator confirms that the spoiled filter treats it otherwise;
@@ -11,25 +12,31 @@ A mutant changes one instruction: another opcode, another constant, other jumps.
   of every path that reaches the instruction, and with --exact (needs the `z3-solver` package) an SMT solver compares them over all calls;
 - missed: said to be equal, but one of those finds a difference.
 
-Exit status 0 when nothing was missed.
+With --policy-side the filter stays and the text is spoiled (`mutate_policy.py`). Exit status 0 when nothing was missed.
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import ClassVar
+
+from mutate_check import calls_by_instruction, smt_differs
 
 from sandbox.abi.arch import Arch, audit_arch
+from sandbox.policy import locate
 from sandbox.policy.load import GROUPS, load_policy, parse_layer
 from sandbox.policy.merge import merge_layers
 from sandbox.policy.model import SyscallPolicy
 from sandbox.seccomp import evaluate as bpf
 from sandbox.seccomp.compile import compile_filter
-from sandbox.seccomp.evaluate import Instruction, RejectedError, check_program, decode, pack_data, run_program
-from sandbox.seccomp.prove_diagram import ARCH, NUMBER, Diagram, UnprovableError
+from sandbox.seccomp.evaluate import Instruction, RejectedError, check_program, decode, run_program
+from sandbox.seccomp.prove_diagram import Diagram, UnprovableError
 from sandbox.seccomp.prove_policy import policy_diagram, policy_values
 from sandbox.seccomp.prove_program import SymbolicProgram, returned_values
 
@@ -65,8 +72,7 @@ audit = false
 """
 
 _U32 = 0xFFFF_FFFF
-_WORDS = 16
-Words = tuple[int, ...]
+SHIPPED = tuple(sorted(path.stem for path in locate.data_dir("policies").glob("*.toml") if path.stem != "groups"))
 
 
 def small_policy() -> SyscallPolicy:
@@ -87,164 +93,6 @@ def mutations(instruction: Instruction) -> Iterator[Instruction]:
     yield from sorted(found - {instruction})
 
 
-# ---------------------------------------------------------------- calls to try, found by running
-
-
-def _trace(program: Sequence[Instruction], data: Words) -> tuple[list[int], list[tuple[int, int, int]]]:
-    """Return the instructions that a call runs, and (word, mask, constant) of each comparison on the way."""
-    at, ran, tests = 0, [], []
-    word, mask = -1, _U32
-    while True:
-        ran.append(at)
-        code, jt, jf, k = program[at]
-        if code == bpf.LD | bpf.ABS:
-            word, mask = k >> 2, _U32
-        elif code == bpf.ALU | bpf.AND:
-            mask &= k
-        elif code & 7 == bpf.RET:
-            return ran, tests
-        elif code == bpf.JMP | bpf.JA:
-            at += k
-        else:
-            tests.append((word, mask, k))
-            value = data[word] & mask
-            test = code & 0xF0
-            taken = value == k if test == bpf.JEQ else value > k if test == bpf.JGT else value >= k if test == bpf.JGE else bool(value & k)
-            at += jt if taken else jf
-        at += 1
-
-
-def _near(k: int) -> list[int]:
-    return sorted({value & _U32 for value in (0, _U32, k, k + 1, k - 1, *(k ^ 1 << bit for bit in range(32)))})
-
-
-def calls_by_instruction(program: Sequence[Instruction], per_instruction: int = 400) -> list[list[Words]]:
-    """Return for each instruction calls that reach it: from plain ones outwards, around every constant that is met on a new way.
-
-    Only for what libseccomp makes (loads, masks, comparisons, returns). Nothing of the prover is used.
-    """
-    own = next(k for code, _, _, k in program if code == bpf.JMP | bpf.JEQ)
-    numbers = {*range(512), -1, 0x3FFF_FFFF, 0x4000_0000, 0x7FFF_FFFF, -(1 << 31)}
-    seeds: list[Words] = [pack_data(number, own, (0,) * 6) for number in sorted(numbers)] + [pack_data(0, word, ()) for word in _near(own)]
-    reached: list[list[Words]] = [[] for _ in program]
-    ways: set[tuple[int, ...]] = set()
-    tried: set[Words] = set()
-    while seeds:
-        data = seeds.pop()
-        if data in tried:
-            continue
-        tried.add(data)
-        ran, tests = _trace(program, data)
-        for at in ran:
-            if len(reached[at]) < per_instruction:
-                reached[at].append(data)
-        way = tuple(ran)
-        if way in ways:
-            continue
-        ways.add(way)
-        for word, mask, k in tests:
-            if word == ARCH:
-                continue
-            for value in _near(k):
-                filled = value if word == NUMBER else (value & mask) | (data[word] & ~mask)
-                seeds.append((*data[:word], filled, *data[word + 1 :]))
-    return reached
-
-
-# ---------------------------------------------------------------- exact, by somebody else's solver
-
-
-def smt_differs(one: Sequence[Instruction], two: Sequence[Instruction]) -> bool:
-    """Tell by an SMT solver whether two programs give any call different values.
-
-    Raises:
-        ImportError: `z3-solver` is not installed.
-    """
-    import z3  # type: ignore[import-not-found]
-
-    data = [z3.BitVec(f"word{index}", 32) for index in range(_WORDS)]
-    solver = z3.SolverFor("QF_BV")
-    solver.add(_smt_result(z3, one, data) != _smt_result(z3, two, data))
-    answer = solver.check()
-    if answer == z3.unknown:
-        raise RuntimeError("the solver gave up")
-    return bool(answer == z3.sat)
-
-
-def _smt_result(z3: object, program: Sequence[Instruction], data: list[object]) -> object:
-    """Return a program's result as a term: states that meet are merged under the conditions of their ways."""
-    zero = z3.BitVecVal(0, 32)
-    # Per instruction: (condition of being there, A, X, scratch words).
-    states: list[tuple[object, list[object]] | None] = [None] * len(program)
-    states[0] = (z3.BoolVal(True), [zero] * 18)
-    result = zero
-
-    def go(target: int, condition: object, slots: list[object]) -> None:
-        known = states[target]
-        if known is None:
-            states[target] = (condition, slots)
-            return
-        merged = [old if old is new else z3.If(condition, new, old) for old, new in zip(known[1], slots, strict=True)]
-        states[target] = (z3.Or(known[0], condition), merged)
-
-    for at, (code, jt, jf, k) in enumerate(program):
-        state = states[at]
-        if state is None:
-            continue
-        here, slots = state[0], list(state[1])
-        a, x = slots[16], slots[17]
-        kind = code & 7
-        operand = x if code & bpf.X else z3.BitVecVal(k, 32)
-        if kind == bpf.RET:
-            result = z3.If(here, a if code & 0x18 == bpf.RET_A else operand if not code & bpf.X else x, result)
-            continue
-        if kind == bpf.JMP:
-            test = code & 0xF0
-            if test == bpf.JA:
-                go(at + 1 + k, here, slots)
-                continue
-            holds = (
-                a == operand
-                if test == bpf.JEQ
-                else z3.UGT(a, operand)
-                if test == bpf.JGT
-                else z3.UGE(a, operand)
-                if test == bpf.JGE
-                else a & operand != 0
-            )
-            go(at + 1 + jt, z3.And(here, holds), slots)
-            go(at + 1 + jf, z3.And(here, z3.Not(holds)), slots)
-            continue
-        if kind in (bpf.LD, bpf.LDX):
-            mode = code & 0xE0
-            loaded = data[k >> 2] if mode == bpf.ABS else slots[k] if mode == bpf.MEM else z3.BitVecVal(k if mode == bpf.IMM else 64, 32)
-            slots[16 if kind == bpf.LD else 17] = loaded
-        elif kind in (bpf.ST, bpf.STX):
-            slots[k] = a if kind == bpf.ST else x
-        elif kind == bpf.MISC:
-            slots[16 if code & bpf.TXA else 17] = x if code & bpf.TXA else a
-        else:
-            operation = code & 0xF0
-            if operation == bpf.DIV:
-                result = z3.If(z3.And(here, operand == 0), zero, result)
-                here = z3.And(here, operand != 0)
-            terms: dict[int, Callable[[], object]] = {
-                bpf.ADD: lambda a=a, b=operand: a + b,
-                bpf.SUB: lambda a=a, b=operand: a - b,
-                bpf.MUL: lambda a=a, b=operand: a * b,
-                bpf.DIV: lambda a=a, b=operand: z3.UDiv(a, b),
-                bpf.OR: lambda a=a, b=operand: a | b,
-                bpf.AND: lambda a=a, b=operand: a & b,
-                bpf.XOR: lambda a=a, b=operand: a ^ b,
-                bpf.LSH: lambda a=a, b=operand: a << (b & 31),
-                bpf.RSH: lambda a=a, b=operand: z3.LShR(a, b & 31),
-                bpf.NEG: lambda a=a: -a,
-            }
-            slots[16] = terms[operation]()
-        go(at + 1, here, slots)
-    return result
-
-
 # ---------------------------------------------------------------- the measurement
 
 
@@ -258,15 +106,16 @@ class Figures:
     equal: list[tuple[int, Instruction]] = field(default_factory=list)
     seconds: float = 0.0
 
+    HEAD: ClassVar[str] = (
+        "instructions | mutants | refused by the kernel | caught | unproven | undecided | equal | missed | caught of changed | s |"
+    )
+
     def __str__(self) -> str:
         changed = self.counts["caught"] + self.counts["unproven"] + len(self.missed)
-        caught = changed - len(self.missed)
-        words = ", ".join(f"{self.counts[kind]} {kind}" for kind in ("refused", "caught", "unproven", "undecided", "equal"))
-        return (
-            f"{self.instructions} instructions, {sum(self.counts.values())} mutants: {words}; "
-            f"changed behaviour {changed}, of these caught {caught} ({100 * caught / max(changed, 1):.2f} %), "
-            f"missed {len(self.missed)}; {self.seconds:.0f} s"
-        )
+        share = 100 * (changed - len(self.missed)) / max(changed, 1)
+        kinds = " | ".join(str(self.counts[kind]) for kind in ("refused", "caught", "unproven", "undecided", "equal"))
+        total = sum(self.counts.values())
+        return f"{self.instructions} | {total} | {kinds} | {len(self.missed)} | {share:.2f} % | {self.seconds:.0f}"
 
 
 def measure(
@@ -276,8 +125,7 @@ def measure(
     every: int = 1,
     phase: int = 0,
     exact: bool = False,
-    progress: bool = False,
-    maximum_nodes: int = 240_000,
+    maximum_nodes: int = 90_000,
 ) -> Figures:
     """Spoil a policy's filter and count what the prover says.
 
@@ -287,7 +135,6 @@ def measure(
         every: take each n-th mutant only.
         phase: the first one to take, counted from 0.
         exact: let an SMT solver compare those called equal.
-        progress: write a line to stderr now and then.
         maximum_nodes: of a diagram; a mutant that needs more costs seconds and is "unproven". Below the prover's own limit, because many share one.
     """
     began = time.perf_counter()
@@ -333,28 +180,45 @@ def measure(
                 exact and smt_differs(program, spoiled)
             ):
                 figures.missed.append((at, mutant))
-        if progress and at % 50 == 49:
-            print(f"  {at + 1} of {len(program)} instructions, {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
     assert own == program[1][3], "the filter does not begin with its architecture"
     figures.seconds = time.perf_counter() - began
     return figures
 
 
+def _policy(name: str) -> SyscallPolicy:
+    return small_policy() if name == "small" else load_policy(name)
+
+
+def _task(task: tuple[str, Arch, int, bool, bool]) -> tuple[str, list[str]]:
+    name, arch, every, exact, policy_side = task
+    if policy_side:
+        from mutate_policy import measure_policy
+
+        found = measure_policy(_policy(name), arch, every=every)
+        return f"| {name} | {arch} | {found} |", found.missed
+    figures = measure(_policy(name), arch, every=every, exact=exact)
+    return f"| {name} | {arch} | {figures} |", [f"instruction {at}: {mutant}" for at, mutant in figures.missed]
+
+
 def main() -> int:
     """Parse the command line."""
     words = sys.argv[1:]
-    exact = "--exact" in words
-    every = int(words[words.index("--every") + 1]) if "--every" in words else 1
-    names = [word for at, word in enumerate(words) if not word.startswith("--") and (at == 0 or words[at - 1] != "--every")]
+    exact, policy_side = "--exact" in words, "--policy-side" in words
+    counts = {word: int(words[at + 1]) for at, word in enumerate(words) if word in ("--every", "--jobs")}
+    names = [word for at, word in enumerate(words) if not word.startswith("--") and (at == 0 or words[at - 1] not in counts)]
     arches = [Arch(name) for name in names if name in list(Arch)] or [Arch.X86_64]
+    policies = [name for name in names if name not in list(Arch)] or ["small", "strict"]
+    policies = [each for name in policies for each in (SHIPPED if name == "all" else (name,))]
+    tasks = [(name, arch, counts.get("--every", 1), exact, policy_side) for name in policies for arch in arches]
     missed = 0
-    for name in [name for name in names if name not in list(Arch)] or ["small", "strict"]:
-        for arch in arches:
-            figures = measure(small_policy() if name == "small" else load_policy(name), arch, every=every, exact=exact, progress=True)
-            print(f"{name} {arch}: {figures}", flush=True)
-            for at, mutant in figures.missed:
-                print(f"  MISSED instruction {at}: {mutant}", flush=True)
-            missed += len(figures.missed)
+    os.nice(10)
+    print("| policy | arch | " + ("mutants | caught | equal | missed | s |" if policy_side else Figures.HEAD), flush=True)
+    with multiprocessing.get_context("spawn").Pool(min(2, counts.get("--jobs", 1))) as pool:
+        for line, lost in pool.imap(_task, tasks):
+            print(line, flush=True)
+            for each in lost:
+                print(f"  MISSED {each}", flush=True)
+            missed += len(lost)
     return 1 if missed else 0
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
+import random
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -199,3 +202,122 @@ def test_relative_directories_are_ignored(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.delenv("HOME")
     assert default_cache_dir() is None
+
+
+# ---------------------------------------------------------------- many processes, killed at any moment
+
+
+def without_nameless_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behave like a file system that has no O_TMPFILE."""
+    real = os.open
+
+    def open_(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+        return real(path, flags, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", open_)
+
+
+def without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    def link_(source: str, *arguments: object, **options: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", source)
+
+    monkeypatch.setattr(os, "link", link_)
+
+
+WAYS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "nameless": lambda monkeypatch: None,
+    "no O_TMPFILE": without_nameless_files,
+    "no /proc": without_proc,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_entry_is_kept_on_every_file_system(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    WAYS[way](monkeypatch)
+    good = load(tmp_path / "filters")
+    assert load(tmp_path / "filters") == good and compiled.count("base") == 1
+    flip(entry(tmp_path / "filters"))
+    assert load(tmp_path / "filters") == good and load(tmp_path / "filters") == good and compiled.count("base") == 2
+    assert entry(tmp_path / "filters").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("cut", [0, 20, 150, -8])
+def test_what_a_kill_leaves_without_nameless_files_is_replaced(cut: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_nameless_files(monkeypatch)
+    good = load(tmp_path / "filters")
+    path = entry(tmp_path / "filters")
+    path.write_bytes(path.read_bytes()[:cut])
+    assert load(tmp_path / "filters") == good and compiled.count("base") == 2
+    assert load(tmp_path / "filters") == good and compiled.count("base") == 2
+
+
+NAMES = ("base", "strict", "permissive")
+WRITERS, KILLS = 4, 40
+
+
+def _use_the_cache(directory: str, seed: int, progress: int) -> None:
+    """Load, check, and now and then spoil or remove entries, for ever: what a worker of the next test does until it is killed."""
+    order = random.Random(seed)
+    while True:
+        name = order.choice(NAMES)
+        policy = POLICIES[name]
+        found = load_filter(policy, Arch.X86_64, cache_dir=directory)
+        # A reader gets the right bytes whatever the others are doing.
+        os.write(progress, b"." if found == really_compiled(name) else b"!")
+        path = os.path.join(directory, cache_key(policy, Arch.X86_64, True))
+        try:
+            if order.random() < 0.3:
+                os.unlink(path)
+            elif order.random() < 0.1:
+                os.truncate(path, cache._HEADER_BYTES + 160)  # well-formed, but for its hash
+        except FileNotFoundError:
+            pass
+
+
+POLICIES = {name: load_policy(name) for name in NAMES}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_writers_killed_at_any_moment_leave_nothing_bad(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    WAYS[way](monkeypatch)
+    directory = str(tmp_path / "filters")
+    good = {cache_key(POLICIES[name], Arch.X86_64, True): really_compiled(name) for name in NAMES}
+    order = random.Random(7)
+    reader, progress = os.pipe()
+    workers: list[int] = []
+    seen = b""
+    try:
+        for seed in range(WRITERS + KILLS):
+            if len(workers) == WRITERS:
+                # After some steps of whoever runs: no step of the victim is spared.
+                seen += os.read(reader, order.randint(1, 40))
+                victim = workers.pop(order.randrange(WRITERS))
+                os.kill(victim, signal.SIGKILL)
+                os.waitpid(victim, 0)
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    _use_the_cache(directory, seed, progress)
+                finally:
+                    os._exit(1)
+            workers.append(pid)
+    finally:
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        os.set_blocking(reader, False)
+        seen += os.read(reader, 1 << 20) or b""
+        os.close(reader)
+        os.close(progress)
+    assert set(seen) == set(b".") and len(seen) > KILLS
+    # No file under another name, and nothing believed that is not right.
+    names = set(os.listdir(directory))
+    assert names <= set(good)
+    for key in names:
+        found = read(Path(directory), key)
+        assert found in (None, (good[key].bpf, good[key].proof))
+    for name in NAMES:
+        assert load_filter(POLICIES[name], Arch.X86_64, cache_dir=directory) == really_compiled(name)
+        assert read(Path(directory), cache_key(POLICIES[name], Arch.X86_64, True)) is not None
