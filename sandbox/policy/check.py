@@ -12,7 +12,7 @@ from sandbox.abi.signatures import argument_index, is_per_command, is_pointer, s
 from sandbox.abi.tables import syscall_number
 from sandbox.errors import PolicyError
 from sandbox.policy.conditions import ConditionError, leaves, names
-from sandbox.policy.cubes import Register, Truths, classify_registers, combinations, is_true
+from sandbox.policy.cubes import Register, Truths, classify_registers, combinations, is_true, limited_work
 from sandbox.policy.model import Action, Comparison, Condition, Entry, Membership, Operator, Outcome, Rule, SyscallPolicy
 from sandbox.policy.nearest import suggest
 
@@ -24,6 +24,11 @@ def check_policy(policy: SyscallPolicy) -> None:
 
     Rules of lower files that an upper file decides are checked too: a file is right or wrong by itself.
     """
+    with limited_work():
+        _check(policy)
+
+
+def _check(policy: SyscallPolicy) -> None:
     for layer in policy.stack:
         for rule in layer.rules:
             if rule.condition is not None:

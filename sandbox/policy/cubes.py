@@ -8,6 +8,8 @@ call of the same classes alike. So what a policy does can be enumerated exactly,
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import product
 
@@ -21,6 +23,31 @@ Truths = Mapping[Leaf, bool]
 EVERYTHING: Cube = (0, 0)
 _MAXIMUM_CUBES = 4096
 _MAXIMUM_COMBINATIONS = 16384
+_MAXIMUM_WORK = 8_000_000
+"""Cubes and comparisons that may be looked at for one policy: two seconds or so. Shipped ones need some ten thousand."""
+
+_work: ContextVar[list[int] | None] = ContextVar("work", default=None)
+
+
+@contextmanager
+def limited_work(most: int = _MAXIMUM_WORK) -> Iterator[None]:
+    """Refuse policies that would take minutes: `ConditionError` once so much has been looked at within the block, or in the block around it."""
+    if _work.get() is not None:
+        yield
+        return
+    token = _work.set([most])
+    try:
+        yield
+    finally:
+        _work.reset(token)
+
+
+def _spend(units: int) -> None:
+    left = _work.get()
+    if left is not None:
+        left[0] -= units
+        if left[0] < 0:
+            raise ConditionError("conditions are together too complex to become a filter")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +92,7 @@ def subtract(cubes: Iterable[Cube], holes: Iterable[Cube]) -> list[Cube]:
     """
     rest = list(cubes)
     for hole in holes:
+        _spend(len(rest))
         rest = [piece for cube in rest for piece in subtract_cube(cube, hole)]
         _limit(rest)
     return rest
@@ -72,7 +100,8 @@ def subtract(cubes: Iterable[Cube], holes: Iterable[Cube]) -> list[Cube]:
 
 def intersect(left: Iterable[Cube], right: Iterable[Cube]) -> list[Cube]:
     """Return the common part of two sets, disjoint if both are."""
-    others = list(right)
+    others, left = list(right), list(left)
+    _spend(len(left) * len(others))
     result = [
         (care | other_care, value | other_value)
         for care, value in left
@@ -177,10 +206,13 @@ def classify_registers(conditions: Iterable[Condition], syscall: str, arch: Arch
         for leaf, inside in sets.items():
             cut: list[tuple[dict[Leaf, bool], Iterable[Cube]]] = []
             for truths, cubes in classes:
+                _spend(len(truths) + 10)
                 for truth, part in ((True, intersect(cubes, inside)), (False, subtract(cubes, inside))):
                     if part:
                         cut.append(({**truths, leaf: truth}, join(part)))
             classes = cut
+            if len(classes) > _MAXIMUM_COMBINATIONS:
+                raise ConditionError("condition is too complex to become a filter")
         result.append(Register(index=index, classes=tuple(RegisterClass(truths=truths, cubes=tuple(cubes)) for truths, cubes in classes)))
     return tuple(result)
 
@@ -197,7 +229,9 @@ def combinations(registers: Iterable[Register]) -> Iterator[dict[Leaf, bool]]:
         total *= len(classes)
     if total > _MAXIMUM_COMBINATIONS:
         raise ConditionError("condition is too complex to become a filter")
+    comparisons = sum(len(classes[0].truths) for classes in choices)
     for combination in product(*choices):
+        _spend(4 * comparisons + 20)
         yield {leaf: truth for chosen in combination for leaf, truth in chosen.truths.items()}
 
 

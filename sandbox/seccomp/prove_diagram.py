@@ -9,6 +9,7 @@ BPF or policies. Pure; imported by the other `prove` modules and tests.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 FALSE = 0
 TRUE = 1
@@ -56,10 +57,25 @@ class Diagram:
         self._leaves: dict[int, int] = {}
         self._values: dict[int, int] = {}
         self._words: dict[int, Bits] = {}
-        self._maximum = maximum_nodes
+        self.maximum = maximum_nodes
 
     def __len__(self) -> int:
         return len(self._level)
+
+    def mark(self) -> tuple[int, ...]:
+        """Return where the store ends now, for `roll_back`."""
+        return (len(self._level), *(len(store) for store in self._stores()))
+
+    def roll_back(self, mark: tuple[int, ...]) -> None:
+        """Forget every node made since `mark`; whoever still holds one holds nothing."""
+        for nodes in (self._level, self._low, self._high):
+            del nodes[mark[0] :]
+        for store, size in zip(self._stores(), mark[1:], strict=True):
+            while len(store) > size:
+                store.popitem()  # the latest
+
+    def _stores(self) -> tuple[dict[Any, Any], ...]:
+        return self._unique, self._chosen, self._leaves, self._values, self._words
 
     def leaf(self, value: int) -> int:
         """Return the node of a constant return value."""
@@ -87,8 +103,8 @@ class Diagram:
         return self.word(low) + self.word(high)
 
     def _append(self, level: int, low: int, high: int) -> int:
-        if len(self._level) >= self._maximum:
-            raise UnprovableError(f"the comparison needs more than {self._maximum} nodes")
+        if len(self._level) >= self.maximum:
+            raise UnprovableError(f"the comparison needs more than {self.maximum} nodes")
         self._level.append(level)
         self._low.append(low)
         self._high.append(high)
@@ -121,8 +137,8 @@ class Diagram:
                 above = done.pop()
                 below = done.pop()
                 node = self._node(at, below, above)
-                if len(self._chosen) >= 4 * self._maximum:
-                    raise UnprovableError(f"the comparison needs more than {4 * self._maximum} steps")
+                if len(self._chosen) >= 4 * self.maximum:
+                    raise UnprovableError(f"the comparison needs more than {4 * self.maximum} steps")
                 self._chosen[c, t, e] = node
                 done.append(node)
                 continue

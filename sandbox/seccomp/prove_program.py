@@ -88,7 +88,8 @@ class SymbolicProgram:
         diagram: where its results are made.
         program: instructions that `evaluate.check_program` accepts.
         values: results to tell apart when the program returns a computed word; any other becomes `OTHER`.
-        like: a program of the same diagram and values that is the same from instruction `same_from` on, whose results there are used again.
+        like: a program of the same diagram and values, already run, that is the same but for the instruction before `same_from`; what it found for the
+            others is used again.
         same_from: see `like`.
     """
 
@@ -106,11 +107,10 @@ class SymbolicProgram:
         self.values = frozenset(values)
         self._live: list[frozenset[int]] = _live(program, () if like is None else like._live[same_from:])
         self._kept = [tuple(sorted(slots)) for slots in self._live]
-        own = len(self.program) if like is None else same_from
-        self._results: list[dict[State, int]] = [{} for _ in range(own)]
-        self._tests: dict[tuple[int, Bits, Bits], int] = {} if like is None else like._tests
-        if like is not None:
-            self._results += like._results[same_from:]
+        self._like, self._changed = like, same_from - 1
+        self._results: list[dict[State, int]] = [{} for _ in self.program]
+        self._steps: list[dict[State, _Step | None]] = []
+        self._tests: dict[tuple[int, Bits, Bits], int] = {} if like is None else dict(like._tests)
 
     def result(self) -> int:
         """Return the node of the function from calls to return values.
@@ -132,27 +132,44 @@ class SymbolicProgram:
         return tuple(state)
 
     def _run(self, at: int, state: State) -> None:
-        pending: list[dict[State, _Step | None]] = [{} for _ in self.program]
-        pending[at][state] = None
-        for place in range(at, len(self.program)):
-            known = self._results[place]
+        pending, begin = self._begin(at, state)
+        for place in range(begin, len(self.program)):
             for each in pending[place]:
-                if each in known:
+                if self._found(place, each) is not None:
                     continue
                 step = pending[place][each] = self._step(place, each)
                 for following in step[1:3]:
                     if following is not None:
                         pending[following[0]].setdefault(following[1], None)
+        self._steps = pending
         for place in reversed(range(at, len(self.program))):
             known = self._results[place]
             for each, made in pending[place].items():
                 if made is not None:
                     known[each] = self._join(made)
 
+    def _found(self, at: int, state: State) -> int | None:
+        """Return the result of an instruction in a state, if it is known."""
+        result = self._results[at].get(state)
+        if result is None and self._like is not None and at > self._changed:
+            result = self._like._results[at].get(state)
+        return result
+
+    def _begin(self, at: int, state: State) -> tuple[list[dict[State, _Step | None]], int]:
+        """Return the states to be looked at, and from which instruction on their steps are not known."""
+        like, changed = self._like, self._changed
+        if like is None or not like._steps or self._live[: changed + 1] != like._live[: changed + 1]:
+            pending: list[dict[State, _Step | None]] = [{} for _ in self.program]
+            pending[at][state] = None
+            return pending, at
+        # Up to the changed instruction both programs come into the same states.
+        return [*like._steps[:changed], dict.fromkeys(like._steps[changed]), *({} for _ in self.program[changed + 1 :])], changed
+
     def _join(self, step: _Step) -> int:
         test, there, here, result = step
-        then = result if there is None else self._results[there[0]][there[1]]
-        other = result if here is None else self._results[here[0]][here[1]]
+        then = result if there is None else self._found(*there)
+        other = result if here is None else self._found(*here)
+        assert then is not None and other is not None, "an instruction's targets come after it"
         return self.diagram.choose(test, then, other)
 
     def _step(self, at: int, state: State) -> _Step:

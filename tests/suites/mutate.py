@@ -125,7 +125,7 @@ def measure(
     every: int = 1,
     phase: int = 0,
     exact: bool = False,
-    maximum_nodes: int = 90_000,
+    growth: int = 30_000,
 ) -> Figures:
     """Spoil a policy's filter and count what the prover says.
 
@@ -135,18 +135,23 @@ def measure(
         every: take each n-th mutant only.
         phase: the first one to take, counted from 0.
         exact: let an SMT solver compare those called equal.
-        maximum_nodes: of a diagram; a mutant that needs more costs seconds and is "unproven". Below the prover's own limit, because many share one.
+        growth: nodes that a mutant may need beyond those of the good filter; one that needs more is "unproven". Far below the prover's own limit.
     """
-    began = time.perf_counter()
-    made = compile_filter(policy, arch)
-    program = decode(made.bpf)
+    began = time.process_time()
+    program = decode(compile_filter(policy, arch).bpf)
+    assert audit_arch(arch) == program[1][3], "the filter does not begin with its architecture"
     reached = calls_by_instruction(program)
     figures = Figures(instructions=len(program))
     values = policy_values(policy, notify=True) | returned_values(program)
-    own = audit_arch(arch)
-    diagram, meaning, whole = Diagram(), -1, None
+    diagram = Diagram()
+    meaning = policy_diagram(diagram, policy, arch, notify=True)
+    whole = SymbolicProgram(diagram, program, values)
+    assert whole.result() == meaning
+    mark = diagram.mark()
+    diagram.maximum = len(diagram) + growth
     number = -1
     for at, instruction in enumerate(program):
+        good = [(data, run_program(program, data)) for data in reached[at]]
         for mutant in mutations(instruction):
             number += 1
             if (number - phase) % every:
@@ -157,17 +162,12 @@ def measure(
             except RejectedError:
                 figures.counts["refused"] += 1
                 continue
-            if whole is None or len(diagram) > 2 * maximum_nodes // 3:
-                diagram = Diagram(maximum_nodes)
-                meaning = policy_diagram(diagram, policy, arch, notify=True)
-                whole = SymbolicProgram(diagram, program, values)
-                assert whole.result() == meaning
+            diagram.roll_back(mark)
             try:
                 node = SymbolicProgram(diagram, spoiled, values, like=whole, same_from=at + 1).result()
             except UnprovableError:
-                changed = any(run_program(spoiled, data) != run_program(program, data) for data in reached[at])
+                changed = any(run_program(spoiled, data) != value for data, value in good)
                 figures.counts["unproven" if changed else "undecided"] += 1
-                whole = None
                 continue
             if node != meaning:
                 _, _, data = next(diagram.pairs(node, meaning))
@@ -176,12 +176,9 @@ def measure(
                 continue
             figures.counts["equal"] += 1
             figures.equal.append((at, mutant))
-            if any(run_program(spoiled, data) != run_program(program, data) for data in reached[at]) or (
-                exact and smt_differs(program, spoiled)
-            ):
+            if any(run_program(spoiled, data) != value for data, value in good) or (exact and smt_differs(program, spoiled)):
                 figures.missed.append((at, mutant))
-    assert own == program[1][3], "the filter does not begin with its architecture"
-    figures.seconds = time.perf_counter() - began
+    figures.seconds = time.process_time() - began
     return figures
 
 

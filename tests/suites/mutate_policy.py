@@ -152,7 +152,7 @@ def measure_policy(policy: SyscallPolicy, arch: Arch, *, notify: bool = False, e
         every: take each n-th mutant only.
         phase: the first one to take, counted from 0.
     """
-    began = time.perf_counter()
+    began = time.process_time()
     program = decode(compile_filter(policy, arch, notify=notify).bpf)
     figures = PolicyFigures()
     diagram, node = Diagram(), -1
@@ -187,5 +187,5 @@ def measure_policy(policy: SyscallPolicy, arch: Arch, *, notify: bool = False, e
             if len(values) > 1:
                 figures.missed.append(f"{syscall}{arguments}: {text}")
                 break
-    figures.seconds = time.perf_counter() - began
+    figures.seconds = time.process_time() - began
     return figures

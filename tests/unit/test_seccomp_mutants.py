@@ -21,7 +21,7 @@ X86 = Arch.X86_64
 
 
 def test_every_spoiled_instruction_of_a_small_filter_is_caught() -> None:
-    figures = mutate.measure(mutate.small_policy(), X86, maximum_nodes=10_000)
+    figures = mutate.measure(mutate.small_policy(), X86, growth=10_000)
     assert figures.missed == [] and figures.counts["caught"] > 2500 and figures.counts["undecided"] <= 10, str(figures)
 
 
