@@ -11,6 +11,10 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from sandbox.api import RunFailed, run
+    from sandbox.api.aio import AsyncProcess
+    from sandbox.api.function import SandboxedError, sandboxed
+    from sandbox.api.process import DEVNULL, PIPE, Process
+    from sandbox.api.session import Sandbox
     from sandbox.errors import (
         CompileError,
         ExecuteError,
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "run": "sandbox.api", "RunFailed": "sandbox.api",
+    "Sandbox": "sandbox.api.session", "Process": "sandbox.api.process", "PIPE": "sandbox.api.process", "DEVNULL": "sandbox.api.process",
+    "AsyncProcess": "sandbox.api.aio", "sandboxed": "sandbox.api.function", "SandboxedError": "sandbox.api.function",
     "Result": "sandbox.result", "Usage": "sandbox.result", "Verdict": "sandbox.result", "Enforcement": "sandbox.result",
     "SandboxError": "sandbox.errors", "PolicyError": "sandbox.errors", "CompileError": "sandbox.errors", "UnsupportedError": "sandbox.errors",
     "SetupError": "sandbox.errors", "ExecuteError": "sandbox.errors", "ProtocolError": "sandbox.errors", "InternalError": "sandbox.errors",
@@ -40,6 +46,6 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
-    "CompileError", "Enforcement", "ExecuteError", "InternalError", "PolicyError", "ProtocolError", "Result", "RunFailed", "SandboxError",
-    "SetupError", "UnsupportedError", "Usage", "Verdict", "run",
+    "DEVNULL", "PIPE", "AsyncProcess", "CompileError", "Enforcement", "ExecuteError", "InternalError", "PolicyError", "Process", "ProtocolError",
+    "Result", "RunFailed", "Sandbox", "SandboxError", "SandboxedError", "SetupError", "UnsupportedError", "Usage", "Verdict", "run", "sandboxed",
 ]  # fmt: skip

@@ -156,7 +156,7 @@ class Result:
     """The outcome of one run.
 
     `exit_code` follows the shell: the payload's own code, or 128+n when signal n ended it.
-    `stdout` and `stderr` are None when they were streamed elsewhere.
+    `stdout` and `stderr` are None when they were streamed elsewhere. `files` are what `collect` asked for, by path below the working directory.
     `denials` maps syscall names to how often they were refused and recorded.
     `evidence` has a fact for each limit that was set, `near_limits` those that chance could have turned round: docs/explanation/verdicts.md.
     """
@@ -173,6 +173,7 @@ class Result:
     policy_digest: str
     stdout: bytes | None = None
     stderr: bytes | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
     denials: Mapping[str, int] = field(default_factory=dict)
     denials_suppressed: int = 0
     evidence: tuple[Evidence, ...] = ()

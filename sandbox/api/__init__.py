@@ -32,12 +32,14 @@ def run(
     profile: str | Profile = "strict",
     policy: str | None = None,
     stdin: bytes | str | int | None = None,
-    files: Mapping[str, bytes | str] | None = None,
+    files: Mapping[str, bytes | str | os.PathLike[str]] | None = None,
     volumes: Sequence[str | Volume] = (),
     limits: Mapping[str, object] | None = None,
     timeout: float | None = None,
     env: Mapping[str, str] | None = None,
     cwd: str | os.PathLike[str] | None = None,
+    collect: Sequence[str] = (),
+    collect_limit: int | str = "64M",
     capture_output: bool = True,
     check: bool = False,
     audit: str | os.PathLike[str] | Sink | None = None,
@@ -51,12 +53,16 @@ def run(
         profile: a profile's name or path, or a loaded one.
         policy: another policy than the profile's.
         stdin: the payload's whole standard input, or a descriptor to read it from (borrowed); None is empty.
-        files: names under the working directory and their contents; written before the start. Text is encoded as UTF-8.
+        files: names under the working directory and their contents; written before the start. Text is encoded as UTF-8, a path is a host file
+            that is read now.
         volumes: host paths to share, as `SRC[:DST][:ro|rw]` or `Volume`.
         limits: limits to change, keys and values as in a profile's ``[limits]``: ``{"memory": "64M", "processes": 8}``.
         timeout: wall-clock limit in seconds; passing it ends the run with verdict ``wall-limit``, it does not raise.
         env: variables to set inside; nothing of the caller's environment is passed but what the profile lists.
         cwd: host directory to share as the profile says and to start in; None shares none and starts in the sandbox's home.
+        collect: patterns of files below the working directory to read into `Result.files` after the end, such as ``out/*.txt`` or ``**/*.log``.
+            Links and special files are left out, which `Result.notes` says.
+        collect_limit: bytes of all collected files together; one that does not fit is left out.
         capture_output: keep stdout and stderr as bytes in the result; False passes them on to our own.
         check: raise `RunFailed` unless the verdict is ``ok``.
         audit: a file for denied system calls as JSON lines, or a sink.
@@ -72,56 +78,17 @@ def run(
         ValueError: an argument has an embedded NUL, or `argv` is empty.
         TypeError: `argv` is one text, or something else has a wrong type.
     """
-    from sandbox.api.execute import Hooks, Streams, execute
-    from sandbox.api.prepare import Command, check_log_place, load_command_profile, prepare
-    from sandbox.audit.sinks import FileSink, NullSink
-    from sandbox.policy.profile_load import override_profile
-    from sandbox.rootfs.volumes import parse_volume
+    from sandbox.api.call import Changes, Settings, execute_call, open_sink, prepare_call
+    from sandbox.api.execute import Hooks, Streams
 
-    if isinstance(argv, (str, bytes)):
-        raise TypeError("argv must be a sequence of words, not one text; shlex.split() makes one of a command line")
-    words = tuple(os.fspath(word) for word in argv)
-    if not words:
-        raise ValueError("argv is empty")
-    for word in (*words, *(env or {}).keys(), *(env or {}).values()):
-        if "\0" in word:
-            raise ValueError(f"embedded NUL in {word!r}")
-    here = None if cwd is None else os.path.realpath(os.fspath(cwd))
-    changes: dict[str, object] = dict(limits or {})
-    if timeout is not None:
-        changes["wall"] = timeout
-    parsed = [parse_volume(item, os.getcwd()) if isinstance(item, str) else item for item in volumes]
-    chosen = override_profile(
-        load_command_profile(profile), limits=changes, volumes=parsed, env=env, policy=policy, origin="argument of `sandbox.run`"
-    )
-    contents = {
-        name: content.encode() if isinstance(content, str) else bytes(memoryview(content)) for name, content in (files or {}).items()
-    }
-    sink: Sink
-    owned = audit is None or isinstance(audit, (str, os.PathLike))
-    if audit is None:
-        sink = NullSink()
-    elif isinstance(audit, (str, os.PathLike)):
-        sink = FileSink(os.fspath(audit))
-    else:
-        sink = audit
-    feed = stdin.encode() if isinstance(stdin, str) else stdin
+    settings = Settings(profile=profile, policy=policy, cwd=cwd, audit=audit, require_cgroup=require_cgroup, executor=executor)
+    changes = Changes(files=files, volumes=volumes, limits=limits, timeout=timeout, env=env, collect=collect, collect_limit=collect_limit)
+    sink, owned = open_sink(audit)
     try:
-        prepared = prepare(
-            Command(
-                argv=words,
-                profile=chosen,
-                cwd=here,
-                environ=dict(os.environ),
-                files=contents,
-                require_cgroup=require_cgroup,
-                executor=executor,
-            )
-        )
-        if isinstance(audit, (str, os.PathLike)):
-            check_log_place(prepared, os.fspath(audit))
+        call = prepare_call(argv, settings, changes, origin="argument of `sandbox.run`")
+        feed = stdin.encode() if isinstance(stdin, str) else stdin
         streams = Streams(stdin=feed, stdout=None if capture_output else 1, stderr=None if capture_output else 2)
-        result = execute(prepared, streams, Hooks(sink=sink)).result
+        result = execute_call(call, streams, Hooks(sink=sink))
     finally:
         if owned:
             sink.close()

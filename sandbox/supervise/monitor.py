@@ -75,6 +75,7 @@ class Monitor:
         self._sampling: Sampling | None = None
         self._init_pidfd = -1
         self._init_pid = 0
+        self.payload_pid = 0
         self._go_ns = 0
         self._done = False
         self._doomed = False
@@ -127,9 +128,13 @@ class Monitor:
     def signal(self, number: int) -> None:
         """Pass a signal on to the payload, through init; once it has ended, a signal ends the wait for whoever reads its output."""
         if self._done:
-            self._hurried = True
+            self.hurry()
         elif 0 < number <= fds.LAST_SIGNAL and not (number == _SIGCONT and self.state == "paused"):
             self._tell("control", number)
+
+    def hurry(self) -> None:
+        """Do not wait, once everything is dead, for whoever reads its output: what they have not taken by then is lost, and said to be."""
+        self._hurried = True
 
     # ---- what others ask for -------------------------------------------------------------------------------
 
@@ -358,6 +363,7 @@ class Monitor:
             os.close(pidfd)
         watched = self._watched
         self._sampling = Sampling(self._init_pid, record.pid, watched.limits, watched.sample, self.collected, watched.cgroup)
+        self.payload_pid = record.pid
         if self._watched.on_start is not None:
             self._watched.on_start(self)
         self._go_ns = time.monotonic_ns()
@@ -402,7 +408,7 @@ class Monitor:
             immediate = self._streams.arm()
             if not self._streams.waiting:
                 continue
-            for fd, _ in self._epoll.poll(0 if immediate else -1, 16):
+            for fd, _ in self._epoll.poll(0 if immediate or self._hurried else -1, 16):
                 self._handlers.get(fd, partial(self._streams.on_ready, fd))()
             for pump in immediate:
                 self._streams.move(pump)

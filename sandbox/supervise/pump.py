@@ -55,7 +55,7 @@ class Pump:
         if close_destination and destination >= 0:
             os.set_blocking(destination, False)
         elif destination >= 0:
-            self._whole = stat.S_ISREG(os.fstat(destination).st_mode)
+            self._whole = stat.S_ISREG(os.fstat(destination).st_mode) or not os.get_blocking(destination)
         self._settle()
 
     @property

@@ -144,7 +144,9 @@ def test_examples_print_what_the_document_shows(path: Path, place: Place) -> Non
                 if not matches(want, printed):
                     wrong.append(f"{path.relative_to(ROOT)}:{block.line}: `{command.strip()}`\n  shows: {want!r}\n  prints: {printed!r}")
         elif block.language == "python":
-            printed = place.execute([sys.executable, "-P", "-s", "-c", block.text], PYTHONPATH=str(ROOT)).decode()
+            # From a file, because some read their own source; beside the working directory, whose contents documents show.
+            (place.work.parent / "example.py").write_text(block.text)
+            printed = place.execute([sys.executable, "-P", "-s", str(place.work.parent / "example.py")], PYTHONPATH=str(ROOT)).decode()
             want = after.text if after is not None and after.language == "text" and not after.file else ""
             if not matches(want, printed):
                 wrong.append(f"{path.relative_to(ROOT)}:{block.line}: python\n  shows: {want!r}\n  prints: {printed!r}")

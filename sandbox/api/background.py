@@ -1,0 +1,164 @@
+"""One run in a thread of its own: what `Process`, `Sandbox.map` and the coroutines stand on.
+
+The thread runs `execute`; everybody else talks to it through an eventfd that its loop watches. A thread blocks in epoll and costs little; the caller's
+process is not forked, and when it dies the janitor ends the run.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from sandbox.api.call import Call, execute_call
+from sandbox.api.execute import Hooks, Streams
+
+if TYPE_CHECKING:
+    from sandbox.audit.sinks import Sink
+    from sandbox.result import Result
+    from sandbox.supervise.monitor import Monitor
+
+_SIGKILL = 9
+
+
+class BackgroundRun:
+    """A run that was started and not waited for.
+
+    Args:
+        call: what to run.
+        streams: its streams; descriptors in `owned` among them are closed when the run has ended.
+        sink: where denials go; closed at the end if `owns_sink`.
+        owned: descriptors of ours that only the run uses.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        streams: Streams,
+        *,
+        sink: Sink,
+        owns_sink: bool,
+        owned: tuple[int, ...] = (),
+    ) -> None:
+        self.run_id = call.prepared.run_id
+        self._call = call
+        self._streams = streams
+        self._sink = sink
+        self._owns_sink = owns_sink
+        self._owned = owned
+        self._callbacks: list[Callable[[], object]] = []
+        self._lock = threading.Lock()
+        self._words: deque[int] = deque()
+        self._killed = False
+        self._changed = threading.Event()  # started or ended
+        self._ended = threading.Event()
+        self._result: Result | None = None
+        self._error: BaseException | None = None
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._thread = threading.Thread(target=self._work, name=f"sandbox {self.run_id}", daemon=True)
+        try:
+            self._thread.start()
+        except BaseException:
+            self._close()
+            raise
+
+    def started(self) -> None:
+        """Wait until the payload is about to be executed.
+
+        Raises:
+            SandboxError: it could not be set up; the run is over.
+        """
+        self._changed.wait()
+        if self._error is not None:
+            self._ended.wait()
+            raise self._error
+
+    @property
+    def ended(self) -> bool:
+        """Whether everything is over: no process of it is left, and the result is there."""
+        return self._ended.is_set()
+
+    def wait(self, timeout: float | None = None) -> Result:
+        """Return the result, waiting for it.
+
+        Args:
+            timeout: seconds; None waits as long as it takes.
+
+        Raises:
+            TimeoutError: it is not over yet; it goes on.
+            SandboxError: the sandbox failed.
+        """
+        if not self._ended.wait(timeout):
+            raise TimeoutError(f"run {self.run_id} is not over after {timeout} s")
+        return self.result()
+
+    def result(self) -> Result:
+        """Return the result of a run that is over, or raise what it failed with."""
+        if self._error is not None:
+            raise self._error
+        assert self._result is not None, "a run that ended has a result or an error"
+        return self._result
+
+    def join(self) -> None:
+        """Wait for the end, whatever it is."""
+        self._ended.wait()
+
+    def call_at_end(self, callback: Callable[[], object]) -> None:
+        """Have a callable called once everything is over: in the run's thread, or now if it is. It must not raise."""
+        with self._lock:
+            if not self._ended.is_set():
+                self._callbacks.append(callback)
+                return
+        callback()
+
+    def signal(self, number: int) -> None:
+        """Send the payload a signal; after the end it does nothing."""
+        with self._lock:
+            if self._wake >= 0:
+                self._words.append(number)
+                os.eventfd_write(self._wake, 1)
+
+    def kill(self) -> None:
+        """End the run and everything in it, during the set-up, too; output that nobody reads is not waited for."""
+        self._killed = True
+        self.signal(_SIGKILL)
+
+    def _work(self) -> None:
+        try:
+            hooks = Hooks(watches=((self._wake, self._on_word),), on_start=self._on_start, sink=self._sink)
+            self._result = execute_call(self._call, self._streams, hooks)
+        except BaseException as error:  # everything, SystemExit too, belongs to whoever waits
+            self._error = error
+        finally:
+            self._close()
+            with self._lock:
+                self._ended.set()
+            self._changed.set()
+            for callback in self._callbacks:
+                callback()
+
+    def _on_start(self, monitor: Monitor) -> None:
+        self._changed.set()
+        if self._killed:  # the word came before there was a payload
+            monitor.hurry()
+            monitor.signal(_SIGKILL)
+
+    def _on_word(self, monitor: Monitor) -> None:
+        os.eventfd_read(self._wake)
+        if self._killed:
+            monitor.hurry()
+        while self._words:
+            monitor.signal(self._words.popleft())
+
+    def _close(self) -> None:
+        with self._lock:
+            wake, self._wake = self._wake, -1
+            if wake >= 0:
+                os.close(wake)
+        for fd in self._owned:
+            os.close(fd)
+        self._owned = ()
+        if self._owns_sink:
+            self._sink.close()

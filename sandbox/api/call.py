@@ -1,0 +1,165 @@
+"""From the arguments of the Python interface to a prepared launch: the one place that reads them.
+
+`run`, `Sandbox` and its processes use it. It checks types, changes the profile and prepares; it starts nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from sandbox.api.execute import Hooks, Streams, execute
+from sandbox.api.prepare import Command, Prepared, check_log_place, load_command_profile, prepare
+from sandbox.policy.profile_load import override_profile
+from sandbox.rootfs.collect import collect_files, parse_patterns
+from sandbox.rootfs.volumes import parse_volume
+from sandbox.units import parse_size
+
+if TYPE_CHECKING:
+    from sandbox.audit.sinks import Sink
+    from sandbox.policy.profile import Profile, Volume
+    from sandbox.result import Result
+    from sandbox.supervise.monitor import Monitor
+
+Words = Sequence[str | os.PathLike[str]]
+Contents = Mapping[str, bytes | str | os.PathLike[str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What every run of one `Sandbox` has in common."""
+
+    profile: str | Profile = "strict"
+    policy: str | None = None
+    volumes: Sequence[str | Volume] = ()
+    limits: Mapping[str, object] | None = None
+    env: Mapping[str, str] | None = None
+    cwd: str | os.PathLike[str] | None = None
+    audit: str | os.PathLike[str] | Sink | None = None
+    require_cgroup: bool = False
+    executor: str = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """What one run adds to the settings."""
+
+    files: Contents | None = None
+    volumes: Sequence[str | Volume] = ()
+    limits: Mapping[str, object] | None = None
+    timeout: float | None = None
+    env: Mapping[str, str] | None = None
+    collect: Sequence[str] = ()
+    collect_limit: int | str = "64M"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A prepared run and what is to be read from its working directory at the end."""
+
+    prepared: Prepared
+    patterns: tuple[tuple[str, ...], ...]
+    collect_bytes: int
+
+
+def prepare_call(argv: Words, settings: Settings, changes: Changes, *, origin: str) -> Call:
+    """Check the arguments of one run and prepare it.
+
+    Args:
+        argv: the command and its arguments.
+        settings: what the caller set for all runs.
+        changes: what this run adds; the same limit or variable here counts.
+        origin: what errors of profile values call these arguments.
+
+    Raises:
+        SandboxError: as `prepare`.
+        ValueError: an empty `argv`, or an embedded NUL.
+        TypeError: `argv` is one text.
+    """
+    if isinstance(argv, (str, bytes)):
+        raise TypeError("argv must be a sequence of words, not one text; shlex.split() makes one of a command line")
+    words = tuple(os.fspath(word) for word in argv)
+    if not words:
+        raise ValueError("argv is empty")
+    env = {**(settings.env or {}), **(changes.env or {})}
+    for word in (*words, *env.keys(), *env.values()):
+        if "\0" in word:
+            raise ValueError(f"embedded NUL in {word!r}")
+    patterns = parse_patterns(changes.collect, origin)
+    collect_bytes = parse_size(changes.collect_limit, where=f"{origin}, collect_limit")
+    limits: dict[str, object] = {**(settings.limits or {}), **(changes.limits or {})}
+    if changes.timeout is not None:
+        limits["wall"] = changes.timeout
+    volumes = [parse_volume(item, os.getcwd()) if isinstance(item, str) else item for item in (*settings.volumes, *changes.volumes)]
+    prepared = prepare(
+        Command(
+            argv=words,
+            profile=override_profile(
+                load_command_profile(settings.profile),
+                limits=limits,
+                volumes=volumes,
+                env=env or None,
+                policy=settings.policy,
+                origin=origin,
+            ),
+            cwd=None if settings.cwd is None else os.path.realpath(os.fspath(settings.cwd)),
+            environ=dict(os.environ),
+            files={name: _content(content) for name, content in (changes.files or {}).items()},
+            require_cgroup=settings.require_cgroup,
+            executor=settings.executor,
+        )
+    )
+    if isinstance(settings.audit, (str, os.PathLike)):
+        check_log_place(prepared, os.fspath(settings.audit))
+    return Call(prepared=prepared, patterns=patterns, collect_bytes=collect_bytes)
+
+
+def execute_call(call: Call, streams: Streams, hooks: Hooks) -> Result:
+    """Run a prepared call to its end, and read the files that were asked for.
+
+    Raises:
+        SandboxError: as `execute`.
+    """
+    if not call.patterns:
+        return execute(call.prepared, streams, hooks).result
+    directory = -1
+
+    def on_start(monitor: Monitor) -> None:
+        nonlocal directory
+        # The payload stands in its working directory and waits for GO. The descriptor keeps that file system after its namespace is gone.
+        directory = os.open(f"/proc/{monitor.payload_pid}/cwd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if hooks.on_start is not None:
+            hooks.on_start(monitor)
+
+    try:
+        result = execute(call.prepared, streams, replace(hooks, on_start=on_start)).result
+        found = collect_files(directory, call.patterns, call.collect_bytes)
+    finally:
+        if directory >= 0:
+            os.close(directory)
+    return replace(result, files=found.files, notes=(*result.notes, *(f"not collected: {text}" for text in found.skipped)))
+
+
+def _content(content: bytes | str | os.PathLike[str]) -> bytes:
+    if isinstance(content, str):
+        return content.encode()
+    if isinstance(content, os.PathLike):
+        with open(content, "rb") as file:
+            return file.read()
+    return bytes(memoryview(content))
+
+
+def open_sink(audit: str | os.PathLike[str] | Sink | None) -> tuple[Sink, bool]:
+    """Return the sink of denials that an `audit` argument means, and whether it is ours to close."""
+    from sandbox.audit.sinks import FileSink, NullSink
+
+    if audit is None:
+        return NullSink(), True
+    if isinstance(audit, (str, os.PathLike)):
+        return FileSink(os.fspath(audit)), True
+    return audit, False
+
+
+__all__ = ["Call", "Changes", "Contents", "Settings", "Words", "execute_call", "open_sink", "prepare_call"]

@@ -1,0 +1,301 @@
+"""`Sandbox`: many runs with the same settings, each in a sandbox of its own. Blocking, open-ended, over many inputs, and as coroutines."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
+
+from sandbox.api import RunFailed
+from sandbox.api.background import BackgroundRun
+from sandbox.api.call import Call, Changes, Contents, Settings, Words, execute_call, open_sink, prepare_call
+from sandbox.api.execute import Hooks, Streams
+from sandbox.api.process import PIPE, Process, Stream
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from sandbox.api.aio import AsyncProcess
+    from sandbox.audit.sinks import Sink
+    from sandbox.policy.profile import Profile, Volume
+    from sandbox.result import Result
+
+
+class RunOptions(TypedDict, total=False):
+    """What one run may add to the settings of its `Sandbox`; the meanings are those of `sandbox.run`."""
+
+    files: Contents | None
+    volumes: Sequence[str | Volume]
+    limits: Mapping[str, object] | None
+    timeout: float | None
+    env: Mapping[str, str] | None
+    collect: Sequence[str]
+    collect_limit: int | str
+
+
+class Sandbox:
+    """Settings for runs. Each run has fresh namespaces, root, limits and filter; nothing is left of one when the next begins.
+
+    Safe to use from any thread. As a context manager it ends, on leaving, whatever is still running.
+
+    Args:
+        profile: a profile's name or path, or a loaded one.
+        policy: another policy than the profile's.
+        volumes: host paths to share in every run.
+        limits: limits to change, as in a profile's ``[limits]``.
+        env: variables to set inside.
+        cwd: host directory to share as the profile says and to start in.
+        audit: a file for denied system calls as JSON lines, or a sink (yours to close).
+        require_cgroup: refuse to run where a limit would be enforced by rlimits and sampling.
+        executor: ``auto``, ``native`` or ``python``.
+    """
+
+    def __init__(
+        self,
+        profile: str | Profile = "strict",
+        *,
+        policy: str | None = None,
+        volumes: Sequence[str | Volume] = (),
+        limits: Mapping[str, object] | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        audit: str | os.PathLike[str] | Sink | None = None,
+        require_cgroup: bool = False,
+        executor: str = "auto",
+    ) -> None:
+        self._settings = Settings(
+            profile=profile,
+            policy=policy,
+            volumes=tuple(volumes),
+            limits=limits,
+            env=env,
+            cwd=cwd,
+            audit=audit,
+            require_cgroup=require_cgroup,
+            executor=executor,
+        )
+        self._lock = threading.Lock()
+        self._open: weakref.WeakSet[BackgroundRun] = weakref.WeakSet()
+        self._closed = False
+
+    def run(
+        self,
+        argv: Words,
+        *,
+        stdin: bytes | str | int | None = None,
+        capture_output: bool = True,
+        check: bool = False,
+        **options: Unpack[RunOptions],
+    ) -> Result:
+        """Run a command and wait for its end; see `sandbox.run` for arguments and errors."""
+        call = self._prepare(argv, options)
+        sink, owned = open_sink(self._settings.audit)
+        try:
+            feed = stdin.encode() if isinstance(stdin, str) else stdin
+            streams = Streams(stdin=feed, stdout=None if capture_output else 1, stderr=None if capture_output else 2)
+            result = execute_call(call, streams, Hooks(sink=sink))
+        finally:
+            if owned:
+                sink.close()
+        return checked(result, check)
+
+    def popen(
+        self,
+        argv: Words,
+        *,
+        stdin: bytes | str | Stream = None,
+        stdout: Stream = PIPE,
+        stderr: Stream = PIPE,
+        **options: Unpack[RunOptions],
+    ) -> Process:
+        """Start a command and return while it runs.
+
+        Args:
+            argv: the command and its arguments.
+            stdin: `PIPE` to write to `Process.stdin`, bytes or text that are all of it, a descriptor or file (borrowed), None for an empty one.
+            stdout: `PIPE`, `DEVNULL`, a descriptor or file (borrowed), or None to keep it in the result.
+            stderr: likewise; for both in one order let a shell in the sandbox join them (``2>&1``).
+            options: as for `run`.
+
+        Raises:
+            SandboxError: the sandbox could not be set up. That the command itself cannot be executed shows at the latest in `Process.wait`.
+        """
+        call = self._prepare(argv, options)
+        return Process(call, stdin=stdin, stdout=stdout, stderr=stderr, audit=self._settings.audit, remember=self._remember)
+
+    def map(
+        self,
+        argv: Words,
+        inputs: Iterable[bytes | str | Mapping[str, object]],
+        *,
+        workers: int | None = None,
+        **options: Unpack[RunOptions],
+    ) -> Iterator[Result]:
+        """Run a command once for each input, several at a time, and yield the results in the order of the inputs.
+
+        Inputs are taken as they are needed, so there may be endlessly many. Closing the iterator, or an error, ends what still runs.
+
+        Args:
+            argv: the command and its arguments.
+            inputs: the standard input of each run; or a mapping with `argv`, `stdin` and the options of `run`, which change these of this call.
+            workers: how many runs at a time; None is one for each processor that this process may use.
+            options: as for `run`.
+
+        Raises:
+            SandboxError: the sandbox failed for one of the inputs; results before it were yielded.
+        """
+        limit = workers if workers is not None else len(os.sched_getaffinity(0)) or 1
+        if limit < 1:
+            raise ValueError(f"workers must be at least 1, not {limit}")
+        return self._map(argv, iter(inputs), limit, options)
+
+    def _map(
+        self, argv: Words, inputs: Iterator[bytes | str | Mapping[str, object]], workers: int, options: RunOptions
+    ) -> Iterator[Result]:
+        turn = threading.Condition()
+        waiting: deque[BackgroundRun] = deque()
+        running = 0
+
+        def on_end() -> None:
+            nonlocal running
+            with turn:
+                running -= 1
+                turn.notify()
+
+        def may_start() -> bool:
+            # As many results may wait for a slow one before them as there are workers.
+            return more and running < workers and len(waiting) < 2 * workers
+
+        def is_turn() -> bool:
+            return may_start() or (bool(waiting) and waiting[0].ended)
+
+        more = True
+        failure: Exception | None = None
+        try:
+            while more or waiting:
+                with turn:
+                    turn.wait_for(is_turn)
+                    start = may_start()
+                    running += start
+                if start:
+                    try:
+                        waiting.append(self._start(argv, next(inputs), options))
+                    except Exception as error:  # raised when its turn comes: the results before it are good
+                        more = False
+                        failure = None if isinstance(error, StopIteration) else error
+                        continue
+                    waiting[-1].call_at_end(on_end)
+                elif waiting[0].ended:
+                    yield waiting.popleft().result()
+            if failure is not None:
+                raise failure
+        finally:
+            for run in waiting:
+                run.kill()
+            for run in waiting:
+                run.join()
+
+    def _start(self, argv: Words, item: bytes | str | Mapping[str, object], options: RunOptions) -> BackgroundRun:
+        given: dict[str, Any] = dict(item) if isinstance(item, Mapping) else {"stdin": item}
+        words, stdin = given.pop("argv", argv), given.pop("stdin", None)
+        call = self._prepare(words, cast("RunOptions", {**options, **given}))
+        sink, owned = open_sink(self._settings.audit)
+        feed = stdin.encode() if isinstance(stdin, str) else stdin
+        run = BackgroundRun(call, Streams(stdin=feed), sink=sink, owns_sink=owned)
+        self._remember(run)
+        return run
+
+    def _prepare(self, argv: Words, options: RunOptions) -> Call:
+        if self._closed:
+            raise ValueError("this Sandbox is closed")
+        return prepare_call(argv, self._settings, Changes(**options), origin="argument of `Sandbox`")
+
+    def _remember(self, run: BackgroundRun) -> None:
+        with self._lock:
+            closed = self._closed
+            self._open.add(run)
+        if closed:
+            run.kill()
+
+    # ---- as coroutines -------------------------------------------------------------------------------------
+
+    async def run_async(
+        self, argv: Words, *, stdin: bytes | str | int | None = None, check: bool = False, **options: Unpack[RunOptions]
+    ) -> Result:
+        """Run a command without blocking the event loop; cancelling it ends the run and everything in it, and waits for that.
+
+        Args and errors as for `run`; output is always captured.
+        """
+        from sandbox.api import aio
+
+        run = await aio.in_thread(lambda: self._start(argv, {"stdin": stdin}, options))
+        return checked(await aio.wait_for_end(run), check)
+
+    async def popen_async(
+        self,
+        argv: Words,
+        *,
+        stdin: bytes | str | Stream = None,
+        stdout: Stream = PIPE,
+        stderr: Stream = PIPE,
+        **options: Unpack[RunOptions],
+    ) -> AsyncProcess:
+        """Start a command as `popen` does; its pipes are asyncio streams."""
+        from sandbox.api import aio
+
+        def start() -> Process:
+            return self.popen(argv, stdin=stdin, stdout=stdout, stderr=stderr, **options)
+
+        return await aio.AsyncProcess.open(await aio.in_thread(start))
+
+    async def map_async(
+        self,
+        argv: Words,
+        inputs: Iterable[bytes | str | Mapping[str, object]],
+        *,
+        workers: int | None = None,
+        **options: Unpack[RunOptions],
+    ) -> AsyncIterator[Result]:
+        """Yield what `map` yields, without blocking the event loop; closing it ends what still runs."""
+        from sandbox.api import aio
+
+        results = self.map(argv, inputs, workers=workers, **options)
+        async for result in aio.iterate(results):
+            yield result
+
+    async def __aenter__(self) -> Sandbox:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        from sandbox.api import aio
+
+        await aio.in_thread(self.close)
+
+    # ---- the end -------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End every run that is still going on and wait for that; idempotent."""
+        with self._lock:
+            self._closed = True
+            runs = list(self._open)
+        for run in runs:
+            run.kill()
+        for run in runs:
+            run.join()
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def checked(result: Result, check: bool) -> Result:
+    """Return a result, or raise `RunFailed` if that was asked for and it did not end well."""
+    if check and not result.ok:
+        raise RunFailed(result)
+    return result

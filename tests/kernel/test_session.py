@@ -1,0 +1,269 @@
+"""`Sandbox`: processes with their streams open, many inputs, coroutines; nothing is lost, nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import sandbox
+from sandbox import DEVNULL, PIPE, Sandbox
+
+pytestmark = [pytest.mark.userns, pytest.mark.seccomp, pytest.mark.notify]
+
+
+def threads() -> list[threading.Thread]:
+    """Return the threads of runs that go on; one whose run is over may need a moment to end itself."""
+    ours = [thread for thread in threading.enumerate() if thread.name.startswith("sandbox ")]
+    for thread in ours:
+        thread.join(1)
+    return [thread for thread in ours if thread.is_alive()]
+
+
+@pytest.fixture
+def box() -> Iterator[Sandbox]:
+    """Return a Sandbox, and see that its end leaves no thread and no descriptor."""
+    sandbox.run(["true"])
+    gc.collect()
+    before = set(os.listdir("/proc/self/fd"))
+    with Sandbox(limits={"wall": "60s"}) as made:
+        yield made
+    gc.collect()
+    assert not threads()
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+# ---- run -------------------------------------------------------------------------------------------------------------------
+
+
+def test_settings_of_all_runs_and_of_one(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)  # as root the payload is somebody else
+    (tmp_path / "shared").write_text("shared")
+    script = tmp_path / "main.sh"
+    script.write_text("cat /data/shared; echo $A $B")
+    with Sandbox(volumes=[f"{tmp_path}:/data"], env={"A": "1", "B": "2"}, limits={"processes": 8}) as box:
+        result = box.run(["sh", "main.sh"], files={"main.sh": script}, env={"B": "3"})
+        assert result.stdout == b"shared1 3\n"
+        assert box.run(["sh", "-c", "echo $B"]).stdout == b"2\n"
+        assert box.run(["sleep", "9"], timeout=0.1).verdict == "wall-limit"
+        with pytest.raises(sandbox.RunFailed):
+            box.run(["false"], check=True)
+    with pytest.raises(ValueError, match="closed"):
+        box.run(["true"])
+
+
+# ---- processes -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_dialogue(box: Sandbox) -> None:
+    with box.popen(["cat"], stdin=PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        for word in (b"one\n", b"two\n"):
+            process.stdin.write(word)
+            assert process.stdout.readline() == word
+        assert process.poll() is None and process.returncode is None
+        process.stdin.close()
+        assert process.stdout.read() == b""
+        assert process.wait(30).ok and process.returncode == 0
+
+
+def test_communicate_both_ways_with_more_than_pipes_hold(box: Sandbox) -> None:
+    data = os.urandom(3 << 20)
+    with box.popen(["sh", "-c", "tee /dev/stderr"], stdin=PIPE, limits={"output": "16M"}) as process:
+        out, err = process.communicate(data, timeout=60)
+        assert out == data and err == data and process.returncode == 0
+
+
+def test_output_that_nobody_reads_holds_the_program_up(box: Sandbox) -> None:
+    with box.popen(["sh", "-c", "yes"], stderr=DEVNULL, limits={"output": "1G"}) as process:
+        assert process.stdout is not None
+        with pytest.raises(TimeoutError):
+            process.wait(0.5)
+        assert process.stdout.read(4) == b"y\ny\n"
+        process.kill()
+        result = process.wait(30)
+        assert result.signal == signal.SIGKILL
+        # Back-pressure: what moved is what two pipes and one buffer hold, not what `yes` can print in half a second.
+        assert result.usage.output_bytes < 1 << 20
+
+
+def test_streams_of_the_caller(box: Sandbox, tmp_path: Path) -> None:
+    given, taken = tmp_path / "given", tmp_path / "taken"
+    given.write_bytes(b"6 7\n")
+    with open(given, "rb") as source, open(taken, "wb") as sink, box.popen(["cat"], stdin=source, stdout=sink, stderr=None) as process:
+        result = process.wait(30)
+    assert taken.read_bytes() == b"6 7\n" and result.stdout is None and result.stderr == b""
+    with box.popen(["sh", "-c", "cat; echo err >&2"], stdin="text", stdout=None, stderr=DEVNULL) as process:
+        assert process.wait(30).stdout == b"text"
+    with pytest.raises(ValueError, match="no descriptor"):
+        box.popen(["true"], stdout=-7)
+    with box.popen(["true"]) as process, pytest.raises(ValueError, match="stdin is no pipe"):
+        process.communicate(b"x")
+
+
+def test_signals_and_verdicts(box: Sandbox) -> None:
+    ready = "trap 'echo got; exit 5' TERM; echo ready; while :; do sleep 0.05; done"
+    with box.popen(["sh", "-c", ready]) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        process.terminate()
+        assert process.stdout.readline() == b"got\n"
+        assert process.wait(30).exit_code == 5
+        process.kill()  # nothing to kill any more
+    with box.popen(["sleep", "60"], timeout=0.2) as process:
+        assert process.wait(30).verdict == "wall-limit"
+
+
+def test_errors_come_at_once_or_in_wait(box: Sandbox) -> None:
+    with pytest.raises(sandbox.SandboxError) as caught:
+        box.popen(["no-such-program"])
+    assert caught.value.exit_code == 127
+    with pytest.raises(sandbox.SandboxError) as caught, box.popen(["./broken"], files={"broken": b"\x7fELF, not really"}) as process:
+        process.wait(30)
+    assert caught.value.exit_code == 126
+
+
+def test_a_process_that_nobody_keeps_is_killed(box: Sandbox) -> None:
+    process = box.popen(["sleep", "60"])
+    ended = threading.Event()
+    process.call_at_end(ended.set)
+    with pytest.warns(ResourceWarning, match="nobody waits for it"):
+        del process
+        gc.collect()
+    assert ended.wait(30)
+
+
+@pytest.mark.orphans
+def test_the_caller_may_die_with_processes_open() -> None:
+    program = "import os, sandbox; p = sandbox.Sandbox().popen(['sh', '-c', 'echo up; sleep 60']); print(p.stdout.readline(), flush=True); os._exit(0)"
+    shown = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, timeout=60, check=True)
+    assert shown.stdout == b"b'up\\n'\n"  # and the fixture that looks for processes finds none
+
+
+def test_many_processes_from_many_threads(box: Sandbox) -> None:
+    def work(number: int) -> bytes | None:
+        with box.popen(["cat"], stdin=PIPE) as process:
+            return process.communicate(str(number), timeout=60)[0]
+
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(work, range(48))) == [str(number).encode() for number in range(48)]
+
+
+# ---- map -------------------------------------------------------------------------------------------------------------------
+
+
+def test_map_keeps_the_order_and_takes_inputs_as_needed(box: Sandbox) -> None:
+    taken = []
+
+    def inputs() -> Iterator[object]:
+        number = 0
+        while True:  # endless
+            taken.append(number)
+            yield {"stdin": str(number), "env": {"WAIT": "0.3" if number == 0 else "0"}}
+            number += 1
+
+    results = box.map(["sh", "-c", "sleep $WAIT; cat"], inputs(), workers=3)  # type: ignore[arg-type]
+    assert [next(results).stdout for _ in range(8)] == [str(number).encode() for number in range(8)]
+    assert len(taken) <= 8 + 2 * 3 + 1
+    results.close()  # type: ignore[attr-defined]
+
+
+def test_map_with_a_failure_and_with_a_wrong_input(box: Sandbox) -> None:
+    results = list(box.map(["sh"], ["exit 0", "exit 3", "kill -9 $$"], workers=2))
+    assert [str(result.verdict) for result in results] == ["ok", "nonzero-exit", "signaled"]
+    wrong = box.map(["cat"], ["a", {"stdin": "b", "argv": ["no-such-program"]}], workers=1)
+    assert next(wrong).stdout == b"a"
+    with pytest.raises(sandbox.SandboxError):
+        next(wrong)
+    with pytest.raises(ValueError, match="at least 1"):
+        box.map(["true"], [], workers=0)
+    with pytest.raises(TypeError):
+        list(box.map(["true"], [{"unknown": 1}]))
+
+
+def test_leaving_map_ends_what_runs(box: Sandbox) -> None:
+    began = time.monotonic()
+    for result in box.map(["sh", "-c", "read n; sleep $n"], ["0\n", "60\n", "60\n"], workers=3):
+        assert result.ok
+        break
+    gc.collect()
+    assert time.monotonic() - began < 30
+
+
+# ---- coroutines ------------------------------------------------------------------------------------------------------------
+
+
+def test_runs_as_coroutines(box: Sandbox) -> None:
+    async def main() -> list[bytes | None]:
+        results = await asyncio.gather(*(box.run_async(["cat"], stdin=str(number)) for number in range(12)))
+        return [result.stdout for result in results]
+
+    assert asyncio.run(main()) == [str(number).encode() for number in range(12)]
+
+
+def test_a_cancelled_run_is_over_when_the_cancellation_arrives(box: Sandbox) -> None:
+    async def main() -> None:
+        task = asyncio.ensure_future(box.run_async(["sleep", "60"]))
+        await asyncio.sleep(0.3)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not threads()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(box.run_async(["sleep", "60"]), 0.3)
+
+    asyncio.run(main())
+
+
+def test_a_dialogue_of_coroutines(box: Sandbox) -> None:
+    async def main() -> None:
+        async with await box.popen_async(["cat"], stdin=PIPE) as process:
+            assert process.stdin is not None and process.stdout is not None
+            process.stdin.write(b"one\n")
+            assert await process.stdout.readline() == b"one\n"
+            out, err = await process.communicate(b"two")
+            assert (out, err) == (b"two", b"")
+            assert (await process.wait()).ok and process.returncode == 0
+        async with await box.popen_async(["sleep", "60"]) as process:
+            pass
+        assert (await process.wait()).signal == signal.SIGKILL
+
+    asyncio.run(main())
+
+
+def test_the_loop_is_not_blocked(box: Sandbox) -> None:
+    async def main() -> bytes | None:
+        reader, writer = os.pipe()
+        try:
+            task = asyncio.ensure_future(box.run_async(["cat"], stdin=reader))
+            for _ in range(100):
+                await asyncio.sleep(0)
+            os.write(writer, b"from the loop")  # a run that blocked it would wait for this for ever
+        finally:
+            os.close(writer)
+        result = await task
+        os.close(reader)
+        return result.stdout
+
+    assert asyncio.run(main()) == b"from the loop"
+
+
+def test_map_as_a_coroutine(box: Sandbox) -> None:
+    async def main() -> list[bytes | None]:
+        found = []
+        async for result in box.map_async(["cat"], (str(number) for number in range(100)), workers=2):
+            found.append(result.stdout)
+            if len(found) == 5:
+                break
+        return found
+
+    assert asyncio.run(main()) == [str(number).encode() for number in range(5)]
