@@ -6,6 +6,8 @@ the run path. Pure. Imported by `load.py` and `seccomp.compile`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from sandbox.abi.arch import Arch
 from sandbox.abi.constants import constant
 from sandbox.abi.signatures import argument_index, is_per_command, is_pointer, signature
@@ -13,7 +15,7 @@ from sandbox.abi.tables import syscall_number
 from sandbox.errors import PolicyError
 from sandbox.policy.conditions import ConditionError, leaves, names
 from sandbox.policy.cubes import Register, Truths, classify_registers, combinations, is_true, limited_work
-from sandbox.policy.model import Action, Comparison, Condition, Entry, Membership, Operator, Outcome, Rule, SyscallPolicy
+from sandbox.policy.model import Action, Comparison, Condition, Entry, Layer, Membership, Mention, Operator, Outcome, Rule, SyscallPolicy
 from sandbox.policy.nearest import suggest
 
 _ALLOWING = (Action.ALLOW, Action.LOG)
@@ -34,9 +36,11 @@ def _check(policy: SyscallPolicy) -> None:
             if rule.condition is not None:
                 for mention in rule.mentions:
                     _check_condition(rule.condition, rule, mention.syscall)
+    for layer in policy.stack:
+        _check_layer(layer)
     for syscall, entries in policy.rules.items():
         if len(entries) > 1:
-            _check_order(syscall, entries)
+            _check_permissions(syscall, entries)
 
 
 def _origin(rule: Rule, key: str = "") -> str:
@@ -103,73 +107,93 @@ def _check_per_command(leaf: Comparison | Membership, rule: Rule, syscall: str, 
     )
 
 
-def entry_outcome(entry: Entry, truths: Truths) -> Outcome | None:
-    """Return what an entry does with the calls of some classes, or None when they go on to the next entry.
+def rule_outcome(rule: Rule, truths: Truths) -> Outcome | None:
+    """Return what a rule does with the calls of some classes, or None when they go on to the next rule.
 
     Args:
-        entry: one of a syscall's entries.
+        rule: one of a syscall's rules.
         truths: the truth of every comparison in its condition.
     """
-    rule = entry.rule
     if rule.condition is None or is_true(rule.condition, truths):
         return rule.outcome
     return rule.otherwise
 
 
-def entry_registers(entries: tuple[Entry, ...], syscall: str, arch: Arch) -> tuple[Register, ...]:
-    """Return the registers that a syscall's entries look at, cut into classes.
+def rule_registers(rules: Iterable[Rule], syscall: str, arch: Arch) -> tuple[Register, ...]:
+    """Return the registers that a syscall's rules look at, cut into classes.
 
     Raises:
         PolicyError: the conditions are too complex together.
     """
-    conditions = [entry.rule.condition for entry in entries if entry.rule.condition is not None]
+    conditional = [rule for rule in rules if rule.condition is not None]
     try:
-        return classify_registers(conditions, syscall, arch)
+        return classify_registers([rule.condition for rule in conditional if rule.condition is not None], syscall, arch)
     except ConditionError as error:
-        raise PolicyError(f"{error} (`{syscall}` on {arch})", origin=_origin(entries[0].rule)) from None
+        raise PolicyError(f"{error} (`{syscall}` on {arch})", origin=_origin(conditional[0])) from None
 
 
-def _check_order(syscall: str, entries: tuple[Entry, ...]) -> None:
-    """Raise when an entry can decide no call, or permits what would be permitted without it."""
-    idle = set(range(len(entries)))  # decides no call that earlier entries of its own file leave
-    useless = set(range(len(entries)))  # decides no call otherwise than those below
-    reached: set[int] = set()
+def _outcomes(rules: tuple[Rule, ...], syscall: str) -> Iterator[list[Outcome | None]]:
+    """Yield what each rule does, for every way in which calls of a syscall can differ on any architecture."""
     for arch in Arch:
         if syscall_number(arch, syscall) is None:
             continue
         try:
-            for truths in combinations(entry_registers(entries, syscall, arch)):
-                outcomes = [entry_outcome(entry, truths) for entry in entries]
-                for position, outcome in enumerate(outcomes):
-                    if outcome is None:
-                        continue
-                    before = [index for index in range(position) if outcomes[index] is not None]
-                    if not any(entries[index].layer is entries[position].layer for index in before):
-                        idle.discard(position)
-                    if not before:
-                        reached.add(position)
-                        below = next((other for other in outcomes[position + 1 :] if other is not None), None)
-                        if below != outcome:
-                            useless.discard(position)
+            for truths in combinations(rule_registers(rules, syscall, arch)):
+                yield [rule_outcome(rule, truths) for rule in rules]
         except ConditionError as error:
-            raise PolicyError(f"{error} (`{syscall}` on {arch})", origin=_origin(entries[0].rule)) from None
-    for position, entry in enumerate(entries):
-        rule = entry.rule
-        mention = next(mention for mention in rule.mentions if mention.syscall == syscall)
-        if mention.group:
-            continue  # a group's rule is the general case, it may be idle for one of its members
-        if position in idle:
-            places = ", ".join(str(other.rule.place) for other in entries[:position] if other.layer is entry.layer)
+            raise PolicyError(f"{error} (`{syscall}` on {arch})", origin=_origin(rules[0])) from None
+
+
+def _mentioned(rule: Rule, syscall: str) -> Mention:
+    return next(mention for mention in rule.mentions if mention.syscall == syscall)
+
+
+def _check_layer(layer: Layer) -> None:
+    """Raise when a rule of a file can decide no call that the file's earlier rules leave, whatever lies above or below."""
+    by_syscall: dict[str, list[Rule]] = {}
+    for rule in layer.rules:
+        for mention in rule.mentions:
+            by_syscall.setdefault(mention.syscall, []).append(rule)
+    for syscall, rules in by_syscall.items():
+        # A group's rule is the general case, it may be idle for one of its members.
+        idle = {position for position in range(1, len(rules)) if not _mentioned(rules[position], syscall).group}
+        if not idle:
+            continue
+        for outcomes in _outcomes(tuple(rules), syscall):
+            idle.discard(next((position for position, outcome in enumerate(outcomes) if outcome is not None), 0))
+        for position in sorted(idle):
+            places = ", ".join(f"{rule.place}, rule[{rule.index}]" for rule in rules[:position])
             raise PolicyError(
                 f"rule is shadowed for `{syscall}`: earlier rules already decide every call it could match",
-                origin=f"{_origin(rule)}; earlier: {places}",
+                origin=f"{_origin(rules[position])}; earlier: {places}",
             )
-        # A refusal that changes nothing may still be there for its reason; a permission is a misunderstanding: "only these" was meant. One that
-        # files above never let be reached is their right.
-        misread = rule.condition is not None and rule.otherwise is None and rule.outcome.action in _ALLOWING
-        if misread and position in useless and position in reached:
-            raise PolicyError(
-                f"rule changes nothing for `{syscall}`: what lies below already decides these calls in the same way",
-                origin=f"{_origin(rule)}; below: {entries[position + 1].rule.place}",
-                hint="to make this rule the whole decision for the syscall, add `else`",
-            )
+
+
+def _check_permissions(syscall: str, entries: tuple[Entry, ...]) -> None:
+    """Raise when a rule permits only what would be permitted without it: "only these" was meant.
+
+    A refusal that changes nothing may still be there for its reason; and that the files above leave a rule no call is their right.
+    """
+    useless = {
+        position
+        for position, entry in enumerate(entries)
+        if entry.rule.condition is not None and entry.rule.otherwise is None and entry.rule.outcome.action in _ALLOWING
+        if not _mentioned(entry.rule, syscall).group
+    }
+    if not useless:
+        return
+    reached: set[int] = set()
+    for outcomes in _outcomes(tuple(entry.rule for entry in entries), syscall):
+        first = next((position for position, outcome in enumerate(outcomes) if outcome is not None), None)
+        if first is None:
+            continue
+        reached.add(first)
+        below = next((outcome for outcome in outcomes[first + 1 :] if outcome is not None), None)
+        if below != outcomes[first]:
+            useless.discard(first)
+    for position in sorted(useless & reached):
+        raise PolicyError(
+            f"rule changes nothing for `{syscall}`: what lies below already decides these calls in the same way",
+            origin=f"{_origin(entries[position].rule)}; below: {entries[position + 1].rule.place}",
+            hint="to make this rule the whole decision for the syscall, add `else`",
+        )

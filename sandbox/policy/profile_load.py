@@ -157,19 +157,19 @@ def override_profile(
     return replace(profile, origins=tuple(sorted(origins.items())), **changes)
 
 
-def _gather(path: str, gathered: _Gathered, below: tuple[str, ...]) -> None:
-    """Add a file, after the files it extends."""
+def _gather(path: str, gathered: _Gathered, below: tuple[str, ...], named: str | None = None) -> None:
+    """Add a file, after the files it extends; `named` is where another file extends it."""
     if path in below:
         chain = " → ".join(f"`{os.path.basename(item)}`" for item in (*below[below.index(path) :], path))
         raise PolicyError(f"profiles extend each other in a circle: {chain}", origin=path)
     if len(below) >= _MAXIMUM_DEPTH:
         raise PolicyError(f"profiles extend each other more than {_MAXIMUM_DEPTH} deep", origin=path)
-    source = read_toml(path)
+    source = read_toml(path, origin=named)
     base = os.path.dirname(path)
     for parent in _parents(source):
         where = f"{source.origin('extends')}, extends"
         found = resolve(parent, "profiles", base=base, where=where)
-        _gather(os.path.normpath(os.path.join(base, found)), gathered, (*below, path))
+        _gather(os.path.normpath(os.path.join(base, found)), gathered, (*below, path), where)
     gathered.sources.append(source)
     for key, value in _flatten(source):
         origin = source.origin(key)

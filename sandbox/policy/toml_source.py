@@ -39,11 +39,12 @@ class TomlSource:
         return self.path
 
 
-def read_toml(path: str) -> TomlSource:
+def read_toml(path: str, *, origin: str | None = None) -> TomlSource:
     """Read and parse one TOML file.
 
     Args:
         path: an absolute path; anything but a regular file of at most 1 MiB is refused.
+        origin: who names the file, for the error when it cannot be read; None when that is no file.
 
     Raises:
         PolicyError: it cannot be read, is no regular file, no UTF-8 or no TOML.
@@ -52,14 +53,14 @@ def read_toml(path: str) -> TomlSource:
         # O_NONBLOCK: a FIFO under a profile's name must not hang the launch.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError as error:
-        raise PolicyError(f"open `{path}`: {describe_errno(error.errno or 0)}") from None
+        raise PolicyError(f"open `{path}`: {describe_errno(error.errno or 0)}", origin=origin) from None
     with open(fd, "rb") as file:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode):
-            raise PolicyError(f"read `{path}`: not a regular file")
+            raise PolicyError(f"read `{path}`: not a regular file", origin=origin)
         data = file.read(_MAXIMUM_BYTES + 1)
     if len(data) > _MAXIMUM_BYTES:
-        raise PolicyError(f"read `{path}`: larger than {_MAXIMUM_BYTES} bytes")
+        raise PolicyError(f"read `{path}`: larger than {_MAXIMUM_BYTES} bytes", origin=origin or path)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -75,7 +76,7 @@ def read_toml(path: str) -> TomlSource:
         line = int(match[1]) if match else text.count("\n") + 1
         raise PolicyError(f"parse `{path}`: {message[:1].lower()}{message[1:]}", origin=f"{path}:{line}") from None
     except RecursionError:
-        raise PolicyError(f"parse `{path}`: nested too deeply") from None
+        raise PolicyError(f"parse `{path}`: nested too deeply", origin=path) from None
     return TomlSource(path=path, data=data, table=table, lines=key_lines(text))
 
 

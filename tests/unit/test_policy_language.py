@@ -251,6 +251,18 @@ def test_the_last_named_lies_on_top_and_each_file_counts_once(write: Write) -> N
     assert [call(policy, name) for name in ("dup", "pause", "sync", "read")] == ["kill-process", "log", "trap", "notify 38"]
 
 
+def test_a_file_is_wrong_by_itself_whatever_lies_above_it(write: Write) -> None:
+    # Found by fuzzing: the file on top decides `ioctl`, and so hid that the one below has a rule which can match nothing.
+    low = HEAD.replace('"p"', '"low"') + rule('["ioctl"]', "trap", when='"cmd in {1, 2}"') + rule('["ioctl"]', "log", when='"cmd == 2"')
+    below = write(low + rule('["ioctl"]', "errno EPERM"), "low")
+    write('name = "p"\ndescription = "d"\nextends = ["./low.toml"]\n' + rule('["ioctl"]', "errno EPERM"))
+    for name in ("low", "p"):
+        with pytest.raises(PolicyError) as caught:
+            load_policy(f"{below.removesuffix('low.toml')}{name}.toml")
+        assert caught.value.message == "rule is shadowed for `ioctl`: earlier rules already decide every call it could match"
+        assert (caught.value.origin or "").endswith("low.toml:4, rule[1]") and "low.toml:8, rule[2]; earlier: " in (caught.value.origin or "")
+
+
 def test_audit_folds_into_the_action(write: Write) -> None:
     text = HEAD + "default_audit = false\n" + rule('["dup"]', "errno EPERM") + rule('["pause"]', "errno EPERM", audit="false")
     policy = load_policy(write(text))

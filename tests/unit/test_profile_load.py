@@ -339,6 +339,13 @@ def test_extends_replaces_all_but_volumes_and_variables(write) -> None:
     assert origins["limits.memory"].endswith("base.toml:5") and origins["limits.processes"].endswith("other.toml:2")
 
 
+def test_a_file_that_is_extended_and_missing_is_named_with_its_place(write) -> None:
+    path = write('extends = "./absent.toml"\n' + HEAD)
+    with pytest.raises(PolicyError, match=r"open `.*absent.toml`: No such file or directory \(ENOENT\)") as caught:
+        load_profile(path)
+    assert caught.value.origin == f"{path}:1, extends"
+
+
 def test_extends_circles_and_depth(write) -> None:
     write('extends = "./b.toml"\n' + HEAD, "a.toml")
     path = write('extends = "./a.toml"\n' + HEAD, "b.toml")
