@@ -15,9 +15,10 @@ from fuzz import engine
 with engine.instrumented(__name__ == "__main__"):
     from fuzz import grammar
     from fuzz.choose import Bytes
-    from fuzz.policies import agree, load, oracle_of, outcome, write_files
+    from fuzz.policies import agree, check_error, load, oracle_of, outcome, write_files
     from sandbox.abi.arch import Arch
     from sandbox.errors import PolicyError
+    from sandbox.policy.mistakes import load_or_explain
 
 HEAD = 'name = "p"\ndescription = "d"\n'
 WORDS = (
@@ -47,6 +48,7 @@ def one_input(data: bytes) -> str:
     folder = write_files({"p.toml": content})
     policy = load(f"{folder}/p.toml")
     if isinstance(policy, PolicyError):
+        every_mistake(f"{folder}/p.toml", policy)
         return outcome(policy)
     judge = oracle_of(policy)
     chooser = Bytes(data[::-1])
@@ -54,6 +56,14 @@ def one_input(data: bytes) -> str:
         for number, registers in grammar.calls(chooser, judge, arch, 12):
             agree(policy, judge, arch, number, registers)
     return f"accepted, {len(policy.stack)} files, {len(policy.stack[0].rules)} rules"
+
+
+def every_mistake(path: str, first: PolicyError) -> None:
+    """Make sure that listing all mistakes of a refused file finds some, each with its place."""
+    policy, mistakes = load_or_explain(path)
+    assert policy is None and mistakes, f"no mistake is found, but loading says: {first}"
+    for mistake in mistakes:
+        check_error(mistake)
 
 
 def spoil(chooser: Bytes, text: str) -> bytes:

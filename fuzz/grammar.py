@@ -73,6 +73,8 @@ def _wrapped(text: str) -> str:
 def comparison(chooser: Chooser, syscall: str, arguments: tuple[facts.Argument, ...]) -> str:
     """Return one comparison of one of a syscall's arguments."""
     name, bits, kind = chooser.pick(arguments)
+    if chooser.odds(8):
+        name, bits, kind = f"register({chooser.pick((name, '5', '2'))})", 64, "i"
     if kind == "p":
         return f"{name} {chooser.pick(('==', '!='))} 0"
     if chooser.odds(3):

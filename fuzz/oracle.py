@@ -167,6 +167,8 @@ def operand(node: ast.expr, syscall: str, arch: Arch) -> tuple[int, int, int]:
             return place, bits, number(mask, arch)
         case ast.Call(func=ast.Name(id="register"), args=[ast.Name(id=name)]):
             return argument(name, syscall, arch)[0], 64, -1
+        case ast.Call(func=ast.Name(id="register"), args=[ast.Constant(value=int(place))]):
+            return place, 64, -1
     raise AssertionError(f"not an operand: {ast.dump(node)}")
 
 
