@@ -78,12 +78,18 @@ def has_atheris() -> bool:
 
 
 def corpus(target: str) -> list[Path]:
-    """Return a target's stored inputs, and every input that once broke it."""
+    """Return a target's stored inputs, and every input that once broke it; not the written-out ones, which are no bytes for a generator."""
     folders = (HERE / "corpus" / target, HERE / "crashes" / target)
-    return sorted(path for folder in folders if folder.is_dir() for path in folder.iterdir() if path.is_file())
+    return sorted(path for folder in folders if folder.is_dir() for path in folder.iterdir() if path.is_file() and path.suffix != ".txt")
 
 
-def main(target: str, one_input: Target, seeds: Iterable[bytes] = (), words: Iterable[str] = ()) -> NoReturn:
+def main(
+    target: str,
+    one_input: Target,
+    seeds: Iterable[bytes] = (),
+    words: Iterable[str] = (),
+    replay: Callable[[str], str] | None = None,
+) -> NoReturn:
     """Fuzz as the command line says, and exit: 0 nothing found, 1 something found, 2 the command line is wrong.
 
     Args:
@@ -91,6 +97,7 @@ def main(target: str, one_input: Target, seeds: Iterable[bytes] = (), words: Ite
         one_input: raises for an input that shows a bug.
         seeds: inputs to begin with, besides the stored ones.
         words: a dictionary: words that are worth inserting.
+        replay: runs an input that is written out, a file named ``*.txt``.
     """
     if _CHILD in os.environ:
         _work(target, one_input, list(seeds), sorted(set(words)))
@@ -111,7 +118,8 @@ def main(target: str, one_input: Target, seeds: Iterable[bytes] = (), words: Ite
         sys.exit(2)
     if inputs:
         for path in inputs:
-            print(f"{path}: {one_input(path.read_bytes()) or 'fine'}")
+            outcome = replay(path.read_text()) if replay is not None and path.suffix == ".txt" else one_input(path.read_bytes())
+            print(f"{path}: {outcome or 'fine'}")
         sys.exit(0)
     sys.exit(_supervise(target, engine, seconds, [argument for argument in arguments if argument.startswith("-")]))
 

@@ -38,16 +38,26 @@ def one_input(data: bytes) -> str:
     return compiles(Bytes(data))
 
 
+def replay(text: str) -> str:
+    """Compile a policy that is written out."""
+    return hold(Bytes(text.encode()[::-1]), text)
+
+
 def compiles(chooser: Chooser) -> str:
-    """Compile one random policy for one architecture and hold the filter to the text."""
-    arch = chooser.pick(tuple(Arch))
-    notify = not chooser.odds(4)
+    """Build one random policy and see what becomes of it."""
     text = grammar.policy(chooser, shape=grammar.Shape(actions=chooser.pick((grammar.ACTIONS, ("allow", "errno EPERM")))))
     extends = chooser.odds(8)
     if extends:
         text = text.replace('description = "', 'extends = ["base"]\ndescription = "', 1) if "extends" not in text else text
     else:
         text += grammar.LAUNCH
+    return hold(chooser, text)
+
+
+def hold(chooser: Chooser, text: str) -> str:
+    """Compile a policy, and hold its filter to its text and its refusal to the truth."""
+    arch = chooser.pick(tuple(Arch))
+    notify = not chooser.odds(4)
     folder = write_files({"p.toml": text.encode()}, "compile")
     try:
         policy = load_policy(f"{folder}/p.toml")
@@ -111,4 +121,4 @@ def check_refusal(chooser: Chooser, text: str, error: PolicyError) -> None:
 
 
 if __name__ == "__main__":
-    engine.main("compiler", one_input, [bytes((seed * each) & 255 for each in range(1, 400)) for seed in range(1, 12)])
+    engine.main("compiler", one_input, [bytes((seed * each) & 255 for each in range(1, 400)) for seed in range(1, 12)], replay=replay)

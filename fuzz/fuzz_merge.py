@@ -32,6 +32,12 @@ def one_input(data: bytes) -> str:
     return stacks(Bytes(data))
 
 
+def replay(text: str) -> str:
+    """Hold files that are written out to the laws: each after a line ``#file NAME``, `p` last, which extends the one before it."""
+    files = dict(part.split("\n", 1) for part in text.split("#file ")[1:])
+    return hold(Bytes(text.encode()[::-1]), files, list(files)[-2], 2)
+
+
 def stacks(chooser: Chooser) -> str:
     """Build a stack of files and hold it to the laws."""
     names = ["a", "b", "c", "e"][: chooser.integer(1, 4)]
@@ -52,6 +58,18 @@ def stacks(chooser: Chooser) -> str:
     files["p"] = (
         without_else(grammar.policy(chooser, "p", extended, upper, default=False)) if kind < 2 else grammar.policy(chooser, "p", extended)
     )
+    return hold(chooser, files, top, kind)
+
+
+def hold(chooser: Chooser, files: dict[str, str], top: str, kind: int) -> str:
+    """Hold a stack of files to the laws.
+
+    Args:
+        chooser: where the calls come from.
+        files: name → text, with `p`.
+        top: the policy that `p` extends last.
+        kind: 0 if `p` only allows, 1 if it only refuses.
+    """
     folder = write_files({f"{name}.toml": text.encode() for name, text in files.items()}, "stack")
     base, whole = load(f"{folder}/{top}.toml"), load(f"{folder}/p.toml")
     if isinstance(base, PolicyError):
@@ -99,4 +117,4 @@ def once(files: dict[str, str], folder: str, whole: SyscallPolicy) -> None:
 
 
 if __name__ == "__main__":
-    engine.main("merge", one_input, [bytes(range(seed, 256)) * 2 for seed in range(4)])
+    engine.main("merge", one_input, [bytes(range(seed, 256)) * 2 for seed in range(4)], replay=replay)

@@ -23,6 +23,7 @@ _TABLE = {
     "prove": "show that the filter does what the text says",
     "disassemble": "print the compiled filter",
     "convert": "read and write other programs' policies",
+    "schema": "print the JSON Schema for editors",
 }
 
 

@@ -132,6 +132,16 @@ def rule_registers(rules: Iterable[Rule], syscall: str, arch: Arch) -> tuple[Reg
         raise PolicyError(f"{error} (`{syscall}` on {arch})", origin=_origin(conditional[0])) from None
 
 
+def entry_outcome(entry: Entry, truths: Truths) -> Outcome | None:
+    """Return `rule_outcome` of an entry's rule."""
+    return rule_outcome(entry.rule, truths)
+
+
+def entry_registers(entries: Iterable[Entry], syscall: str, arch: Arch) -> tuple[Register, ...]:
+    """Return `rule_registers` of the entries' rules."""
+    return rule_registers((entry.rule for entry in entries), syscall, arch)
+
+
 def _outcomes(rules: tuple[Rule, ...], syscall: str) -> Iterator[list[Outcome | None]]:
     """Yield what each rule does, for every way in which calls of a syscall can differ on any architecture."""
     for arch in Arch:

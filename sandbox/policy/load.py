@@ -22,10 +22,11 @@ from sandbox.policy.model import Action, Condition, Layer, Mention, Outcome, Pla
 from sandbox.policy.nearest import suggest
 
 _MAXIMUM_BYTES = 1 << 20
-_NAME = re.compile(r"[a-z][a-z0-9-]{0,63}", re.ASCII)
-_TOP_KEYS = ("name", "description", "extends", "default", "default_audit", "rule")
-_RULE_KEYS = ("syscalls", "action", "when", "else", "audit", "reason")
-_ERRNOS = {name: number for number, name in _errno.errorcode.items()} | {"EWOULDBLOCK": _errno.EWOULDBLOCK, "ENOTSUP": _errno.ENOTSUP}
+MAXIMUM_NAME = 64
+_NAME = re.compile(rf"[a-z][a-z0-9-]{{0,{MAXIMUM_NAME - 1}}}", re.ASCII)
+TOP_KEYS = ("name", "description", "extends", "default", "default_audit", "rule")
+RULE_KEYS = ("syscalls", "action", "when", "else", "audit", "reason")
+ERRNOS = {name: number for number, name in _errno.errorcode.items()} | {"EWOULDBLOCK": _errno.EWOULDBLOCK, "ENOTSUP": _errno.ENOTSUP}
 
 GroupMembers = Mapping[str, tuple[str, ...]]
 
@@ -163,12 +164,12 @@ class _LayerReader:
 
     def read(self) -> Layer:
         for key in self.data:
-            if key not in _TOP_KEYS:
+            if key not in TOP_KEYS:
                 line = self.top.key(key)
-                if key in _RULE_KEYS:
+                if key in RULE_KEYS:
                     hint: str | None = f"`{key}` belongs in a `[[rule]]` table"
                 else:
-                    hint = suggest(key, _TOP_KEYS)
+                    hint = suggest(key, TOP_KEYS)
                 raise self.fail(f"unknown key `{key}`", line, key, hint)
         name = self.string("name")
         if not _NAME.fullmatch(name):
@@ -233,9 +234,9 @@ class _LayerReader:
             return Outcome(action=action)
         if len(words) != 2:
             raise self.fail(f"action `{action}` needs one errno name, as in `{action} EPERM`", line, key)
-        if words[1] not in _ERRNOS:
-            raise self.fail(f"unknown errno `{words[1]}`", line, key, suggest(words[1], _ERRNOS))
-        return Outcome(action=action, errno=_ERRNOS[words[1]])
+        if words[1] not in ERRNOS:
+            raise self.fail(f"unknown errno `{words[1]}`", line, key, suggest(words[1], ERRNOS))
+        return Outcome(action=action, errno=ERRNOS[words[1]])
 
     def audited(self, outcomes: list[Outcome], audit: object, line: int, key: str) -> list[Outcome]:
         if audit is None:
@@ -252,8 +253,8 @@ class _LayerReader:
     def rule(self, data: dict[str, object], lines: TableLines, index: int) -> Rule:
         where = f"rule[{index}]"
         for key in data:
-            if key not in _RULE_KEYS:
-                hint = f"`{key}` belongs above the first `[[rule]]`" if key in _TOP_KEYS else suggest(key, _RULE_KEYS)
+            if key not in RULE_KEYS:
+                hint = f"`{key}` belongs above the first `[[rule]]`" if key in TOP_KEYS else suggest(key, RULE_KEYS)
                 raise self.fail(f"unknown key `{key}`", lines.key(key), f"{where}.{key}", hint)
         for key in ("syscalls", "action"):
             if key not in data:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sandbox.abi.arch import Arch
 from sandbox.abi.tables import syscall_number
 from sandbox.errors import CompileError
-from sandbox.policy.check import rule_outcome, rule_registers
+from sandbox.policy.check import entry_outcome, entry_registers
 from sandbox.policy.cubes import Cube, Leaf, join
 from sandbox.policy.model import Action, Outcome, SyscallPolicy
 from sandbox.seccomp import evaluate
@@ -75,11 +75,11 @@ def decision_tree(policy: SyscallPolicy, syscall: str, arch: Arch, notify: bool)
         PolicyError: the conditions are too complex together.
     """
     entries = policy.rules[syscall]
-    registers = rule_registers((entry.rule for entry in entries), syscall, arch)
+    registers = entry_registers(entries, syscall, arch)
 
     def grow(depth: int, truths: dict[Leaf, bool]) -> Tree:
         if depth == len(registers):
-            outcome = next(found for entry in entries if (found := rule_outcome(entry.rule, truths)) is not None)
+            outcome = next(found for entry in entries if (found := entry_outcome(entry, truths)) is not None)
             return return_value(outcome, notify)
         branches: dict[Tree, list[Cube]] = {}
         for chosen in registers[depth].classes:
