@@ -26,6 +26,7 @@ WORDS = (
     '"@clock"', '"@keyring"', '"ioctl"', '"socket"', '"clone"', 'action = "allow"', '"errno EPERM"', '"notify EPERM"', '"kill-process"', "when = '", "else = ",
     "audit = true", "reason = ", "cmd == TIOCSTI", "family in {AF_UNIX, AF_INET}", " and ", " or ", "not in", "flags & ~(O_CREAT | O_TRUNC)", '"""', "'''",
     "\\u0000", "\ufeff", "\r\n", "0xffffffffffffffff", "register(", "{", "}", "[[", "]]", "#", '"base"', '"strict"', '"./p.toml"', '"/dev/zero"', "1979-05-27",
+    "9" * 4400, "0x" + "9" * 20,
 )  # fmt: skip
 SEEDS = (
     b"\0" + HEAD.encode() + b'default = "errno ENOSYS"\n[[rule]]\nsyscalls = ["read"]\naction = "allow"\n',
@@ -48,7 +49,8 @@ def one_input(data: bytes) -> str:
     folder = write_files({"p.toml": content})
     policy = load(f"{folder}/p.toml")
     if isinstance(policy, PolicyError):
-        every_mistake(f"{folder}/p.toml", policy)
+        if len(data) % 4 == 0:  # it reads a file again for each mistake
+            every_mistake(f"{folder}/p.toml", policy)
         return outcome(policy)
     judge = oracle_of(policy)
     chooser = Bytes(data[::-1])

@@ -20,17 +20,29 @@ with engine.instrumented(__name__ == "__main__"):
     from sandbox.policy.profile import Profile
     from sandbox.policy.profile_load import load_profile
 
+HUGE = "9" * 4400  # more decimal digits than Python reads
+
 # key: values, right ones and wrong ones.
 KEYS: dict[str, tuple[str, ...]] = {
     "description": ('"d"', '""', "1", '"two\\nlines"', '"""\nx"""'),
-    "extends": ('"strict"', '["strict"]', '["default", "strict"]', '"./p.toml"', '"nosuch"', "[]", "1", '["strict", 1]', '""', '"\\u0000"', '"a/b"'),
+    "extends": ('"strict"', '["strict"]', '["default", "strict"]', '"./p.toml"', '"nosuch"', '["strict", 1]', '""', '"\\u0000"', '"a/b"', '"a/\\u0000"'),
     "policy": ('"strict"', '"./x.toml"', '""', "[]"),
     "landlock": ('"required"', '"off"', '"best-effort"', '"on"', "true"),
     "fallback": ('["memory"]', '["memory", "memory"]', '["cpu", "processes"]', '["output"]', '"memory"'),
-    "limits.wall": ('"10s"', '"0s"', '"none"', "10", '"1e9s"', "1.5", '"99999999999999999999h"', "nan", "inf", "-1", '"5ms"', "true", '"١s"'),
+    "limits.wall": ('"10s"', '"0s"', '"none"', "10", '"1e9s"', "1.5", '"99999999999999999999h"', "nan", "inf", "-1", f'"{HUGE}.5s"', '"5ms"', "true", '"١s"'),
     "limits.cpu": ('"1m"', '"none"', "[]"),
-    "limits.memory": ('"64M"', '"none"', '"1"', '"18446744073709551616"', '"1.5G"', "-1", "0x10", "1e400", '"1_0M"'),
-    "limits.processes": ("8", "0", "true", '"8"', "4194305", '"none"', "9223372036854775808"),
+    "limits.idle": ('"10s"', '"none"', "0", '"1ms"'),
+    "limits.cpus": ("1.5", '"0.01"', "0", "1e3", '"none"', "8193", "0.0000001", HUGE),
+    "limits.cpu-weight": ("100", "0", "10001", '"none"'),
+    "limits.cpuset": ('"0-3,5"', "0", "[0, 1]", "[]", '"none"', '"3-1"', '"0-99999"', "[8192]", '",,"', "[true]", '"²"'),
+    "limits.nice": ("0", "19", "-1", "20"),
+    "limits.io-priority": ('"idle"', '"best-effort:7"', '"best-effort:8"', '"idle:1"', '"none"', "1"),
+    "limits.io": (
+        '{ device = "/dev/sda", read = "10M" }', '"/dev/sda,read=10M,write-iops=100;8:0,read=5M"', '"none"', "{}", "[]", '{ device = "/dev/sda" }', '";"',
+        '[{ device = "a", read-iops = 0 }, { device = "a", write = 4095 }]', '"/dev/sda,read-iops=²"', f'"/dev/sda,read-iops={HUGE}"', '"a,b=c,b=d"',
+    ),
+    "limits.memory": ('"64M"', '"none"', '"1"', '"18446744073709551616"', '"1.5G"', "-1", "0x10", "1e400", HUGE, f'"{HUGE}"', f'"{HUGE}.5"', '"1_0M"'),
+    "limits.processes": ("8", "0", "true", '"8"', HUGE, f"0x{HUGE}", "4194305", '"none"', "9223372036854775808"),
     "limits.open-files": ("64", "7", "1.0"),
     "limits.output": ('"1M"', "0", '"none"'),
     "limits.tmp": ('"4K"', '"none"', '"1"'),

@@ -14,6 +14,7 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ns|us|ms|s|m|h)?", re.ASCII)
 _SIZE_FACTOR = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _DURATION_FACTOR = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "m": 60_000_000_000, "h": 3_600_000_000_000}
 _MAXIMUM = (1 << 63) - 1
+_MAXIMUM_TEXT = 64
 
 
 def parse_size(value: object, *, where: str | None = None) -> int:
@@ -30,7 +31,8 @@ def parse_size(value: object, *, where: str | None = None) -> int:
     if isinstance(value, int):
         number = value
     else:
-        match = _SIZE.fullmatch(value.strip())
+        # Thousands of digits are no number to Python.
+        match = _SIZE.fullmatch(value.strip()) if len(value) <= _MAXIMUM_TEXT else None
         if match is None:
             raise PolicyError(f"size `{value}` is not a number with an optional suffix K, M, G or T", origin=where)
         number = (
@@ -56,7 +58,7 @@ def parse_duration(value: object, *, where: str | None = None) -> int:
         if value != value or not 0 <= value <= _MAXIMUM / 1e9:
             raise PolicyError(f"duration `{value}` is out of range", origin=where)
         return int(value * 1_000_000_000)
-    match = _DURATION.fullmatch(value.strip())
+    match = _DURATION.fullmatch(value.strip()) if len(value) <= _MAXIMUM_TEXT else None
     if match is None:
         raise PolicyError(f"duration `{value}` is not a number with an optional unit ns, us, ms, s, m or h", origin=where)
     factor = _DURATION_FACTOR[match[2] or "s"]

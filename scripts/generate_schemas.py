@@ -148,7 +148,22 @@ DURATION: Schema = {
 }
 INODES: Schema = {"type": "integer", "minimum": 8, "maximum": 1 << 32}
 ABSOLUTE: Schema = {"type": "string", "pattern": "^/"}
-STRINGS: Schema = {"type": "array", "uniqueItems": True, "items": {"type": "string"}}
+OPERATIONS: Schema = {"type": "integer", "minimum": 1, "maximum": 0xFFFF_FFFF}
+IO: Schema = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["device"],
+    "minProperties": 2,
+    "properties": {
+        "device": {
+            "type": "string",
+            "minLength": 1,
+            "description": "A block device, MAJOR:MINOR, or a path: the disk below its file system.",
+        },
+        **{each: {**SIZE, "description": f"Bytes a second to {each}, at least 4096."} for each in ("read", "write")},
+        **{f"{each}-iops": {**OPERATIONS, "description": f"{each.capitalize()} operations a second."} for each in ("read", "write")},
+    },
+}
 OWN_ETC = [f"/etc/{name}" for name in SYNTHETIC_ETC]
 PATH_LIST: Schema = {"type": "array", "uniqueItems": True, "items": ABSOLUTE}
 
@@ -169,6 +184,32 @@ PROFILE: dict[str, tuple[Schema, str]] = {
     ),
     "limits.wall": (or_none(DURATION), "Time from the start of the command: seconds, or text as `10s`, `500ms`, `2m`."),
     "limits.cpu": (or_none(DURATION), "CPU time, user and system, of all processes together."),
+    "limits.idle": (or_none(DURATION), "Wall time less the CPU time of all processes together: how long a run may do nothing."),
+    "limits.cpus": (
+        or_none({"anyOf": [{"type": "number", "minimum": 0.01, "maximum": 8192}, {"type": "string", "pattern": r"^[0-9]{1,4}(\.[0-9]{1,6})?$"}]}),
+        "How many processors' worth of CPU time all processes together may use in any 100 ms.",
+    ),
+    "limits.cpu-weight": (or_none({"type": "integer", "minimum": 1, "maximum": 10_000}), "Share of CPU time when others want it too; 100 is what anybody has."),
+    "limits.cpuset": (
+        {
+            "anyOf": [
+                {"const": "none"},
+                {"type": "integer", "minimum": 0, "maximum": 8191},
+                {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0, "maximum": 8191}},
+                {"type": "string", "pattern": r"^\s*[0-9]{1,5}(-[0-9]{1,5})?\s*(,\s*[0-9]{1,5}(-[0-9]{1,5})?\s*)*$"},
+            ]
+        },
+        "The processors that may be used: `0-3,5`, a number or a list of numbers.",
+    ),
+    "limits.nice": ({"type": "integer", "minimum": 0, "maximum": 19}, "Nice value; 0 unless said."),
+    "limits.io-priority": (
+        or_none({"enum": ["idle", "best-effort", *(f"best-effort:{level}" for level in range(8))]}),
+        "Whose disk requests go first: `best-effort:0` first, `best-effort:7` last, `idle` when nobody else has any.",
+    ),
+    "limits.io": (
+        {"anyOf": [{"const": "none"}, {"type": "string", "pattern": "="}, IO, {"type": "array", "minItems": 1, "items": IO}]},
+        "Bytes and operations a second between the run and a disk.",
+    ),
     "limits.memory": (or_none(SIZE), "Memory of all processes together, with their tmpfs files; at least 1 MiB."),
     "limits.processes": (or_none({"type": "integer", "minimum": 1, "maximum": 4_194_304}), "Processes and threads at one time."),
     "limits.output": (or_none(SIZE), "Bytes on stdout and stderr together; more ends the run."),

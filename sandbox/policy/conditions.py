@@ -20,6 +20,7 @@ _TOKEN = re.compile(r"\s*(0[xX][0-9a-fA-F]+|0[oO]?[0-7]+|0[bB][01]+|[0-9]+|[A-Za
 _NUMBER = re.compile(r"0[xX][0-9a-fA-F]+|0[oO][0-7]+|0[bB][01]+|0|[1-9][0-9]*", re.ASCII)
 _WORDS = ("and", "or", "not", "in")
 _MAXIMUM_LENGTH = 8192
+_MAXIMUM_DIGITS = 66  # 64 bits as 0b…
 _MAXIMUM_DEPTH = 32
 U64 = (1 << 64) - 1
 
@@ -176,9 +177,11 @@ class _Parser:
                 yield "|"
             self.expect(")", "to close the parenthesis")
         elif _NUMBER.fullmatch(token):
-            number = int(token, 0)
+            # Python refuses to read thousands of decimal digits.
+            number = int(token, 0) if len(token) <= _MAXIMUM_DIGITS else U64 + 1
             if number > U64:
-                raise ConditionError(f"condition has `{token}`, which is more than 64 bits")
+                shown = token if len(token) <= 24 else f"{token[:16]}…"
+                raise ConditionError(f"condition has `{shown}`, which is more than 64 bits")
             yield number
         elif token and token[0].isdigit():
             raise ConditionError(f"condition has `{token}`: octal numbers are written `0o{token.lstrip('0')}`")

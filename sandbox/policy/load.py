@@ -1,7 +1,7 @@
 """One policy file: TOML text → `Layer`, with file:line and key path in every error. And `load_policy`, the way in.
 
 Only reads files. Meaning that needs a signature or a constant (does the argument exist, does the value fit, is a rule shadowed) is checked by
-`check.py`, stacking is `merge.py`'s. The only importer of tomli besides `profile_load.py`. Imported by `api` and the tools.
+`check.py`, stacking is `merge.py`'s. Imported by `api` and the tools.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from sandbox.policy.conditions import ConditionError, parse_condition
 from sandbox.policy.lines import TableLines, scan_lines
 from sandbox.policy.model import Action, Condition, Layer, Mention, Outcome, Place, Rule, SyscallPolicy
 from sandbox.policy.nearest import suggest
+from sandbox.policy.toml_source import parse_toml
 
 _MAXIMUM_BYTES = 1 << 20
 MAXIMUM_NAME = 64
@@ -129,21 +130,13 @@ def parse_layer(content: bytes, path: str, groups: GroupMembers) -> Layer:
     Raises:
         PolicyError: not TOML, or not a policy.
     """
-    import tomli
-
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise PolicyError("policy is not UTF-8", origin=f"{path}:{line}") from None
     text = text.replace("\r\n", "\n")
-    try:
-        data = tomli.loads(text)
-    except tomli.TOMLDecodeError as error:
-        message = error.msg[:1].lower() + error.msg[1:]
-        raise PolicyError(f"policy is not valid TOML: {message}", origin=f"{path}:{min(error.lineno, text.count(chr(10)) + 1)}") from None
-    except RecursionError:
-        raise PolicyError("policy is not valid TOML: nested too deep", origin=path) from None
+    data = parse_toml(text, path, "policy is not valid TOML")
     return _LayerReader(data, text, path, groups, content).read()
 
 

@@ -97,7 +97,7 @@ def _table(text: str, where: Where) -> dict[str, object]:
                 f"`{where.key}` has `{pair}`, which is not KEY=VALUE, or there twice",
                 hint="for example `io=/dev/sda,read=10M,write-iops=100`",
             )
-        table[key] = int(value) if value.isdecimal() else value
+        table[key] = int(value) if value.isascii() and value.isdecimal() and len(value) <= 20 else value
     return table
 
 

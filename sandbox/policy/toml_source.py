@@ -1,7 +1,7 @@
 """One TOML file as read: its bytes, its table, and the line on which each key stands.
 
 tomli gives values without positions, and an error without a line is no help; so a small scanner finds the lines. It is
-trusted for error texts only, never for values. Only the policy floor may import this module.
+trusted for error texts only, never for values. The only importer of tomli besides `groups.py`. Only the policy floor may import this module.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,7 @@ _MAXIMUM_BYTES = 1 << 20
 _HEADER = re.compile(r"\s*\[(\[?)\s*([^\[\]]+?)\s*\]")
 _KEY = re.compile(r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*=""")
 _SKIP = re.compile(r'"""|\'\'\'|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'|#[^\n]*|[\[\]{}]|\n')
-_LINE = re.compile(r"\(at line (\d+)")
+_LONG_NUMBER = re.compile(r"[0-9A-Fa-f][0-9A-Fa-f_]{16,}|[0-7][0-7_]{21,}|[01][01_]{64,}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,8 @@ def read_toml(path: str, *, origin: str | None = None) -> TomlSource:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError as error:
         raise PolicyError(f"open `{path}`: {describe_errno(error.errno or 0)}", origin=origin) from None
+    except ValueError:
+        raise PolicyError("open a file: its path contains a null byte", origin=origin) from None
     with open(fd, "rb") as file:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode):
@@ -66,18 +69,54 @@ def read_toml(path: str, *, origin: str | None = None) -> TomlSource:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise PolicyError(f"read `{path}`: not UTF-8", origin=f"{path}:{line}") from None
+    return TomlSource(path=path, data=data, table=parse_toml(text, path, f"parse `{path}`"), lines=key_lines(text))
+
+
+def parse_toml(text: str, path: str, what: str) -> dict[str, Any]:
+    """Return the table that a TOML text holds, with numbers of at most 64 bits.
+
+    Args:
+        text: the text, with Unix line ends.
+        path: what errors call its file.
+        what: how errors begin.
+
+    Raises:
+        PolicyError: it is no TOML, or has a number that no key could take.
+    """
     import tomli
+
+    def fail(message: str, line: int) -> PolicyError:
+        return PolicyError(f"{what}: {message[:1].lower()}{message[1:]}", origin=f"{path}:{line}")
 
     try:
         table = tomli.loads(text)
     except tomli.TOMLDecodeError as error:
-        match = _LINE.search(str(error))
-        message = str(error).partition(" (at ")[0]
-        line = int(match[1]) if match else text.count("\n") + 1
-        raise PolicyError(f"parse `{path}`: {message[:1].lower()}{message[1:]}", origin=f"{path}:{line}") from None
+        raise fail(error.msg, min(error.lineno, text.count("\n") + 1)) from None
     except RecursionError:
-        raise PolicyError(f"parse `{path}`: nested too deeply", origin=path) from None
-    return TomlSource(path=path, data=data, table=table, lines=key_lines(text))
+        raise PolicyError(f"{what}: nested too deeply", origin=path) from None
+    except ValueError:
+        # Python refuses to read or print decimal numbers of more than 4300 digits.
+        long = re.search(r"[0-9][0-9_]{4299,}", text)
+        raise fail("number of more than 64 bits", text.count("\n", 0, long.start() if long else 0) + 1) from None
+    if _LONG_NUMBER.search(text):
+        _check_numbers(table, "", text, fail)
+    return table
+
+
+def _check_numbers(value: object, key: str, text: str, fail: Callable[[str, int], PolicyError]) -> None:
+    """Raise at the first number of more than 64 bits; TOML has no larger ones, and printing one can fail."""
+    pending = [(value, key)]
+    while pending:
+        value, key = pending.pop()
+        if isinstance(value, dict):
+            pending += [(item, f"{key}.{name}" if key else name) for name, item in value.items()]
+        elif isinstance(value, list):
+            pending += [(item, f"{key}[{index}]") for index, item in enumerate(value)]
+        elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
+            lines = key_lines(text)
+            while key and key not in lines:
+                key = key.rpartition("." if not key.endswith("]") else "[")[0]
+            raise fail("number of more than 64 bits", lines.get(key, 1))
 
 
 def key_lines(text: str) -> dict[str, int]:

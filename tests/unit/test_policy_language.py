@@ -132,6 +132,9 @@ BAD: list[tuple[str, str, str, str | None]] = [
     (when("cmd == 0777"), "condition has `0777`: octal numbers are written `0o777`", ":7, rule[1].when", None),
     (when("cmd == 0x1g"), "condition has a malformed number `0x1g`", ":7, rule[1].when", None),
     (when("cmd == 0x10000000000000000"), "condition has `0x10000000000000000`, which is more than 64 bits", ":7, rule[1].when", None),
+    (when(f"cmd == {'9' * 5000}"), "condition has `9999999999999999…`, which is more than 64 bits", ":7, rule[1].when", None),
+    (HEAD + f"x = {'9' * 5000}\n", "policy is not valid TOML: number of more than 64 bits", ":4", None),
+    (HEAD + rule("[1,\n 0x10000000000000000]"), "policy is not valid TOML: number of more than 64 bits", ":5", None),
     (when("(" * 40 + "cmd == 1" + ")" * 40), "condition is nested more than 32 deep", ":7, rule[1].when", None),
     (when("cmdd == 1"), "syscall `ioctl` has no argument `cmdd`; its arguments: fd, cmd, arg", ":4, rule[1].when", "did you mean `cmd`?"),
     (when("x == 1", "getpid"), "syscall `getpid` has no argument `x`; it has none", ":4, rule[1].when", None),
@@ -260,7 +263,9 @@ def test_a_file_is_wrong_by_itself_whatever_lies_above_it(write: Write) -> None:
         with pytest.raises(PolicyError) as caught:
             load_policy(f"{below.removesuffix('low.toml')}{name}.toml")
         assert caught.value.message == "rule is shadowed for `ioctl`: earlier rules already decide every call it could match"
-        assert (caught.value.origin or "").endswith("low.toml:4, rule[1]") and "low.toml:8, rule[2]; earlier: " in (caught.value.origin or "")
+        assert (caught.value.origin or "").endswith("low.toml:4, rule[1]") and "low.toml:8, rule[2]; earlier: " in (
+            caught.value.origin or ""
+        )
 
 
 def test_audit_folds_into_the_action(write: Write) -> None:

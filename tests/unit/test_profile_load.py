@@ -339,6 +339,23 @@ def test_extends_replaces_all_but_volumes_and_variables(write) -> None:
     assert origins["limits.memory"].endswith("base.toml:5") and origins["limits.processes"].endswith("other.toml:2")
 
 
+@pytest.mark.parametrize("key", ["limits.memory", "limits.wall", "limits.processes", "limits.cpus", "limits.open-files"])
+@pytest.mark.parametrize("text", ["{}", "0x{}", '"{}"', '"{}.5"'])
+def test_thousands_of_digits_are_refused_like_any_wrong_number(write, key: str, text: str) -> None:
+    # Python neither reads nor prints decimal numbers of more than 4300 digits; found by fuzzing.
+    path = write(HEAD + f"{key} = {text.format('9' * 5000)}\n")
+    with pytest.raises(PolicyError) as caught:
+        load_profile(path)
+    assert (caught.value.origin or "").startswith(f"{path}:{HEAD.count(chr(10)) + 1}")
+
+
+def test_a_null_byte_in_the_path_of_a_parent(write) -> None:
+    path = write('extends = "a/\\u0000"\n' + HEAD)
+    with pytest.raises(PolicyError) as caught:
+        load_profile(path)
+    assert (caught.value.message, caught.value.origin) == ("open a file: its path contains a null byte", f"{path}:1, extends")
+
+
 def test_a_file_that_is_extended_and_missing_is_named_with_its_place(write) -> None:
     path = write('extends = "./absent.toml"\n' + HEAD)
     with pytest.raises(PolicyError, match=r"open `.*absent.toml`: No such file or directory \(ENOENT\)") as caught:
