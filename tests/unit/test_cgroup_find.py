@@ -11,8 +11,9 @@ import pytest
 
 from sandbox.cgroup import files, v2
 from sandbox.cgroup.find import explain_backend, find_backend
+from sandbox.cgroup.systemd import BusAddress, ScopeOffer
 from sandbox.errors import SandboxError, SetupError, UnsupportedError
-from sandbox.policy.profile import Limits
+from sandbox.policy.profile import IoLimit, Limits
 
 ME = os.getpid()
 LIMITS = Limits(memory_bytes=64 << 20, processes=10)
@@ -62,6 +63,10 @@ class FakeKernel:
         if "memory" in controllers:
             contents |= {"memory.max": "max", "memory.swap.max": "max", "memory.oom.group": "0", "memory.peak": "4096\n"}
             contents |= {"memory.events": "low 0\nhigh 0\nmax 3\noom 1\noom_kill 2\noom_group_kill 1\n"}
+        if "cpu" in controllers.split():
+            contents |= {"cpu.max": "max 100000", "cpu.weight": "100"}
+        if "cpuset" in controllers.split():
+            contents |= {"cpuset.cpus": "", "cpuset.cpus.effective": "0-7"}
         if "pids" in controllers:
             contents |= {"pids.max": "max", "pids.peak": "4\n", "pids.events": "max 5\n"}
         for name, content in contents.items():
@@ -107,6 +112,8 @@ class FakeKernel:
             path.write_text(self.override.get(name) or str(int(value) // files.PAGE_BYTES * files.PAGE_BYTES))
         else:
             path.write_text(self.override.get(name) or value)
+            if name == "cpuset.cpus":
+                (path.parent / "cpuset.cpus.effective").write_text(path.read_text())
 
 
 @pytest.fixture
@@ -132,6 +139,82 @@ def why_not(kernel: FakeKernel, named: str | None = None) -> str:
     report = explain_backend(environ={"SANDBOX_CGROUP": named} if named else {}, proc=str(kernel.proc))
     assert report.backend is None
     return report.reason
+
+
+def test_a_scope_is_offered_where_nothing_else_is_ours(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel.node("session-2.scope")
+    kernel.member("/session-2.scope", 1)
+    bus = (BusAddress(path="/run/bus"),)
+    monkeypatch.setattr("sandbox.cgroup.systemd.find_buses", lambda environ, uid: bus)
+    offer = find_backend(environ={}, proc=str(kernel.proc))
+    assert isinstance(offer, ScopeOffer) and not offer.ready
+    assert offer.provides == {"memory", "processes", "cpu", "freeze"}, "what every systemd delegates"
+    manager = kernel.point / "user.slice" / "user-1001.slice" / "user@1001.service"
+    manager.mkdir(parents=True)
+    (manager / "cgroup.controllers").write_text("cpuset cpu io memory pids hugetlb\n")
+    offer = find_backend(environ={}, proc=str(kernel.proc))
+    assert isinstance(offer, ScopeOffer)
+    assert offer.provides == {"memory", "processes", "cpu", "freeze", "cpus", "cpu-weight", "cpuset", "io"}
+    run = offer.reserve("x", LIMITS)
+    assert run.joins == ((-1, "run-x/cgroup.procs"),) and run.removals == ((-1, "run-x"),), "enough for a dry run"
+    run.close()
+    (manager / "cgroup.controllers").write_text("cpu\n")
+    assert "delegates neither memory nor pids" in why_not(kernel)
+    monkeypatch.setattr("sandbox.cgroup.systemd.find_buses", lambda environ, uid: ())
+    assert "no systemd of uid 1001 to ask for a scope" in why_not(kernel)
+
+
+def test_root_is_offered_no_scope(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_root(monkeypatch)
+    monkeypatch.setattr("sandbox.cgroup.systemd.find_buses", lambda environ, uid: pytest.fail("asked"))
+    assert isinstance(find(kernel), v2.V2Backend)
+
+
+SHARES = Limits(cpu_quota_ppm=1_500_000, cpu_weight=50, cpuset=(0, 1, 3))
+
+
+def test_shares_are_written_and_read_back(kernel: FakeKernel) -> None:
+    scope = kernel.node("a.scope", "memory pids cpu cpuset")
+    kernel.member("/a.scope")
+    run = find(kernel).create("x", SHARES)
+    try:
+        assert (scope / "run-x" / "cpu.max").read_text() == "150000 100000"
+        assert (scope / "run-x" / "cpu.weight").read_text() == "50"
+        assert (scope / "run-x" / "cpuset.cpus").read_text() == "0-1,3"
+        assert {entry.what for entry in run.enforced} >= {"cpus", "cpu weight", "cpuset"}
+    finally:
+        run.remove()
+        run.close()
+
+
+def test_only_what_a_limit_needs_is_enabled(kernel: FakeKernel) -> None:
+    scope = kernel.node("a.scope", "memory pids cpu cpuset")
+    kernel.member("/a.scope")
+    run = find(kernel).create("x", LIMITS)
+    run.remove()
+    run.close()
+    assert set((scope / "cgroup.subtree_control").read_text().split()) == {"memory", "pids"}
+
+
+@pytest.mark.parametrize(
+    ("name", "reads", "key"),
+    [("cpu.max", "100000 100000", "cpus"), ("cpu.weight", "100", "cpu-weight"), ("cpuset.cpus", "0-1", "cpuset")],
+)
+def test_a_share_that_reads_otherwise_refuses_and_leaves_nothing(kernel: FakeKernel, name: str, reads: str, key: str) -> None:
+    scope = kernel.node("a.scope", "memory pids cpu cpuset")
+    kernel.member("/a.scope")
+    kernel.override[name] = reads
+    with pytest.raises(UnsupportedError, match=rf"`limits\.{key}`.*reads `{reads}`"):
+        find(kernel).create("x", SHARES)
+    assert not (scope / "run-x").exists()
+
+
+def test_a_share_without_its_controller_is_refused(kernel: FakeKernel) -> None:
+    kernel.node("a.scope", "memory pids")
+    kernel.member("/a.scope")
+    for limits, key in ((SHARES, "cpu-weight"), (Limits(io=(IoLimit(device="8:0", read_bytes=1 << 20),)), "io")):
+        with pytest.raises(UnsupportedError, match=rf"`limits\.{key}`"):
+            find(kernel).reserve("x", limits)
 
 
 def test_alone_in_a_delegated_scope(kernel: FakeKernel) -> None:

@@ -160,11 +160,14 @@ def test_limits_are_the_kernels(server: Server, executor: str) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root needs no delegation")
-def test_without_delegation_the_way_to_get_it_is_named(sandbox_cli: Any) -> None:
-    done = sandbox_cli("exec", "-p", "strict", "--require-cgroup", "--", "true", timeout=SLOW_S)
-    assert done.returncode == 125
+def test_without_delegation_a_scope_is_made_and_without_that_the_way_is_named(sandbox_cli: Any) -> None:
+    done = sandbox_cli("exec", "-p", "strict", "--require-cgroup", "--", "cat", "/proc/self/cgroup", timeout=SLOW_S)
+    assert (done.returncode, done.stdout) == (0, b"0::/\n"), done.stderr
+    named = {**os.environ, "SANDBOX_CGROUP": node()}
+    done = sandbox_cli("exec", "-p", "strict", "--require-cgroup", "--", "true", timeout=SLOW_S, env=named)
+    assert done.returncode == 125, "an explicit wish is met or refused"
     assert b"systemd-run --user --scope -p Delegate=yes" in done.stderr
-    fallback = sandbox_cli("exec", "-p", "strict", "--", "true", timeout=SLOW_S)
+    fallback = sandbox_cli("exec", "-p", "strict", "--", "true", timeout=SLOW_S, env=named)
     assert fallback.returncode == 0
     assert b"enforced by rlimits and sampling" in fallback.stderr
 
