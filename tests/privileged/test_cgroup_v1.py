@@ -305,10 +305,10 @@ def test_current_tells_kinds_of_memory_apart(backend: V1Backend, tmp_path: objec
             again = made.current()
             assert len(os.listdir("/proc/self/fd")) == opened, "the files stay open"
             assert now.processes == again.processes == 0, "the one process stands for init"
-            assert now.memory_anon_bytes is not None and 20 << 20 <= now.memory_anon_bytes < 23 << 20
+            assert now.memory_anon_bytes is not None and 19 << 20 <= now.memory_anon_bytes < 23 << 20
             assert now.memory_file_bytes is not None and 7 << 20 <= now.memory_file_bytes < 10 << 20
             assert now.memory_kernel_bytes is not None and 0 < now.memory_kernel_bytes < 4 << 20
-            assert now.memory_bytes is not None and 28 << 20 <= now.memory_bytes <= MEMORY
+            assert now.memory_bytes is not None and 26 << 20 <= now.memory_bytes <= MEMORY
             usage = made.usage()
             assert usage.pressure_cpu_ns is None, "v1 has no pressure files"
             assert usage.io_read_bytes is None, "v1 counts only devices that have a limit"
@@ -512,27 +512,18 @@ def test_ordinary_user_in_a_prepared_subtree(backend: V1Backend) -> None:
 # ---- shares of processors and disks ------------------------------------------------------------------------------
 
 
-def used_cpu(made: V1Run, seconds: float) -> float:
-    """Spin in the run for a while of wall time; return the CPU seconds that it got."""
-
-    def payload() -> None:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            sum(range(20_000))
-
-    assert wait(fork_into(made, payload)) == 0
-    return made.cpu_ns() / 1e9
-
-
 def test_quota_holds_and_what_it_withheld_is_counted(backend: V1Backend) -> None:
-    with run(backend, Limits(cpu_quota_ppm=100_000)) as made:
+    """30 ms of CPU time at 1 ms in 100: nobody can have it sooner than in two seconds, and it is withheld in most periods."""
+    begin = time.monotonic()
+    with run(backend, Limits(cpu_quota_ppm=10_000)) as made:
         assert [entry.how for entry in made.enforced if entry.what == "cpus"] == ["cgroup1 cpu.cfs_quota_us"]
-        assert used_cpu(made, 1.0) < 0.2
+        assert wait(fork_into(made, lambda: spin(0.03))) == 0
         usage = made.usage()
+        assert time.monotonic() - begin > 1.5
         assert usage.throttled_periods is not None and usage.throttled_periods >= 5
         assert usage.throttled_ns is not None and usage.throttled_ns > 200_000_000
     with run(backend, Limits(cpu_weight=100)) as made:
-        used_cpu(made, 0.5)
+        assert wait(fork_into(made, lambda: spin(0.03))) == 0
         assert made.usage().throttled_periods == 0, "the same without a quota"
     with run(backend, Limits()) as made:
         assert made.usage().throttled_ns is None, "nothing to withhold, nobody counts"
