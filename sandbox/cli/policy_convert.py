@@ -74,7 +74,7 @@ def run(words: list[str]) -> int:
     notify = "notify" in options
     if source == "oci":
         converted = _read_profile(operands[0], output, target, options, found.get("as", []), arch)
-        _report(converted, operands[0], "exact" in options)
+        _report(converted)
         policy, data = converted.policy, converted.text.encode()
         if target != "toml":
             data = _write_policy(policy, arch, target, notify=False)
@@ -261,7 +261,8 @@ def _tell_refusals(notify: bool) -> None:
     _say(f"note: refusals that a run of ours would record {what}")
 
 
-def _report(converted: Converted, path: str, exact: bool) -> None:
+def _report(converted: Converted) -> None:
+    """Say what was not carried over, and what the comparison with libseccomp found."""
     from sandbox.seccomp.prove import describe_value
 
     for note in converted.notes:

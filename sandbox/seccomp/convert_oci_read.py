@@ -37,7 +37,7 @@ _FLAGS = (
 _KERNEL = re.compile(r"([0-9]{1,3})\.([0-9]{1,3})", re.ASCII)
 _ARCH_NAME = re.compile(r"SCMP_ARCH_[A-Z0-9_]+", re.ASCII)
 _MAXIMUM_DATA = 0xFFF
-"""An errno above MAX_ERRNO reaches the program as 4095 (Source: kernel/seccomp.c); libseccomp takes 16 bits of it."""
+"""MAX_ERRNO; libseccomp refuses more, and the kernel would make 4095 of it (Source: kernel/seccomp.c)."""
 
 
 def read_oci(content: bytes, file: str) -> OciProfile:

@@ -134,6 +134,32 @@ def test_runc_runs_under_our_profile(written, tmp_path: Path) -> None:
     assert seen == [OPEN, REFUSED]
 
 
+@pytest.mark.userns
+@pytest.mark.seccomp
+def test_bits_above_an_int_pass_an_exact_filter_and_no_other(sandbox_cli, tmp_path: Path) -> None:
+    # CVE-2019-7303's kind: the filter compares 64 bits, the kernel uses 32.
+    bwrap = [tool("bwrap", "SANDBOX_BWRAP"), "--ro-bind", "/", "/", "--dev", "/dev"]
+    if Arch(os.uname().machine) is not Arch.X86_64 or subprocess.run([*bwrap, "true"], capture_output=True, timeout=60).returncode:
+        pytest.skip("bubblewrap cannot make a sandbox on this host, or its numbers are not x86_64's")
+    test = {"index": 0, "value": 16, "op": "SCMP_CMP_EQ"}
+    profile = {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["socket"], "action": "SCMP_ACT_ERRNO", "errnoRet": 13, "args": [test]}],
+    }
+    (tmp_path / "netlink.json").write_text(json.dumps(profile))
+    call = "import ctypes, errno; c = ctypes.CDLL(None, use_errno=True); c.syscall.restype = ctypes.c_long"
+    call += "\nfor family in (16, 16 | 1 << 32):\n    made = c.syscall(ctypes.c_long(41), ctypes.c_ulong(family), ctypes.c_ulong(3), ctypes.c_ulong(0))"
+    call += "\n    print('made' if made >= 0 else errno.errorcode[ctypes.get_errno()])"
+    results = []
+    for option in (["--exact"], []):
+        done = sandbox_cli("policy", "convert", *option, "-o", tmp_path / "netlink.bpf", tmp_path / "netlink.json")
+        assert done.returncode == 0, done.stderr
+        with open(tmp_path / "netlink.bpf", "rb") as file:
+            words = [*bwrap, "--seccomp", str(file.fileno()), "/usr/bin/python3", "-I", "-c", call]
+            results.append(output(*words, pass_fds=(file.fileno(),)).split())
+    assert results == [["EACCES", "made"], ["EACCES", "EACCES"]]
+
+
 @pytest.mark.slow
 def test_kafel_makes_of_our_text_what_the_policy_says() -> None:
     checkout = os.environ.get("SANDBOX_KAFEL")
