@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 
 _PIDFD_GETFD = 438  # one number on every architecture
 _PIDFD_SEND_SIGNAL = 424
 
+_SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
+_SCHED_ATTR = struct.Struct("<IIQiIQQQ")  # size, policy, flags, nice, priority, runtime, deadline, period
 _CLOCK_MONOTONIC, _TFD_ABSTIME = 1, 1
 _TFD_FLAGS = 0o2004000  # TFD_CLOEXEC | TFD_NONBLOCK
 
@@ -78,3 +81,26 @@ def timerfd_settime(fd: int, at_ns: int | None) -> None:
     if int(_timerfd_settime(fd, _TFD_ABSTIME, ctypes.addressof(value), None)) < 0:
         error = ctypes.get_errno()
         raise OSError(error, f"timerfd_settime `{at_ns}`: {os.strerror(error)}")
+
+
+def set_slice(pid: int, slice_ns: int) -> bool:
+    """Ask the scheduler for short turns of an ordinary process, which then has them sooner; return whether it was accepted.
+
+    A task that wakes up beside 30 others on its processor otherwise waits for half of them, 3 ms each. It gets no more time in all. Kernels before
+    6.12 accept it and do nothing. Not for real-time or idle policies, which are left alone.
+
+    Args:
+        pid: a process of the caller's user; 0 for the calling thread.
+        slice_ns: from 100 us to 100 ms; 0 for the default.
+
+    Source: sched_setattr(2); kernel kernel/sched/syscalls.c, __setparam_fair; Documentation/scheduler/sched-eevdf.rst.
+    """
+    number = _SCHED_SETATTR.get(os.uname().machine)
+    try:
+        if number is None or os.sched_getscheduler(pid) != os.SCHED_OTHER:
+            return False
+        nice = os.getpriority(os.PRIO_PROCESS, pid)
+    except OSError:
+        return False
+    attributes = ctypes.create_string_buffer(_SCHED_ATTR.pack(_SCHED_ATTR.size, os.SCHED_OTHER, 0, nice, 0, slice_ns, 0, 0))
+    return int(_syscall(number, pid, ctypes.addressof(attributes), 0, 0)) == 0

@@ -17,7 +17,7 @@ from functools import partial
 from sandbox.cgroup.model import CgroupRun
 from sandbox.cgroup.none import parse_stat
 from sandbox.errors import InternalError, ProtocolError, SandboxError, SetupError
-from sandbox.kernel.calls import pidfd_getfd, pidfd_send_signal
+from sandbox.kernel.calls import pidfd_getfd, pidfd_send_signal, set_slice
 from sandbox.launch.spawn import Launched
 from sandbox.plan import fds
 from sandbox.plan.codec import Kind, Record
@@ -31,6 +31,7 @@ from sandbox.supervise.sampling import Sampling
 from sandbox.supervise.streams import StreamSet
 
 _DENIALS_A_TURN = 64
+_SLICE_NS = 100_000  # the supervisor and init act in microseconds, and what they act against spins on every processor
 _SIGKILL, _SIGCONT = 9, 18
 
 
@@ -89,6 +90,7 @@ class Monitor:
         Raises:
             SandboxError: the set-up failed; nothing of the run is left.
         """
+        short = set_slice(0, _SLICE_NS)
         try:
             self._loop()
             if self._failure is not None:
@@ -98,6 +100,8 @@ class Monitor:
             return self.collected
         finally:
             self._finish()
+            if short:
+                set_slice(0, 0)
 
     def kill(self, verdict: Verdict | None) -> None:
         """Kill the whole run; the first verdict given stays.
@@ -364,6 +368,7 @@ class Monitor:
         watched = self._watched
         self._sampling = Sampling(self._init_pid, record.pid, watched.limits, watched.sample, self.collected, watched.cgroup)
         self.payload_pid = record.pid
+        set_slice(self._init_pid, _SLICE_NS)
         if self._watched.on_start is not None:
             self._watched.on_start(self)
         self._go_ns = time.monotonic_ns()
