@@ -1,0 +1,166 @@
+"""The end of a whole tree: whatever state its processes are in, a limit ends all of them, and output is taken only when nobody is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sandbox
+from sandbox.api.execute import Hooks, Streams, execute
+from sandbox.api.prepare import Command, prepare
+from sandbox.policy.profile_load import load_profile, override_profile
+from sandbox.result import Verdict
+
+pytestmark = [pytest.mark.userns, pytest.mark.seccomp, pytest.mark.notify]
+
+PYTHON = "/usr/bin/python3"
+Finder = Callable[[str], dict[int, str]]
+
+STATES = {
+    "stopped": """
+import os, signal
+for _ in range(5):
+    if not os.fork():
+        os.kill(os.getpid(), signal.SIGSTOP)
+print("there", flush=True)
+os.kill(os.getpid(), signal.SIGSTOP)
+""",
+    "parent of vfork": """
+import ctypes
+libc = ctypes.PyDLL(None)
+print("there", flush=True)
+if libc.vfork() == 0:
+    libc.pause()      # the parent waits for our exec or exit, in a state that only a fatal signal ends
+""",
+    "opening a FIFO": """
+import os
+os.mkfifo("/tmp/fifo")
+for _ in range(5):
+    if not os.fork(): open("/tmp/fifo")
+print("there", flush=True)
+open("/tmp/fifo")
+""",
+    "zombies and orphans": """
+import os, signal
+for _ in range(10):
+    if not os.fork():
+        os.setsid()
+        if not os.fork(): os._exit(0)
+        signal.pause()
+print("there", flush=True)
+signal.pause()
+""",
+    "ignoring everything": """
+import os, signal
+for number in range(1, 65):
+    try: signal.signal(number, signal.SIG_IGN)
+    except (OSError, ValueError): pass
+for _ in range(4): os.fork()
+print("there", flush=True)
+while True: pass
+""",
+    "much memory": """
+import mmap, os
+area = mmap.mmap(-1, 200 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+for at in range(0, len(area), 4096): area[at] = 1
+for _ in range(8):
+    if not os.fork(): break
+print("there", flush=True)
+while True: pass
+""",
+    "a lock that nobody gives back": """
+import fcntl, os
+fds = [os.open("/tmp/lock", os.O_RDWR | os.O_CREAT) for _ in range(2)]
+fcntl.flock(fds[0], fcntl.LOCK_EX)
+print("there", flush=True)
+fcntl.flock(fds[1], fcntl.LOCK_EX)
+""",
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_limit_ends_what_is(state: str, find_processes: Finder) -> None:
+    marker = f"end-{uuid.uuid4().hex}"
+    limits = {"wall": 2, "cpu": 20, "memory": "512M", "processes": 40}
+    result = sandbox.run([PYTHON, "-I", "-S", "-c", STATES[state], marker], limits=limits)
+    assert result.verdict is Verdict.WALL_LIMIT, (result.cause, result.stderr)
+    assert b"there" in (result.stdout or b"")
+    assert find_processes(marker) == {}
+    # Far beyond what it takes, and far below init's own deadline, which would mean that the supervisor did not do it.
+    assert result.usage.wall_ns < 6_000_000_000
+
+
+TRACER = """
+import ctypes, os, signal
+libc = ctypes.CDLL(None, use_errno=True)
+pid = os.fork()
+if not pid:
+    if libc.ptrace(0, 0, 0, 0): os._exit(9)
+    os.kill(os.getpid(), signal.SIGSTOP)
+_, status = os.waitpid(pid, 0)
+print("traced" if os.WIFSTOPPED(status) else "refused", flush=True)
+while True: signal.pause()
+"""
+
+
+def test_a_limit_ends_what_is_traced(find_processes: Finder, tmp_path: Path) -> None:
+    """Only where somebody's policy lets a program trace its children: ours do not."""
+    policy = tmp_path / "tracing.toml"
+    policy.write_text('name = "tracing"\ndescription = "strict, and ptrace"\nextends = ["strict"]\n[[rule]]\nsyscalls = ["ptrace"]\naction = "allow"\n')
+    marker = f"end-{uuid.uuid4().hex}"
+    result = sandbox.run([PYTHON, "-I", "-S", "-c", TRACER, marker], policy=str(policy), limits={"wall": 2, "processes": 40})
+    assert (result.verdict, result.stdout) == (Verdict.WALL_LIMIT, b"traced\n"), (result.cause, result.stderr)
+    assert find_processes(marker) == {}
+
+
+def test_output_is_taken_when_everybody_is_gone() -> None:
+    """Twenty processes write until they die; what they wrote ends with whole lines of each, and nothing is lost of what was counted."""
+    script = "for i in 1 2 3 4 5 6 7 8; do (while :; do echo $i; done) & done; sleep 60"
+    result = sandbox.run(["sh", "-c", script], limits={"wall": 0.5, "output": "1G", "processes": 40})
+    assert result.verdict is Verdict.WALL_LIMIT, result.cause
+    assert result.usage.output_bytes == len(result.stdout or b"") + len(result.stderr or b"") > 1000
+
+
+@pytest.mark.parametrize("executor", ["native", "python"])
+def test_init_keeps_the_deadline_of_a_supervisor_that_does_nothing(executor: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second line: with a supervisor whose own limit is far away init ends the run by itself."""
+    from sandbox.plan import build
+
+    monkeypatch.setattr(build, "INIT_GRACE_NS", -29_500_000_000)
+    profile = override_profile(load_profile("strict"), limits={"wall": 30, "cpu": 30}, origin="test")
+    argv = ("/bin/sh", "-c", f"sleep 50 & echo {uuid.uuid4().hex}; sleep 60")
+    prepared = prepare(Command(argv=argv, profile=profile, environ={"PATH": "/usr/bin:/bin"}, executor=executor))
+    result = execute(prepared, Streams(), Hooks()).result
+    assert (result.verdict, result.signal) == (Verdict.SIGNALED, 9), result.cause
+    assert 400_000_000 < result.usage.wall_ns < 20_000_000_000
+
+
+def test_a_stopped_supervisor_does_not_stop_the_clock(sandbox_cli: Any, find_processes: Finder, tmp_path: Path) -> None:
+    """SIGSTOP to the CLI: init ends the run five seconds after its wall limit; continued, the CLI judges by the exact figure."""
+    marker, report = f"end-{uuid.uuid4().hex}", tmp_path / "result.json"
+    words = ("exec", "-q", "-p", "strict", "-l", "wall=1", "-l", "cpu=60", "--result", str(report))
+    with sandbox_cli.popen(*words, "--", "sh", "-c", "echo $$; sleep 600 & while :; do :; done", marker) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"2\n"
+        payloads = [os.pidfd_open(pid) for pid, line in find_processes(marker).items() if line.startswith("sh ")]
+        os.kill(process.pid, signal.SIGSTOP)
+        try:
+            assert payloads
+            for pidfd in payloads:
+                assert select.select([pidfd], [], [], 30)[0], "still there long after its wall limit"
+        finally:
+            for pidfd in payloads:
+                os.close(pidfd)
+            os.kill(process.pid, signal.SIGCONT)
+        process.communicate(timeout=30)
+    result = json.loads(report.read_text())
+    assert result["verdict"] == "wall-limit" and result["limits_hit"] == ["wall"]
+    assert result["wall_ns"] > 5_000_000_000
+    assert find_processes(marker) == {}
