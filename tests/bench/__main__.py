@@ -24,6 +24,13 @@ def main() -> int:
     calls.add_argument("--docker", metavar="FILE", help="Docker's default profile, seccomp/default.json of moby/profiles")
     calls.add_argument("--seed", type=int, default=1, metavar="N", help="of the order within each round")
     calls.add_argument("policies", nargs="*", default=["strict", "default"], metavar="POLICY")
+    late = verbs.add_parser("overshoot", help="how long after a limit the last process is gone, beside isolate and nsjail")
+    late.add_argument("--rounds", type=int, default=200, metavar="N", help="how many times (default 200)")
+    late.add_argument("--seed", type=int, default=1, metavar="N", help="of the order within each round")
+    late.add_argument("--only", default="", metavar="TEXT", help="scenes whose name has this text")
+    truth = verbs.add_parser("cputime", help="CPU time as reported beside getrusage of the same program outside")
+    truth.add_argument("--rounds", type=int, default=50, metavar="N", help="how many times (default 50)")
+    truth.add_argument("--seed", type=int, default=1, metavar="N", help="of the order within each round")
     peers = verbs.add_parser("peers", help="beside other sandboxes, by peers.py", add_help=False)
     peers.add_argument("peers", metavar="PEERS.PY")
     known, rest = parser.parse_known_args()
@@ -33,6 +40,14 @@ def main() -> int:
         return compare(known.peers, rest)
     if rest:
         parser.error(f"unknown: {' '.join(rest)}")
+    if known.verb == "overshoot":
+        from overshoot import main as overshoot
+
+        return overshoot(known.rounds, known.seed, known.only)
+    if known.verb == "cputime":
+        from cputime import main as cputime
+
+        return cputime(known.rounds, known.seed)
     if known.verb == "steps":
         from steps import main as steps
 
