@@ -1,0 +1,29 @@
+"""Tests of this directory need the walls, like those of tests/escape, and one watcher of the host for them all."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+from limits.trial import Watch
+
+HERE = Path(__file__).resolve().parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            for capability in ("userns", "seccomp", "notify"):
+                item.add_marker(capability)
+
+
+@pytest.fixture(scope="session")
+def watch() -> Iterator[Watch]:
+    watching = Watch()
+    yield watching
+    watching.close()
