@@ -5,20 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sandbox.cli.options import Option
-from sandbox.cli.policy_text import HELP, JSON, need, paint, parse, print_json, printable, show_place, wrap_text
+from sandbox.cli.policy_text import HELP, JSON, need, paint, parse, print_json, printable, show_place, wrap, wrap_text
 
 if TYPE_CHECKING:
     from sandbox.policy.expectations import ExpectationFile
     from sandbox.seccomp.expect import Check
 
-OPTIONS = (Option(name="verbose", short="v", help="print the calls that are decided as expected, too"), JSON, HELP)
+OPTIONS = (
+    Option(name="verbose", short="v", help="print the calls that are decided as expected, too"),
+    Option(name="coverage", short="c", help="list the rules that no case of the files touches"),
+    JSON,
+    HELP,
+)
 _TEXT = """Run files of expected decisions (sandbox-policy-test(5)). A call with missing arguments stands for all of their values.
 Exit status: 0 when all is as expected, 1 when not, 125 for errors."""
 
 
 def run(words: list[str]) -> int:
     """Run test files."""
-    parsed = parse(words, OPTIONS, "test", "[--verbose] [--json] FILE...", _TEXT)
+    parsed = parse(words, OPTIONS, "test", "[--verbose] [--coverage] [--json] FILE...", _TEXT)
     if parsed is None:
         return 0
     options, operands = parsed
@@ -28,6 +33,7 @@ def run(words: list[str]) -> int:
 
     files = [load_expectations(path) for path in operands]  # a mistake in the last one should not come after minutes
     report = []
+    every: list[Check] = []
     status = 0
     for file in files:
         checks = []
@@ -37,13 +43,31 @@ def run(words: list[str]) -> int:
                 report.append(_as_json(check))
             elif check.failure is not None or "verbose" in options:
                 print("\n".join(_lines(check)))
+        every += checks
         failed = sum(check.failure is not None for check in checks)
         status = 1 if failed else status
         if "json" not in options:
             print(_summary(file, checks, failed))
     if "json" in options:
         print_json(report)
+    elif "coverage" in options:
+        print("\n".join(_untouched(files, every)))
     return status
+
+
+def _untouched(files: list[ExpectationFile], checks: list[Check]) -> list[str]:
+    from sandbox.policy.load import load_policy
+    from sandbox.seccomp.expect import untouched_rules
+
+    lines = []
+    for name in dict.fromkeys(name for file in files for name in file.policies):
+        policy = load_policy(name)
+        left = untouched_rules(policy, checks)
+        lines.append(f"{policy.name}: {'every rule is touched' if not left else f'{len(left)} rules are not touched'}")
+        for entry in left:
+            named = dict.fromkeys(f"@{mention.group}" if mention.group else mention.syscall for mention in entry.rule.mentions)
+            lines += wrap(named, first=f"  {show_place(entry.ref)}  ", indent="      ")
+    return lines
 
 
 def _lines(check: Check) -> list[str]:

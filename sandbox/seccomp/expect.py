@@ -7,7 +7,7 @@ groups. Imported by the policy tools and tests.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from sandbox.abi.arch import Arch
@@ -16,13 +16,13 @@ from sandbox.errors import InternalError, PolicyError
 from sandbox.policy.expectations import Expectation, ExpectationFile
 from sandbox.policy.groups import load_groups
 from sandbox.policy.load import load_policy
-from sandbox.policy.model import Action, Outcome, Place, RuleRef, SyscallPolicy
+from sandbox.policy.model import Action, Entry, Outcome, Place, RuleRef, SyscallPolicy
 from sandbox.policy.nearest import suggest
 from sandbox.seccomp import prove_words as words
 from sandbox.seccomp.compile import compile_filter
 from sandbox.seccomp.decide import decide
 from sandbox.seccomp.evaluate import Instruction, decode, describe_return, run_program
-from sandbox.seccomp.explain import is_recorded, outcome_text
+from sandbox.seccomp.explain import cases, is_recorded, outcome_text
 from sandbox.seccomp.prove import Call
 from sandbox.seccomp.prove_diagram import ARCH, NUMBER, TRUE, Diagram
 from sandbox.seccomp.prove_policy import outcome_value, policy_diagram
@@ -43,7 +43,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One text of a case, for one policy and architecture. `examples` is how many calls were run; `failure` is None when all is as expected."""
+    """One text of a case, for one policy and architecture.
+
+    `examples` is how many calls were run, `rules` are those that decided them; `failure` is None when all is as expected.
+    """
 
     policy: str
     expectation: Expectation
@@ -51,6 +54,7 @@ class Check:
     place: Place
     abi: Abi
     examples: int
+    rules: frozenset[RuleRef]
     failure: Failure | None
 
 
@@ -147,10 +151,13 @@ def _shapes(text: str, place: Place, expectation: Expectation) -> list[CallShape
 
 def _check(subject: _Subject, shape: CallShape, expectation: Expectation, place: Place) -> Check:
     count = 0
+    rules: set[RuleRef] = set()
     failure = None
     for call in subject.examples(shape):
         count += 1
         outcome, rule = subject.decided(shape, call)
+        if rule is not None:
+            rules.add(rule)
         if not _is_expected(outcome, expectation) and failure is None:
             failure = Failure(call=str(call), actual=outcome_text(outcome), recorded=is_recorded(outcome), rule=rule)
     return Check(
@@ -160,6 +167,7 @@ def _check(subject: _Subject, shape: CallShape, expectation: Expectation, place:
         place=place,
         abi=shape.abi,
         examples=count,
+        rules=frozenset(rules),
         failure=failure,
     )
 
@@ -177,6 +185,20 @@ def _is_expected(outcome: Outcome, expectation: Expectation) -> bool:
             return outcome.action in (Action.ERRNO, Action.NOTIFY) and outcome.errno == expectation.errno
         case _:
             return outcome.action == expectation.decision
+
+
+def untouched_rules(policy: SyscallPolicy, checks: Iterable[Check]) -> tuple[Entry, ...]:
+    """Return one entry for each rule of a policy that decides some call, but none that the checks ran."""
+    touched = {rule for check in checks if check.policy == policy.name for rule in check.rules}
+    left: dict[RuleRef, Entry] = {}
+    for arch in Arch:
+        for syscall in policy.rules:
+            if syscall_number(arch, syscall) is not None:
+                for case in cases(policy, arch, syscall):
+                    if case.entry is not None and case.entry.ref not in touched:
+                        left.setdefault(case.entry.ref, case.entry)
+    order = {layer.path: at for at, layer in enumerate(policy.stack)}
+    return tuple(sorted(left.values(), key=lambda entry: (order[entry.layer.path], entry.ref.line)))
 
 
 def expected_text(expectation: Expectation) -> str:

@@ -328,3 +328,26 @@ def test_every_command_has_help_and_only_its_own_options(capsys: pytest.CaptureF
         assert status == 0 and out.startswith(f"usage: sandbox policy {command} ")
         for option in load_command(command).OPTIONS:
             assert f"--{option.name}" in out
+
+
+def test_colours_are_for_people_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sandbox.cli.policy_text import paint
+
+    for name in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    assert paint("x", "bad") == "x"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert paint("x", "bad") == "\x1b[31mx\x1b[0m"
+    monkeypatch.setenv("TERM", "dumb")
+    assert paint("x", "bad") == "x"
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert paint("x", "bad") == "x"
+
+
+@pytest.mark.parametrize("columns", [40, 60, 200])
+def test_lines_fit_the_terminal(columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    _, out, _ = run(capsys, "show", "--group", "all")
+    assert max(map(len, out.splitlines())) <= columns
+    assert len(out.splitlines()) > 100
