@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -104,12 +105,17 @@ def wrap(words: Iterable[str], *, first: str = "", indent: str = "", separator: 
     line = first
     fresh = True
     for word in words:
-        if not fresh and len(line) + len(separator) + len(word) > limit:
+        if not fresh and _columns(line + separator + word + separator.rstrip()) > limit:
             lines.append(line + separator.rstrip())
             line, fresh = indent, True
         line += word if fresh else separator + word
         fresh = False
     return [*lines, line]
+
+
+def _columns(line: str) -> int:
+    """Return how wide a line is without its colours."""
+    return len(re.sub("\x1b\\[[0-9]*m", "", line))
 
 
 def wrap_text(text: str, *, first: str, indent: str) -> list[str]:
