@@ -25,6 +25,7 @@ from sandbox.policy.profile import Limits
 from sandbox.result import Verdict
 from sandbox.supervise.deadlines import PATIENCE_NS, SETUP_NS, Alarm, Deadlines, earliest
 from sandbox.supervise.notify import NotifyListener
+from sandbox.supervise.pausing import Pausing
 from sandbox.supervise.pump import Pump
 from sandbox.supervise.records import Collected, Snapshot, StatusChannel
 from sandbox.supervise.sampling import Sampling
@@ -72,7 +73,7 @@ class Monitor:
         self._deadlines = Deadlines(watched.limits, os.cpu_count() or 1)
         self._alarm = Alarm()
         self._handlers: dict[int, Callable[[], object]] = {}
-        self._frozen = False
+        self._pausing = Pausing(partial(self._tell, "control"), watched.cgroup)
         self._sampling: Sampling | None = None
         self._init_pidfd = -1
         self._init_pid = 0
@@ -112,19 +113,16 @@ class Monitor:
         if self.collected.killed_for is None:
             self.collected.killed_for = verdict
         if verdict is not None and self._go_ns and self._deadlines.kill_at is None:
-            if self._frozen:
-                self._kill_frozen()
-            self._tell("control", fds.KILL_ALL)
+            tree = self._sampling.pids if self._sampling is not None and self.state == "paused" else list
+            self._pausing.kill_all(pid for pid in tree() if pid != self._init_pid)
             self._deadlines.doom(time.monotonic_ns())
-            self._thaw()
         elif self._init_pidfd >= 0:
             try:
                 pidfd_send_signal(self._init_pidfd, _SIGKILL)
             except ProcessLookupError:
                 pass
-            if self._go_ns and self._watched.cgroup is not None:
-                self._watched.cgroup.kill()  # v2: everything at once; v1: thaws, whoever froze it, for there SIGKILL waits for that
-                self._frozen = False
+            if self._go_ns:
+                self._pausing.kill_cgroup()
         else:
             self._doomed = True  # init is not known yet; it is killed as soon as it is
             self._tell("go", fds.WORD_STOP)
@@ -158,12 +156,7 @@ class Monitor:
         """
         if self.state != "running":
             return self.state == "paused"
-        cgroup = self._watched.cgroup
-        # First: a frozen init could not read it, and would take its own deadline for passed when it is thawed.
-        self._tell("control", fds.HOLD)
-        self._frozen = cgroup is not None and cgroup.freeze()
-        if not self._frozen:
-            self._tell("control", fds.STOP_ALL)
+        self._pausing.pause()
         self._deadlines.hold(time.monotonic_ns())
         return True
 
@@ -171,8 +164,7 @@ class Monitor:
         """Let a paused run go on; return whether it is running now."""
         if self.state != "paused":
             return self.state == "running"
-        self._tell("control", fds.RESUME)
-        self._thaw()
+        self._pausing.resume()
         self._deadlines.go_on(time.monotonic_ns())
         return True
 
@@ -207,23 +199,6 @@ class Monitor:
     def _handle(self, fd: int, handler: Callable[[], object], events: int = select.EPOLLIN) -> None:
         self._epoll.register(fd, events)
         self._handlers[fd] = handler
-
-    def _thaw(self) -> None:
-        if self._frozen and self._watched.cgroup is not None:
-            self._watched.cgroup.thaw()
-            self._frozen = False
-
-    def _kill_frozen(self) -> None:
-        """Give everything but init its SIGKILL before it is thawed, so that no instruction of it is executed any more; init must live to report.
-
-        Nothing can fork or end while it is frozen, so these pids are the run's; whatever was missed init kills a moment later.
-        """
-        for pid in self._sampling.pids() if self._sampling is not None else ():
-            if pid != self._init_pid:
-                try:
-                    os.kill(pid, _SIGKILL)
-                except OSError:
-                    pass
 
     def _tell(self, pipe: str, word: int) -> None:
         fd = getattr(self._launched.descriptors, pipe)
