@@ -99,6 +99,7 @@ _BY_LIMIT = {
 }
 """In the order of precedence, where several limits were met and none was the one that the supervisor acted on."""
 
+_SAMPLED = "sampled RSS of all processes"
 _LARGEST = "ru_maxrss of the largest process, mapped files taken off"
 
 
@@ -136,8 +137,13 @@ class _Facts:
             found.append(Evidence(limit="memory", counter=counter, value=usage.oom_kills, bound=None, unit="count", hit=hit))
         if bound is None:
             return found
-        if usage.memory_peak_bytes is not None:
-            # A counted peak cannot pass the limit, and with page cache in it touches it for nothing; a sampled one is what the limit is held to.
+        sampled = usage.memory_sampled_bytes
+        if sampled is not None and usage.oom_source is None:
+            found.append(
+                Evidence(limit="memory", counter=_SAMPLED, value=sampled, bound=bound, unit="bytes", hit=killed or sampled > bound)
+            )
+        elif usage.memory_peak_bytes is not None:
+            # A counted peak cannot pass the limit, and with page cache in it touches it for nothing.
             hit = killed and not any(fact.hit for fact in found)
             found.append(
                 Evidence(limit="memory", counter=usage.memory_source or "", value=usage.memory_peak_bytes, bound=bound, unit="bytes", hit=hit)
@@ -228,7 +234,7 @@ class _Facts:
                 return f"{usage.cpu_source} {usage.cpu_ns} ns, limit {limits.get('cpu_ns')} ns" + _signal_note(hits.get("cpu"))
             case Verdict.MEMORY_LIMIT:
                 fact = hits.get("memory")
-                if fact is not None and fact.counter == _LARGEST:
+                if fact is not None and fact.counter in (_LARGEST, _SAMPLED):
                     return f"{fact.counter} {fact.value} bytes, limit {fact.bound} bytes"
                 kills = f", {usage.oom_source or 'oom_kill'} {usage.oom_kills}" if usage.oom_kills is not None else ""
                 return f"{usage.memory_source} {usage.memory_peak_bytes} bytes, limit {limits.get('memory_bytes')} bytes{kills}"

@@ -94,6 +94,8 @@ FALLBACK = {"oom_kills": None, "oom_source": None, "memory_max_hits": None, "pro
     # Without a cgroup: the largest process's peak proves it, mapped files taken off, where the program then failed.
     (outcome(exited(1), mapped=6 * MB, maxrss_bytes=100 * MB, **FALLBACK), Verdict.MEMORY_LIMIT,
      f"ru_maxrss of the largest process, mapped files taken off {94 * MB} bytes, limit {90 * MB} bytes; then exit 1"),
+    (outcome(9, killed=Verdict.MEMORY_LIMIT, mapped=6 * MB, memory_sampled_bytes=91 * MB, maxrss_bytes=80 * MB, **FALLBACK), Verdict.MEMORY_LIMIT,
+     f"sampled RSS of all processes {91 * MB} bytes, limit {90 * MB} bytes"),
     (outcome(0, mapped=6 * MB, maxrss_bytes=100 * MB, **FALLBACK), Verdict.OK, "exit 0"),
     (outcome(exited(1), mapped=20 * MB, maxrss_bytes=100 * MB, **FALLBACK), Verdict.NONZERO_EXIT, "exit 1"),
     (outcome(exited(1), mapped=0, maxrss_bytes=100 * MB, **FALLBACK), Verdict.NONZERO_EXIT, "exit 1"),  # no sample saw the files
