@@ -1,4 +1,4 @@
-"""``./dev bench``: measure launches. `launch` (the default), `steps`, `syscalls` and `peers`; README.md beside this file has the how and the what for."""
+"""``./dev bench``: `launch` (the default), `steps`, `syscalls`, `proofs` and `peers`; README.md beside this file has the how and the what for."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ def main() -> int:
     truth = verbs.add_parser("cputime", help="CPU time as reported beside getrusage of the same program outside")
     truth.add_argument("--rounds", type=int, default=50, metavar="N", help="how many times (default 50)")
     truth.add_argument("--seed", type=int, default=1, metavar="N", help="of the order within each round")
+    proofs = verbs.add_parser("proofs", help="how long each shipped policy takes to be compiled and proven")
+    proofs.add_argument("--rounds", type=int, default=3, metavar="N", help="how many times (default 3)")
     peers = verbs.add_parser("peers", help="beside other sandboxes, by peers.py", add_help=False)
     peers.add_argument("peers", metavar="PEERS.PY")
     known, rest = parser.parse_known_args()
@@ -56,6 +58,10 @@ def main() -> int:
         from syscalls import main as syscalls
 
         return syscalls(known.rounds, tuple(known.policies), known.docker, known.seed)
+    if known.verb == "proofs":
+        from proofs import main as proofs
+
+        return proofs(known.rounds)
     from launch import main as launch
 
     if known.verb is None:

@@ -1,8 +1,8 @@
 """Compiled filters in the running kernel: it decides every call as the evaluator and the policy's text do, and none of the calls happens.
 
 tests/payloads/filter_calls.c installs the unmodified bytes and has everything that they allow skipped by a tracer. x86_64 is executed, aarch64 evaluated
-(tests/unit/test_seccomp_filters.py). Numbers 335 and 336 are left out where the kernel never asks a filter about them (since Linux 6.14:
-kernel/seccomp.c, seccomp_uprobe_exception).
+(tests/unit/test_seccomp_filters.py). Numbers 335 and 336 are left out: newer kernels never ask a filter about `uretprobe` and `uprobe`, which only work
+from the kernel's own trampoline (kernel/seccomp.c, seccomp_uprobe_exception).
 """
 
 from __future__ import annotations

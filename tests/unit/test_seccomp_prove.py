@@ -64,7 +64,7 @@ def test_every_shipped_filter_is_proven(name: str, arch: Arch, notify: bool) -> 
     policy = policy_of(name)
     result = prove(compiler.compile_filter(policy, arch, notify=notify), policy)
     assert isinstance(result, Proof), str(result)
-    assert result.seconds < 10 and result.cases > 300 and result.policy_digest == policy.digest
+    assert result.cases > 300 and result.policy_digest == policy.digest
 
 
 def test_the_compiler_returns_the_proof_it_asked_for() -> None:
