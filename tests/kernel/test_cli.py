@@ -195,7 +195,13 @@ NUMBER, MAYBE = int, (int, type(None))
 TEXT, MAYBE_TEXT = str, (str, type(None))
 SCHEMA: dict[str, Any] = {
     "schema": NUMBER, "run": TEXT, "verdict": TEXT, "cause": TEXT, "exit_code": NUMBER, "signal": MAYBE, "wall_ns": NUMBER, "cpu_user_ns": NUMBER,
-    "cpu_sys_ns": NUMBER, "cpu_source": TEXT, "memory_peak_bytes": MAYBE, "memory_source": MAYBE_TEXT, "processes_peak": MAYBE,
+    "cpu_sys_ns": NUMBER, "cpu_source": TEXT, "limits_hit": list, "near_limits": list, "evidence": list, "paused_ns": NUMBER, "memory_samples": NUMBER,
+    **dict.fromkeys((
+        "memory_anon_peak_bytes", "memory_file_peak_bytes", "memory_kernel_peak_bytes", "memory_sample_gap_ns", "memory_sample_step_bytes",
+        "memory_sampled_bytes", "maxrss_bytes", "memory_max_hits", "io_read_bytes", "io_write_bytes", "voluntary_switches", "involuntary_switches",
+        "minor_faults", "major_faults", "throttled_ns", "throttled_periods", "pressure_cpu_ns", "pressure_memory_ns", "pressure_io_ns",
+    ), MAYBE), "oom_source": MAYBE_TEXT, "io_source": MAYBE_TEXT,
+    "memory_peak_bytes": MAYBE, "memory_source": MAYBE_TEXT, "processes_peak": MAYBE,
     "processes_source": MAYBE_TEXT, "output_bytes": NUMBER, "oom_kills": MAYBE, "process_limit_hits": MAYBE, "denials": dict,
     "denials_suppressed": NUMBER, "enforced": list, "notes": list, "profile": dict, "policy": dict,
 }  # fmt: skip
@@ -210,6 +216,10 @@ def check_schema(document: dict[str, Any]) -> None:
     assert document["verdict"] in set(Verdict)
     for entry in document["enforced"]:
         assert entry.keys() == {"what", "how", "weaker"} and all(isinstance(text, str) for text in entry.values())
+    for entry in document["evidence"]:
+        assert entry.keys() == {"limit", "counter", "value", "bound", "unit", "hit"}
+    for entry in document["near_limits"]:
+        assert entry.keys() == {"limit", "value", "bound", "ratio"}
     for part in ("profile", "policy"):
         assert document[part].keys() == {"name", "digest"} and re.fullmatch("[0-9a-f]{64}", document[part]["digest"])
 

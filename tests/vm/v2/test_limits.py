@@ -192,7 +192,9 @@ def test_memory_of_many_processes_together(server: Server) -> None:
     assert "held 4" not in result["out"]
     assert (result["exit_code"], result["verdict"]) == (137, "memory-limit")
     assert result["oom_kills"] >= 1, "memory.events says so"
-    assert "memory.peak" in result["cause"] and "oom kills" in result["cause"]
+    assert "memory.peak" in result["cause"] and "memory.events oom_kill" in result["cause"]
+    proof = next(fact for fact in result["evidence"] if fact["counter"] == "memory.events oom_kill")
+    assert proof["hit"] and proof["value"] == result["oom_kills"] and result["limits_hit"] == ["memory"]
     assert 60 * MIB < result["memory_peak_bytes"] <= 64 * MIB
     result = server.run(*PYTHON, HUNGRY, "24", "4", limits={"memory": "256M"})
     assert (result["exit_code"], result["verdict"], result["oom_kills"]) == (0, "ok", 0), "the same below its limit"
