@@ -86,7 +86,12 @@ class StreamSet:
         else:
             self._take(pump)
         for fd in before - {pump.source, pump.destination}:
-            self._interest.pop(fd, None)  # closed: the number may be another file's before the next look
+            # Closed, or the caller's own and at its end, which epoll would tell again and again; the number may be another file's at the next look.
+            if self._interest.pop(fd, None) is not None:
+                try:
+                    self._epoll.unregister(fd)
+                except OSError:
+                    pass
 
     def _take(self, pump: Pump) -> int:
         limit = self._limit if pump.count else None
