@@ -1,0 +1,136 @@
+"""One run's entry: a small file that is locked while its supervisor lives, and a socket beside it.
+
+The lock, not a number, says whether an entry is alive: the kernel lets go of it with the last process that has it, whatever killed that, and it means the same
+in every pid namespace. What is in the file is for people, and for ending a run whose supervisor does not answer; nobody trusts it (see `registry.scan`).
+Every run imports this: what only readers need is in `registry.facts`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Sequence
+
+SOCKET = ".sock"
+MAGIC = "sandbox-run 1\n"
+JANITOR = "janitor {:10d} {:20d}\n"
+_COMMAND_BYTES = 2048
+_TRIES = 20
+_BACKLOG = 4096  # every look at a stopped supervisor stays in it
+
+
+def encode_entry(run_id: str, *, name: str, profile: str, pid: int, began_ns: int, argv: Sequence[str]) -> bytes:
+    """Return the file's bytes: lines of `key value`, then the command's words, each ended by a NUL; `facts.Facts` says what they are."""
+    lines = [MAGIC, JANITOR.format(0, 0), f"run {run_id}\n", f"name {name}\n", f"profile {_one_line(profile)}\n", f"pid {pid}\n"]
+    head = "".join([*lines, f"began {began_ns}\n\n"])
+    words = "".join(word + "\0" for word in argv)
+    return head.encode("utf-8", "surrogateescape") + words.encode("utf-8", "surrogateescape")[:_COMMAND_BYTES]
+
+
+class Registration:
+    """The entry of a run of ours.
+
+    Args:
+        directory: where entries are; taken.
+        run_id: the run's id.
+        content: of `encode_entry`.
+
+    Attributes:
+        directory: the same descriptor, until `close`.
+        names: the files of the entry, in the order in which they are to be removed: whoever finds the first of them alone may remove it.
+        listener: a listening SOCK_SEQPACKET socket.
+
+    Raises:
+        OSError: it cannot be made; nothing of it is left.
+    """
+
+    def __init__(self, directory: int, run_id: str, content: bytes) -> None:
+        self.directory = directory
+        self.names = (run_id + SOCKET, run_id)
+        self.listener = -1
+        self._file = -1
+        try:
+            self._file = _make_locked(directory, run_id)
+            os.write(self._file, content)
+            self.listener = _listen(directory, self.names[0])
+        except BaseException:
+            self.close()
+            raise
+
+    def publish(self, janitor: int) -> None:
+        """Add the janitor, a child of ours that has not been waited for."""
+        try:
+            with open(f"/proc/{janitor}/stat", "rb", buffering=0) as file:
+                started = start_ticks(file.read(4096))
+        except OSError:
+            started = 0  # a /proc that hides even our children: the run can be ended by its supervisor only
+        if started:
+            os.pwrite(self._file, JANITOR.format(janitor, started).encode(), len(MAGIC))
+
+    def close(self) -> None:
+        """Remove what is still there and let go; idempotent."""
+        if self.directory >= 0:
+            if self._file >= 0:  # else the names may be somebody else's
+                for name in self.names:
+                    try:
+                        os.unlink(name, dir_fd=self.directory)
+                    except OSError:
+                        pass  # the janitor has removed it, or whoever removed the directory
+            for fd in (self.listener, self._file, self.directory):
+                if fd >= 0:
+                    os.close(fd)
+            self.directory = self.listener = self._file = -1
+
+
+def start_ticks(stat: bytes) -> int:
+    """Return when a process started, in clock ticks since boot, from its /proc/PID/stat; 0 where that is malformed.
+
+    Source: proc_pid_stat(5), field 22; the name in field 2 may contain anything, so the last parenthesis ends it.
+    """
+    fields = stat.rpartition(b")")[2].split()
+    return int(fields[19]) if len(fields) > 19 and fields[19].isdigit() else 0
+
+
+def open_by(directory: int, name: str) -> str:
+    """Return a path of at most 107 bytes for bind(2) and connect(2), whose way cannot be changed meanwhile."""
+    return f"/proc/self/fd/{directory}/{name}"
+
+
+def monotonic_ns() -> int:
+    """Return CLOCK_MONOTONIC, in which an entry's `began` is."""
+    return time.monotonic_ns()
+
+
+def _make_locked(directory: int, name: str) -> int:
+    """Make a file and lock it; whoever sweeps may lock it between the two, takes it for a dead one's and removes it, so look again."""
+    for _ in range(_TRIES):
+        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(fd).st_nlink:
+                return fd
+        except BlockingIOError:
+            try:
+                os.unlink(name, dir_fd=directory)
+            except FileNotFoundError:
+                pass
+        except BaseException:
+            os.close(fd)
+            os.unlink(name, dir_fd=directory)
+            raise
+        os.close(fd)
+    raise BlockingIOError(11, "its lock is taken again and again")
+
+
+def _listen(directory: int, name: str) -> int:
+    import _socket
+
+    made = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK, 0)
+    made.bind(open_by(directory, name))
+    made.listen(_BACKLOG)
+    return made.detach()
+
+
+def _one_line(text: str) -> str:
+    return "".join(one if one.isprintable() else "?" for one in text)

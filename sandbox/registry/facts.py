@@ -1,0 +1,77 @@
+"""What an entry says, for whoever reads one: pure, and nothing here believes a word of it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from sandbox.errors import SandboxError
+from sandbox.registry.entry import MAGIC
+
+MAXIMUM_BYTES = 8192
+_FIELDS = re.compile(r"^(\w+) (.*)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What an entry says of its run; `janitor` is (pid, start in clock ticks since boot), both 0 until it was started.
+
+    `began_ns` is CLOCK_MONOTONIC. `argv` is cut where it is long. All of it is text that the caller, or the program that it runs, chose.
+    """
+
+    run_id: str
+    name: str = ""
+    profile: str = ""
+    pid: int = 0
+    began_ns: int = 0
+    janitor: tuple[int, int] = (0, 0)
+    argv: tuple[str, ...] = ()
+
+
+def is_run_id(text: str) -> bool:
+    """Whether it has the form of a run's id."""
+    return re.fullmatch(r"[0-9a-f]{8,16}-[0-9a-f]{8}", text) is not None
+
+
+def decode_facts(data: bytes) -> Facts | None:
+    """Return what an entry's bytes say; None where they are no entry. Unknown lines are passed over: a later version may write more."""
+    head, blank, words = data[:MAXIMUM_BYTES].partition(b"\n\n")
+    text = head.decode("utf-8", "surrogateescape") + "\n"
+    if not blank or not text.startswith(MAGIC):
+        return None
+    fields = dict(_FIELDS.findall(text[len(MAGIC) :]))
+    janitor = fields.get("janitor", "").split()
+    numbers = [fields.get("pid", ""), fields.get("began", ""), *janitor]
+    if not is_run_id(fields.get("run", "")) or len(numbers) != 4 or not all(re.fullmatch(r"[0-9]{1,19}", one) for one in numbers):
+        return None
+    argv = words.decode("utf-8", "surrogateescape").split("\0")
+    return Facts(
+        run_id=fields["run"],
+        name=fields.get("name", ""),
+        profile=fields.get("profile", ""),
+        pid=int(numbers[0]),
+        began_ns=int(numbers[1]),
+        janitor=(int(numbers[2]), int(numbers[3])),
+        argv=tuple(argv if argv[-1] else argv[:-1]),
+    )
+
+
+def check_name(name: str) -> str:
+    """Return a name that a run may have.
+
+    Raises:
+        SandboxError: it is no word of letters, digits, dots, underscores and dashes, or is one that could be a run's id.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
+        raise SandboxError(
+            f"`{name}` cannot be a run's name", hint="1 to 64 of the characters A-Z a-z 0-9 _ . -, the first a letter or digit"
+        )
+    if is_run_id(name):
+        raise SandboxError(f"`{name}` cannot be a run's name: it looks like a run's id")
+    return name
+
+
+def parent_pid(stat: bytes) -> int:
+    """Return the parent of a process from its /proc/PID/stat, likewise."""
+    fields = stat.rpartition(b")")[2].split()
+    return int(fields[1]) if len(fields) > 1 and fields[1].isdigit() else 0
