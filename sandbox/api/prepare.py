@@ -23,6 +23,8 @@ from sandbox.plan.build import Request
 from sandbox.plan.root import Bind, RootSpec
 from sandbox.policy.model import SyscallPolicy
 from sandbox.policy.profile import CwdMode, IdMode, LandlockMode, Limits, Profile
+from sandbox.registry.entry import SOCKET
+from sandbox.registry.place import list_hidden
 from sandbox.result import Enforcement
 from sandbox.rootfs.host import build_root_spec
 from sandbox.seccomp.filter import Filter
@@ -49,6 +51,7 @@ class Command:
     require_cgroup: bool = False
     interactive: bool = False
     executor: str = "auto"
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,13 +98,23 @@ def prepare(command: Command) -> Prepared:
         SandboxError: something is wrong with the request, or this host cannot enforce it.
     """
     profile = command.profile
+    if command.name:
+        from sandbox.registry.facts import check_name
+
+        check_name(command.name)
     uses_reference(command.executor)  # an unknown or missing executor refuses here, not after half a launch
     host = probe_host()
     arch = Arch(host.arch)
     policy = recall_policy(profile.policy)
     compiled = recall_filter(policy, arch, notify=command.audit)
     root, environment = build_root_spec(
-        profile, argv=command.argv, cwd=command.cwd, environ=command.environ, files=command.files, is_root=host.uid == 0
+        profile,
+        argv=command.argv,
+        cwd=command.cwd,
+        environ=command.environ,
+        files=command.files,
+        is_root=host.uid == 0,
+        hidden=lambda: list_hidden(os.environ, host.uid),
     )
     chosen = choose_limits(profile, policy, arch, require_cgroup=command.require_cgroup, find=find_backend, explain=explain_backend)
     if host.uid == 0 and profile.ids is IdMode.RANGE:
@@ -179,13 +192,14 @@ def _limit_fields(chosen: Chosen) -> dict[str, Any]:
     }
 
 
-def build_request(prepared: Prepared, *, outside_id: int, cgroup: CgroupRun | None) -> Request:
+def build_request(prepared: Prepared, *, outside_id: int, cgroup: CgroupRun | None, entries: tuple[str, ...] = ()) -> Request:
     """Put a prepared launch and the run's own numbers into the plan's terms.
 
     Args:
         prepared: what to run.
         outside_id: the host id of a root run; ignored otherwise.
         cgroup: the run's cgroup, reserved.
+        entries: the files of the run's entry, in the directory whose descriptor comes after those of `cgroup_directories`.
     """
     index = {fd: number for number, fd in enumerate(cgroup_directories(cgroup))}
 
@@ -205,10 +219,11 @@ def build_request(prepared: Prepared, *, outside_id: int, cgroup: CgroupRun | No
         audit=prepared.filter.notify,
         external_map=prepared.external_map,
         map_range=prepared.profile.ids is IdMode.RANGE,
-        directories=len(index),
+        directories=len(index) + bool(entries),
         joins=indexed(cgroup.joins) if cgroup is not None else (),
         removals=indexed(cgroup.removals) if cgroup is not None else (),
         thaws=indexed(cgroup.thaws) if cgroup is not None else (),
+        entries=tuple((len(index), name) for name in entries),
         rlimits=prepared.rlimits,
         scheduler=prepared.scheduling.policy,
         base_nice=prepared.scheduling.base_nice,
@@ -248,7 +263,7 @@ def dry_plan(prepared: Prepared) -> Plan:
 
     run = None if prepared.backend is None else prepared.backend.reserve(prepared.run_id, prepared.cgroup_limits)
     try:
-        return build_plan(build_request(prepared, outside_id=0x70000000, cgroup=run))
+        return build_plan(build_request(prepared, outside_id=0x70000000, cgroup=run, entries=(f"RUN{SOCKET}", "RUN")))
     finally:
         if run is not None:
             run.close()

@@ -94,9 +94,9 @@ class Request:
 
     `outside_uid`/`outside_gid` are the host ids that the payload's become. `external_map` means the supervisor writes the maps (root,
     or a range). `directories` counts the descriptors from `fds.FIRST_EXTRA` on: directories that `joins` (cgroup.procs files),
-    `removals` (cgroups) and `thaws` (freezers) are relative to, by index. `rlimits` are (resource, soft, hard). `scheduler` to `affinity`
-    are what the processes get instead of the caller's own, see `api.limits.Scheduling`. `oom_protected` tells that the caller's own
-    oom_score_adj is negative. `filter_bpf` None means that no filter was asked for.
+    `removals` (cgroups), `thaws` (freezers) and `entries` (files of the registry) are relative to, by index. `rlimits` are (resource, soft, hard).
+    `scheduler` to `affinity` are what the processes get instead of the caller's own, see `api.limits.Scheduling`. `oom_protected` tells that the
+    caller's own oom_score_adj is negative. `filter_bpf` None means that no filter was asked for.
     """
 
     profile: Profile
@@ -115,6 +115,7 @@ class Request:
     joins: tuple[tuple[int, str], ...] = ()
     removals: tuple[tuple[int, str], ...] = ()
     thaws: tuple[tuple[int, str], ...] = ()
+    entries: tuple[tuple[int, str], ...] = ()
     rlimits: tuple[tuple[int, int, int], ...] = ()
     interactive: bool = False
     uptime_s: int = 0
@@ -150,7 +151,8 @@ def build_plan(request: Request) -> Plan:
     joins = tuple((fds.FIRST_EXTRA + index, path) for index, path in request.joins)
     removals = tuple((fds.FIRST_EXTRA + index, path) for index, path in request.removals)
     thaws = tuple((fds.FIRST_EXTRA + index, path) for index, path in request.thaws)
-    janitor += [CloneInit(flags=flags, names=names), Guard(removals=removals, thaws=thaws)]
+    entries = tuple((fds.FIRST_EXTRA + index, path) for index, path in request.entries)
+    janitor += [CloneInit(flags=flags, names=names), Guard(removals=removals, thaws=thaws, entries=entries)]
 
     init: list[Step] = [ReportStarted()]
     if request.external_map or joins:

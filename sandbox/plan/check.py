@@ -52,7 +52,7 @@ from sandbox.plan.steps import (
 
 _BUILDS_ROOT = (MountRoot, MakeDirectory, MakeSymlink, WriteFile, AttachTree, MountTmpfs, MountProc, MaskProc, MountDevpts)
 # The only steps that may go on after an error, and why: a capability number, a /proc file, a namespace type or inotify that this kernel does not have; a
-# process that is dead already; a supervisor that is gone; a cgroup that somebody else removed.
+# process that is dead already; a supervisor that is gone; a cgroup or an entry that somebody else removed.
 _TOLERANT = (DropCapabilities, MaskProc, ForbidNamespaces, LimitWatches, Guard)
 
 
@@ -129,8 +129,8 @@ def _check_trees(plan: Plan) -> None:
     taken = [step.key for step in plan.steps() if isinstance(step, (CloneTree, CloneDevice))]
     attached = [step.key for step in plan.steps() if isinstance(step, AttachTree)]
     _require(sorted(taken) == sorted(attached) and len(set(taken)) == len(taken), "every tree that is taken is attached once")
-    removals = [fd for step in plan.janitor if isinstance(step, Guard) for fd, _ in step.removals + step.thaws]
-    _require(all(fd >= fds.FIRST_EXTRA for fd in removals), "descriptors of cgroups overlap the fixed ones")
+    removals = [fd for step in plan.janitor if isinstance(step, Guard) for fd, _ in step.removals + step.thaws + step.entries]
+    _require(all(fd >= fds.FIRST_EXTRA for fd in removals), "descriptors of cgroups and entries overlap the fixed ones")
 
 
 def _targets(steps: Iterable[Step]) -> Iterable[str]:

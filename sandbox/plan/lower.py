@@ -181,7 +181,7 @@ def _clone_init(low: Lowering, step: CloneInit) -> None:
 
 
 def _guard(low: Lowering, step: Guard) -> None:
-    keep = {fds.STATUS, fds.SUPERVISOR, fds.RELEASE, *(fd for fd, _ in step.removals + step.thaws)}
+    keep = {fds.STATUS, fds.SUPERVISOR, fds.RELEASE, *(fd for fd, _ in step.removals + step.thaws + step.entries)}
     pidfd = max(keep) + 1
     low.call("dup3", Slot(low.slot("init-pidfd")), pidfd, uapi.O_CLOEXEC, label="init's pidfd")
     _close_from(low, CloseFrom(first=0, keep=(*sorted(keep), pidfd)))
@@ -205,12 +205,14 @@ def _guard(low: Lowering, step: Guard) -> None:
         flags=Flag.RETRY,
     )
     low.send(record, tolerate=(errno.EPIPE, errno.ECONNRESET))
-    if step.removals:
+    if step.removals or step.entries:
         low.call("close", fds.STATUS)
         second = low.builder.reserve(16, struct.pack("<ihhihh", fds.SUPERVISOR, uapi.POLLIN, 0, fds.RELEASE, uapi.POLLIN, 0))
         low.call("ppoll", second, 2, 0, 0, 8, flags=Flag.RETRY)
         for fd, name in step.removals:
             low.call("unlinkat", fd, name, uapi.AT_REMOVEDIR, tolerate=(errno.ENOENT, errno.EBUSY, errno.ENOTEMPTY), label=f"`{name}`")
+        for fd, name in step.entries:
+            low.call("unlinkat", fd, name, 0, tolerate=(errno.ENOENT, errno.EACCES, errno.EROFS), label=f"`{name}`")
     low.operate(Op.EXIT, 0, label="exit")
 
 

@@ -39,20 +39,23 @@ class CloneInit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guard:
-    """The janitor's wait: whatever ends first, kill init, reap it, report, remove cgroups.
+    """The janitor's wait: whatever ends first, kill init, reap it, report, remove cgroups and the run's entry among the running ones.
 
-    `thaws` are files that take THAWED between the kill and the wait: on cgroup v1 a frozen init would never end.
+    `thaws` are files that take THAWED between the kill and the wait: on cgroup v1 a frozen init would never end. `entries` are removed last, in order.
     """
 
     removals: tuple[tuple[int, str], ...]
     thaws: tuple[tuple[int, str], ...] = ()
+    entries: tuple[tuple[int, str], ...] = ()
 
     def describe(self) -> str:
         names = ", ".join(f"`{name}`" for _, name in self.removals)
+        entries = ", ".join(f"`{name}`" for _, name in self.entries)
         return (
             "wait; kill init when the supervisor dies"
             + ("; thaw it" if self.thaws else "")
             + (f"; remove cgroups {names}" if names else "")
+            + (f"; remove the entry {entries}" if entries else "")
         )
 
 

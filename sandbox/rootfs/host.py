@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from sandbox.errors import PolicyError, describe_errno
 from sandbox.plan.root import Bind, Directory, FileBytes, RootSpec, Symlink, Tmpfs
@@ -35,6 +35,7 @@ def build_root_spec(
     files: Mapping[str, bytes] | None = None,
     is_root: bool,
     mask_sockets: bool = True,
+    hidden: Callable[[], Sequence[str]] = tuple,
 ) -> tuple[RootSpec, dict[str, str]]:
     """Return what the new root contains for one command, and the program's environment.
 
@@ -45,6 +46,8 @@ def build_root_spec(
         environ: the caller's environment: PATH for the search, HOME for what is never shared, and what the profile lets through.
         files: relative names and contents, made in the directory where the program starts; that must be a place of ours.
         is_root: the program will run as another user than the caller's, so what others may not read is noted.
+        hidden: returns directories that are never seen inside, whatever is shared: with the sockets of running sandboxes. One that could be made
+            while the program runs is made now, the one thing on the host that changes here, for what is hidden must exist.
         mask_sockets: look for sockets in shared directories and hide them; a caller whose filter refuses `connect` may save the scan.
 
     Raises:
@@ -58,6 +61,9 @@ def build_root_spec(
     homes = caller_homes(environ)
     add_base(view, profile)
     shared = _share(view, profile, cwd, homes, environ, notes)
+    never = hidden() if shared else ()
+    for bind in shared:
+        _hide(view, bind, never)
     workdir = _choose_workdir(view, profile, cwd, shared)
     if files:
         _add_files(view, files, workdir, profile)
@@ -127,6 +133,24 @@ def _mask_kernel_mounts(view: View, bind: Bind, mounts: Mounts, notes: list[str]
         else:
             view.add(Bind(path=path, source="/dev/null", directory=False, executable=False, why=f"mask of the kernel's `{source}`"))
         notes.append(f"`{source}` is hidden inside: it is a file system of the host's kernel")
+
+
+def _hide(view: View, bind: Bind, hidden: Sequence[str]) -> None:
+    """Cover what must not be seen; a read-only share would let it be connected to (bubblewrap's README), a writable one be forged for the next run."""
+    for path in hidden:
+        if is_within(bind.source, path):
+            hint = "share a directory beside it"
+            raise PolicyError(f"share `{bind.source}`: the sockets of running sandboxes are there", origin=bind.why, hint=hint)
+        if not is_within(path, bind.source):
+            continue
+        try:
+            os.mkdir(path, 0o700)
+        except OSError:
+            if os.path.islink(path) or not os.path.isdir(path):
+                continue  # not there and not to be made, by us or by the program; or a thing that nobody registers in
+        target = bind.path + path[len(bind.source) :]
+        if view.cover(target) is bind:
+            view.add(Tmpfs(path=target, size_bytes=4096, inodes=8, mode=0o555, executable=False))
 
 
 def _working_directory(
