@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sandbox.api.aio import AsyncProcess
     from sandbox.api.function import SandboxedError, sandboxed
     from sandbox.api.process import DEVNULL, PIPE, Process
+    from sandbox.api.running import RunGone, Running, RunState, RunStats, RunUnresponsive, running
     from sandbox.api.session import Sandbox
     from sandbox.errors import (
         CompileError,
@@ -31,6 +32,8 @@ _HOMES = {
     "run": "sandbox.api", "RunFailed": "sandbox.api",
     "Sandbox": "sandbox.api.session", "Process": "sandbox.api.process", "PIPE": "sandbox.api.process", "DEVNULL": "sandbox.api.process",
     "AsyncProcess": "sandbox.api.aio", "sandboxed": "sandbox.api.function", "SandboxedError": "sandbox.api.function",
+    "running": "sandbox.api.running", "Running": "sandbox.api.running", "RunStats": "sandbox.api.running", "RunState": "sandbox.api.running",
+    "RunGone": "sandbox.api.running", "RunUnresponsive": "sandbox.api.running",
     "Result": "sandbox.result", "Usage": "sandbox.result", "Verdict": "sandbox.result", "Enforcement": "sandbox.result",
     "SandboxError": "sandbox.errors", "PolicyError": "sandbox.errors", "CompileError": "sandbox.errors", "UnsupportedError": "sandbox.errors",
     "SetupError": "sandbox.errors", "ExecuteError": "sandbox.errors", "ProtocolError": "sandbox.errors", "InternalError": "sandbox.errors",
@@ -47,5 +50,6 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "DEVNULL", "PIPE", "AsyncProcess", "CompileError", "Enforcement", "ExecuteError", "InternalError", "PolicyError", "Process", "ProtocolError",
-    "Result", "RunFailed", "Sandbox", "SandboxError", "SandboxedError", "SetupError", "UnsupportedError", "Usage", "Verdict", "run", "sandboxed",
+    "Result", "RunFailed", "RunGone", "RunState", "RunStats", "RunUnresponsive", "Running", "Sandbox", "SandboxError", "SandboxedError",
+    "SetupError", "UnsupportedError", "Usage", "Verdict", "run", "running", "sandboxed",
 ]  # fmt: skip

@@ -31,6 +31,7 @@ class Outcome:
         usage: what was measured.
         mapped_file_bytes: largest sampled sum of mapped file pages, where memory is sampled; None where it is counted.
         denied_fatal: which rule's kill ended it, where that is known.
+        killed_by: who asked for the end, where `killed_for` is ``signaled``.
     """
 
     wait_status: int | None
@@ -38,6 +39,7 @@ class Outcome:
     usage: Usage
     mapped_file_bytes: int | None = None
     denied_fatal: str | None = None
+    killed_by: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,8 @@ def classify_outcome(outcome: Outcome, limits: Mapping[str, int | None]) -> Judg
 
 
 def _choose(outcome: Outcome, facts: _Facts, hits: Mapping[str, Evidence]) -> tuple[Verdict, str]:
+    if outcome.killed_for is Verdict.SIGNALED:
+        return Verdict.SIGNALED, outcome.killed_by or "killed on request"
     if outcome.killed_for is not None:
         return outcome.killed_for, facts.cause(outcome.killed_for, hits)
     if outcome.wait_status is None:

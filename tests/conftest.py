@@ -20,6 +20,7 @@ import select
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -125,6 +126,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--slow"):
         os.environ["SANDBOX_SLOW"] = "1"
+    # Runs of the tests are nobody else's business, and `sandbox kill --all` of a test must not be that of the developer's own runs.
+    os.environ["SANDBOX_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="sandbox-runs-")
     unknown = _must_work() - CAPABILITIES.keys()
     if unknown:
         raise pytest.UsageError(f"SANDBOX_MUST_WORK names {', '.join(sorted(unknown))}; known are {', '.join(CAPABILITIES)}")
@@ -132,6 +135,10 @@ def pytest_configure(config: pytest.Config) -> None:
     # So that a daemon that loses its parent becomes our child and is seen below, instead of vanishing to the system's init.
     if ctypes.CDLL(None, use_errno=True).prctl(36, ctypes.c_ulong(1), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ.get("SANDBOX_RUNTIME_DIR", ""), ignore_errors=True)
 
 
 def pytest_report_header() -> list[str]:
@@ -207,6 +214,14 @@ def _cgroups() -> set[str]:
     return {path for path in found if not _KEPT_CGROUP.search(path) and not _lines(f"{path}/cgroup.procs")}
 
 
+def _entries() -> set[str]:
+    """Return what is registered as running, a bare directory included that somebody removed."""
+    try:
+        return set(os.listdir(os.environ["SANDBOX_RUNTIME_DIR"]))
+    except FileNotFoundError:
+        return set()
+
+
 def _lines(path: str) -> list[str]:
     try:
         return Path(path).read_text().splitlines()
@@ -233,7 +248,8 @@ def _wait_for_end(pids: set[int], deadline: float) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail the test that leaves a process, mount, cgroup or file descriptor behind."""
+    """Fail the test that leaves a process, mount, cgroup, entry of a run or file descriptor behind."""
+    entries = _entries()
     children, mounts, cgroups, descriptors = _children(), _mounts(), _cgroups(), _descriptors()
     yield
     deadline = time.monotonic() + GRACE_S
@@ -259,6 +275,9 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
         select.select([], [], [], 0.01)
         left &= _cgroups()
     problems += [f"cgroup left: {path}" for path in sorted(left)]
+    while _entries() - entries and time.monotonic() < deadline:
+        select.select([], [], [], 0.01)
+    problems += [f"entry of a run left: {name}" for name in sorted(_entries() - entries)]
     after = _descriptors()
     if after.keys() - descriptors.keys():
         gc.collect()

@@ -45,6 +45,7 @@ def run(
     audit: str | os.PathLike[str] | Sink | None = None,
     require_cgroup: bool = False,
     executor: str = "auto",
+    name: str = "",
 ) -> Result:
     """Run a command in a sandbox of its own and wait for its end.
 
@@ -68,6 +69,7 @@ def run(
         audit: a file for denied system calls as JSON lines, or a sink.
         require_cgroup: refuse to run where a limit would be enforced by rlimits and sampling.
         executor: ``auto``, ``native`` or ``python``.
+        name: what `sandbox.running` and ``sandbox ps`` call it.
 
     Raises:
         PolicyError: a profile, policy, limit or volume is wrong.
@@ -82,7 +84,7 @@ def run(
     from sandbox.api.execute import Hooks, Streams
 
     settings = Settings(profile=profile, policy=policy, cwd=cwd, audit=audit, require_cgroup=require_cgroup, executor=executor)
-    changes = Changes(files=files, volumes=volumes, limits=limits, timeout=timeout, env=env, collect=collect, collect_limit=collect_limit)
+    changes = Changes(files=files, volumes=volumes, limits=limits, timeout=timeout, env=env, collect=collect, collect_limit=collect_limit, name=name)
     sink, owned = open_sink(audit)
     try:
         call = prepare_call(argv, settings, changes, origin="argument of `sandbox.run`")

@@ -53,6 +53,7 @@ class Changes:
     env: Mapping[str, str] | None = None
     collect: Sequence[str] = ()
     collect_limit: int | str = "64M"
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +110,7 @@ def prepare_call(argv: Words, settings: Settings, changes: Changes, *, origin: s
             files={name: _content(content) for name, content in (changes.files or {}).items()},
             require_cgroup=settings.require_cgroup,
             executor=settings.executor,
+            name=changes.name,
         )
     )
     if isinstance(settings.audit, (str, os.PathLike)):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from sandbox.api.prepare import Prepared, build_request, cgroup_directories, open_backend
+from sandbox.api.registered import Registered
 from sandbox.api.usage import make_usage
 from sandbox.audit.sinks import NullSink, Sink
 from sandbox.audit.summary import DenialSummary
@@ -32,6 +33,7 @@ from sandbox.supervise.records import Collected
 from sandbox.verdict import Outcome, classify_outcome
 
 _KEPT_BYTES = 256 << 10
+_ANY_ID = os.urandom(10).hex()  # stands for the run's id in a table that is kept
 
 
 @dataclass(slots=True, kw_only=True)
@@ -79,14 +81,21 @@ def execute(prepared: Prepared, streams: Streams, hooks: Hooks) -> Finished:
     """
     host_id: HostId | None = None
     cgroup: CgroupRun | None = None
+    entry: Registered | None = None
+    unlisted = ""
     prepared = open_backend(prepared)
     try:
+        try:
+            entry = Registered(prepared)
+        except SandboxError as error:
+            unlisted = f"not listed by `sandbox ps`: {error.message}"
         if prepared.as_root:
             host_id = claim_host_id()
         if prepared.backend is not None:
             cgroup = prepared.backend.reserve(prepared.run_id, prepared.cgroup_limits)
             cgroup.clear_way()
-        return _run(prepared, streams, hooks, host_id, cgroup)
+        finished = _run(prepared, streams, hooks, host_id, cgroup, entry)
+        return _with_notes(finished, unlisted) if unlisted else finished
     except OSError as error:  # too many open files, no memory for a pipe
         raise SetupError(f"start the sandbox{f' with `{error.filename}`' if error.filename else ''}", error.errno or errno.EIO) from error
     finally:
@@ -97,12 +106,17 @@ def execute(prepared: Prepared, streams: Streams, hooks: Hooks) -> Finished:
                 cgroup.close()
         if host_id is not None:
             host_id.close()
+        if entry is not None:
+            entry.close()  # last: whoever waits for the end of the run is told by it
 
 
-def _run(prepared: Prepared, streams: Streams, hooks: Hooks, host_id: HostId | None, cgroup: CgroupRun | None) -> Finished:
-    directories = cgroup_directories(cgroup)
-    request = build_request(prepared, outside_id=host_id.number if host_id is not None else -1, cgroup=cgroup)
-    plan, table = _make_table(request)
+def _run(
+    prepared: Prepared, streams: Streams, hooks: Hooks, host_id: HostId | None, cgroup: CgroupRun | None, entry: Registered | None
+) -> Finished:
+    directories = cgroup_directories(cgroup) + ((entry.directory,) if entry is not None else ())
+    outside_id = host_id.number if host_id is not None else -1
+    request = build_request(prepared, outside_id=outside_id, cgroup=cgroup, entries=entry.names if entry is not None else ())
+    plan, table = _make_table(request, prepared.run_id)
 
     def on_started(pid: int) -> None:
         if cgroup is not None:
@@ -125,6 +139,8 @@ def _run(prepared: Prepared, streams: Streams, hooks: Hooks, host_id: HostId | N
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         launched, pumps = _start(prepared, streams, table, directories, host_id)
+        if entry is not None:
+            entry.publish(launched.pid)
     except BaseException:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         raise
@@ -134,12 +150,12 @@ def _run(prepared: Prepared, streams: Streams, hooks: Hooks, host_id: HostId | N
         limits=prepared.profile.limits,
         started=on_started,
         needs_word=prepared.external_map or cgroup is not None,
-        explain=lambda row, error: explain_failure(plan, table, row, error),
+        explain=lambda row, error: explain_failure(plan, table, row, error, run_id=prepared.run_id),
         pumps=pumps,
         cgroup=cgroup,
         listen=listen,
         terminal=attach if streams.terminal is not None else None,
-        watches=hooks.watches,
+        watches=(*hooks.watches, *(((entry.fd, entry.serve),) if entry is not None else ())),
         on_start=hooks.on_start,
         sample=prepared.sampled,
     )
@@ -148,6 +164,8 @@ def _run(prepared: Prepared, streams: Streams, hooks: Hooks, host_id: HostId | N
             monitor = Monitor(launched, watched)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             collected = monitor.run()
+            if entry is not None:
+                entry.drain(monitor)
         finally:
             for pump in pumps:
                 pump.close()
@@ -158,10 +176,15 @@ def _run(prepared: Prepared, streams: Streams, hooks: Hooks, host_id: HostId | N
         stdout = None
     if streams.stderr is not None:
         stderr = None
-    finished = _finish(prepared, plan, collected, counted, cgroup.enforced if cgroup is not None else (), stdout, stderr)
+    killed_by = entry.killed_by if entry is not None else ""
+    finished = _finish(prepared, plan, collected, counted, cgroup.enforced if cgroup is not None else (), stdout, stderr, killed_by)
     names = ("standard output", "standard error")
     lost = tuple(f"{name} was lost: {describe_errno(pump.error)}" for name, pump in zip(names, outputs, strict=False) if pump.error)
-    return replace(finished, lost=lost, result=replace(finished.result, notes=(*finished.result.notes, *lost))) if lost else finished
+    return replace(_with_notes(finished, *lost), lost=lost) if lost else finished
+
+
+def _with_notes(finished: Finished, *notes: str) -> Finished:
+    return replace(finished, result=replace(finished.result, notes=(*finished.result.notes, *notes)))
 
 
 def _start(
@@ -184,10 +207,24 @@ def _start(
             os.close(fd)
 
 
-def _make_table(request: Request) -> tuple[Plan, Table]:
-    """Equal requests have equal tables: a program that runs one thing often builds it once. Large files of the caller's are not kept for that."""
+def _make_table(request: Request, run_id: str) -> tuple[Plan, Table]:
+    """Equal requests have equal tables: a program that runs one thing often builds it once. Large files of the caller's are not kept for that.
+
+    What differs between two runs is their id, in the names of cgroups and entries: a kept table has another word in its place, as long as the id, which nobody
+    outside this process can know.
+    """
     given = sum(len(entry.content) for entry in request.root.entries if isinstance(entry, FileBytes))
-    return _build_table(request) if given > _KEPT_BYTES else _kept_table(request)
+    if given > _KEPT_BYTES or len(run_id) != len(_ANY_ID):
+        return _build_table(request)
+
+    def general(files: tuple[tuple[int, str], ...]) -> tuple[tuple[int, str], ...]:
+        return tuple((index, name.replace(run_id, _ANY_ID)) for index, name in files)
+
+    named = replace(
+        request, joins=general(request.joins), removals=general(request.removals), thaws=general(request.thaws), entries=general(request.entries)
+    )  # fmt: skip
+    plan, table = _kept_table(named)
+    return plan, replace(table, data=table.data.replace(_ANY_ID.encode(), run_id.encode()))
 
 
 def _build_table(request: Request) -> tuple[Plan, Table]:
@@ -237,14 +274,14 @@ def _write_maps(prepared: Prepared, pid: int, host_id: HostId | None) -> None:
         write_range_maps(pid, inside_uid=profile.uid, inside_gid=profile.gid, uid=prepared.host.uid, gid=prepared.host.gid, user=user)
 
 
-def explain_failure(plan: Plan, table: Table, row: int, error: int) -> SandboxError:
+def explain_failure(plan: Plan, table: Table, row: int, error: int, *, run_id: str = _ANY_ID) -> SandboxError:
     """Turn (row, errno) into an error in the words of the step it belongs to."""
     if not 0 <= row < len(table.rows):
         return InternalError(f"the executor ran past its table (row {row})", hint="please report this")
     entry = table.rows[row]
     steps = plan.steps()
     step = steps[entry.step]
-    place = f"step {entry.step + 1} of {len(steps)}, {step.describe()}"
+    place = f"step {entry.step + 1} of {len(steps)}, {step.describe()}".replace(_ANY_ID, run_id)
     hint: str | None = None
     match step:
         case Execute(path=path):
@@ -265,12 +302,12 @@ def explain_failure(plan: Plan, table: Table, row: int, error: int) -> SandboxEr
             hint = f"`{path}` is not a directory that the payload's user may enter"
         case _:
             pass
-    return SetupError(entry.label, error, step=place, hint=hint)
+    return SetupError(entry.label.replace(_ANY_ID, run_id), error, step=place, hint=hint)
 
 
 def _finish(
     prepared: Prepared, plan: Plan, collected: Collected, counted: CgroupUsage | None, counted_enforced: tuple[Enforcement, ...],
-    stdout: bytes | None, stderr: bytes | None,
+    stdout: bytes | None, stderr: bytes | None, killed_by: str,
 ) -> Finished:  # fmt: skip
     usage = make_usage(collected, counted, prepared.backend.name if prepared.backend is not None else "")
     summary = collected.listener.summary() if collected.listener is not None else DenialSummary()
@@ -284,6 +321,7 @@ def _finish(
         killed_for=collected.killed_for,
         usage=usage,
         mapped_file_bytes=collected.sampled_file_bytes if "memory" in prepared.sampled else None,
+        killed_by=killed_by,
     )
     judged = classify_outcome(outcome, asked)
     verdict = judged.verdict

@@ -35,6 +35,7 @@ class RunOptions(TypedDict, total=False):
     env: Mapping[str, str] | None
     collect: Sequence[str]
     collect_limit: int | str
+    name: str
 
 
 class Sandbox:

@@ -6,8 +6,13 @@ from sandbox.cli import policy
 from sandbox.cli.exec import OPTIONS
 from sandbox.cli.main import VERBS
 from sandbox.cli.options import Option, UsageError
+from sandbox.cli.ps import OPTIONS as RUN_OPTIONS
+from sandbox.cli.top import OPTIONS as TOP_OPTIONS
 
 SHELLS = ("bash", "zsh", "fish")
+_RUN_VERBS = RUN_OPTIONS | {"top": TOP_OPTIONS}
+_TAKE_RUNS = ("stats", "pause", "resume", "kill")
+_RUNS = """$(sandbox ps --no-header 2>/dev/null | awk '{print $1; if ($2 != "-") print $2}')"""
 
 
 def run(words: list[str]) -> int:
@@ -48,6 +53,11 @@ def _bash() -> str:
         f'        {name}-*) COMPREPLY=($(compgen -W "{" ".join(f"--{option.name}" for option in options)}" -- "$cur")) ;;'
         for name, options in commands.items()
     )
+    run_verbs = []
+    for verb, options in _RUN_VERBS.items():
+        words = " ".join([_RUNS] * (verb in _TAKE_RUNS) + [f"--{option.name}" for option in options])
+        run_verbs.append(f'    {verb}) COMPREPLY=($(compgen -W "{words}" -- "$cur")); return ;;')
+    run_lines = "\n".join(run_verbs)
     return f"""_sandbox() {{
     local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD-1]}} verb=${{COMP_WORDS[1]}} i
     COMPREPLY=()
@@ -71,6 +81,7 @@ def _bash() -> str:
         esac
         return ;;
     completion) COMPREPLY=($(compgen -W "{" ".join(SHELLS)}" -- "$cur")); return ;;
+{run_lines}
     doctor) COMPREPLY=($(compgen -W "--json --apparmor-profile --help" -- "$cur")); return ;;
     exec) ;;
     *) return ;;
@@ -135,6 +146,14 @@ def _fish() -> str:
             short = f" -s {option.short}" if option.short else ""
             value = f" -x -a '{_fish_values(option)}'" if option.metavar else ""
             lines.append(f"complete -c sandbox -n '{there}' -l {option.name}{short}{value} -d '{_quote(option.help)}'")
+    lines.append(f"complete -c sandbox -n '__fish_seen_subcommand_from {' '.join(_TAKE_RUNS)}' -f -a '(sandbox ps -q 2>/dev/null)'")
+    for verb, options in _RUN_VERBS.items():
+        for option in options:
+            short = f" -s {option.short}" if option.short else ""
+            value = " -x" if option.metavar else ""
+            lines.append(
+                f"complete -c sandbox -n '__fish_seen_subcommand_from {verb}' -l {option.name}{short}{value} -d '{_quote(option.help)}'"
+            )
     lines.append(f"complete -c sandbox -n '__fish_seen_subcommand_from completion' -f -a '{' '.join(SHELLS)}'")
     return "\n".join(lines)
 

@@ -27,6 +27,7 @@ OPTIONS = (
     Option(name="cwd", metavar="ro|rw|no", help="how the working directory is shared", values=("ro", "rw", "no")),
     Option(name="network", metavar="none|loopback", help="what the run's own network has", values=("none", "loopback")),
     Option(name="limit", short="l", metavar="KEY=VALUE", help="such as wall=10s, memory=64M, processes=8", many=True),
+    Option(name="name", metavar="NAME", help="what `sandbox ps` and its kin call it"),
     Option(name="require-cgroup", help="refuse where rlimits would stand in for it"),
     Option(name="audit", metavar="FILE", help="append denied syscalls here as JSON lines", values=("@files",)),
     Option(name="no-audit", help="refuse in the kernel, record nothing"),
@@ -93,7 +94,7 @@ def _prepare(options: dict[str, list[str]], argv: list[str]) -> Prepared:
         raise UsageError("`--tty` needs a terminal as standard input")
     return prepare(
         Command(
-            argv=tuple(argv), profile=profile, cwd=cwd, environ=dict(os.environ), audit="no-audit" not in options,
+            argv=tuple(argv), profile=profile, cwd=cwd, environ=dict(os.environ), audit="no-audit" not in options, name=options.get("name", [""])[0],
             require_cgroup="require-cgroup" in options, interactive=interactive, executor=options.get("executor", ["auto"])[0],
         )
     )  # fmt: skip
@@ -192,7 +193,7 @@ def _summarize(finished: Finished, sink: Sink, quiet: bool) -> None:
         if result.verdict is Verdict.SETUP_FAILED:
             _say(f"{result.verdict}: {result.cause}")
         return
-    if result.verdict not in (Verdict.OK, Verdict.NONZERO_EXIT, Verdict.SIGNALED):
+    if result.verdict not in (Verdict.OK, Verdict.NONZERO_EXIT, Verdict.SIGNALED) or result.cause.startswith("killed by"):
         _say(f"{result.verdict}: {result.cause}")
     for line in summary_lines(finished.denials, sink.report()):
         _say(line)

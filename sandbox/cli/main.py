@@ -9,6 +9,12 @@ from sandbox.errors import SandboxError
 
 VERBS = {
     "exec": "run a command in a sandbox",
+    "ps": "list the running sandboxes",
+    "top": "the running sandboxes, live",
+    "stats": "what running sandboxes use",
+    "pause": "stop a running sandbox for a while",
+    "resume": "let a paused sandbox go on",
+    "kill": "end a running sandbox, all of it",
     "doctor": "what of this host works, and what would fix the rest",
     "profiles": "list profiles, or show one",
     "policies": "list policies, or show one",
@@ -26,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _dispatch(words)
     except SandboxError as error:
-        print(_words(error), file=sys.stderr)
+        print(error_text(error), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return _INTERRUPTED
@@ -47,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         return 125
 
 
-def _words(error: SandboxError) -> str:
+def error_text(error: SandboxError) -> str:
     """Return an error's text with every name in it escaped: a file called ``x\\n\\nhint: …`` must not give advice."""
     from sandbox.audit.events import escape_untrusted
 
@@ -87,6 +93,15 @@ def _dispatch(words: list[str]) -> int:
             from sandbox.cli import exec as exec_verb
 
             return exec_verb.run(rest)
+        case "ps" | "stats" | "pause" | "resume" | "kill":
+            from sandbox.cli import ps
+
+            act = {"ps": ps.ps, "stats": ps.stats, "pause": ps.pause, "resume": ps.resume, "kill": ps.kill}[verb]
+            return act(rest)
+        case "top":
+            from sandbox.cli import top
+
+            return top.run(rest)
         case "doctor":
             from sandbox.cli import doctor
 

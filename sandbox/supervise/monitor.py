@@ -112,6 +112,7 @@ class Monitor:
         """
         if self.collected.killed_for is None:
             self.collected.killed_for = verdict
+        self._hurried |= verdict is Verdict.SIGNALED  # whoever asks for the end does not wait for a reader of its output
         if verdict is not None and self._go_ns and self._deadlines.kill_at is None:
             tree = self._sampling.pids if self._sampling is not None and self.state == "paused" else list
             self._pausing.kill_all(pid for pid in tree() if pid != self._init_pid)
@@ -363,7 +364,9 @@ class Monitor:
             self.kill(None)
             due.kill_at = now + PATIENCE_NS
         elif due.setup_at is not None and now >= due.setup_at:
-            self._failure = self._failure or SetupError("set up the sandbox", errno.ETIMEDOUT, step=f"nothing came for {SETUP_NS // 10**9} s")
+            self._failure = self._failure or SetupError(
+                "set up the sandbox", errno.ETIMEDOUT, step=f"nothing came for {SETUP_NS // 10**9} s"
+            )
             due.setup_at = now + PATIENCE_NS
             self.kill(Verdict.SETUP_FAILED)
         if self._sampling is None or self.state != "running":

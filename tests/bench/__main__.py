@@ -11,13 +11,14 @@ def main() -> int:
     verbs = parser.add_subparsers(dest="verb")
     for name, runs, text in (
         ("launch", 50, "native, bwrap, sandbox.run and sandbox exec in paired rounds (the default)"),
+        ("entry", 200, "a launch with and without its entry among the running ones"),
         ("steps", 50, "where the time of one launch goes, step by step"),
     ):
         verb = verbs.add_parser(name, help=text)
         verb.add_argument("--rounds", type=int, default=runs, metavar="N", help=f"how many times (default {runs})")
         verb.add_argument("--profile", default="strict", metavar="NAME")
         verb.add_argument("command", nargs="*", default=["/bin/true"], metavar="CMD", help="what to run, after `--` (default: /bin/true)")
-        if name == "launch":
+        if name in ("launch", "entry"):
             verb.add_argument("--seed", type=int, default=1, metavar="N", help="of the order within each round")
     calls = verbs.add_parser("syscalls", help="what filters cost: getpid, read, openat, futex, fcntl, ioctl, and installing")
     calls.add_argument("--rounds", type=int, default=60, metavar="N", help="how many times (default 60)")
@@ -54,6 +55,10 @@ def main() -> int:
         from steps import main as steps
 
         return steps(known.rounds, known.profile, tuple(known.command))
+    if known.verb == "entry":
+        from entry import main as entry
+
+        return entry(known.rounds, known.profile, tuple(known.command), known.seed)
     if known.verb == "syscalls":
         from syscalls import main as syscalls
 

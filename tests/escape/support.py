@@ -75,7 +75,7 @@ _open_streams = launch_path._open_streams
 _claim_host_id = launch_path.claim_host_id
 
 
-def _make_altered(request: Request) -> tuple[Plan, Table]:
+def _make_altered(request: Request, run_id: str) -> tuple[Plan, Table]:
     plan = build_plan(request)
     alter = _alteration.get()
     if alter is not None:

@@ -6,9 +6,11 @@ Only what several files of this directory use lives here.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,11 @@ from sandbox.api.execute import Hooks, Streams, execute
 from sandbox.api.prepare import Command, Prepared, prepare
 from sandbox.policy.profile_load import load_profile, override_profile
 from sandbox.result import Result
+
+HERE = Path(__file__).resolve().parent
+# Appended, not put in front: no directory of the tests may hide an installed module. Then helpers are importable as `kernel.running`.
+if str(HERE.parent) not in sys.path:
+    sys.path.append(str(HERE.parent))
 
 
 class Launcher:
@@ -73,3 +80,25 @@ def processes_with(marker: str) -> dict[int, str]:
 def find_processes() -> Callable[[str], dict[int, str]]:
     """Return `processes_with`."""
     return processes_with
+
+
+@pytest.fixture
+def terminals() -> Iterator[list[Any]]:
+    """Collect terminals to be closed."""
+    made: list[Any] = []
+    yield made
+    for terminal in made:
+        terminal.close()
+
+
+@pytest.fixture
+def runs(sandbox_cli: Any, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Return a `kernel.running.Runs` whose runs register in a directory of this test's own."""
+    directory = tmp_path_factory.mktemp("runs") / "sandbox"
+    monkeypatch.setenv("SANDBOX_RUNTIME_DIR", str(directory))
+    from kernel.running import Runs, eventually
+
+    made = Runs(sandbox_cli, str(directory))
+    yield made
+    made.end()
+    eventually(lambda: not directory.exists() or os.listdir(directory) == [], "the janitors have removed every entry")

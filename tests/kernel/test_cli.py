@@ -19,7 +19,7 @@ from sandbox.result import Verdict
 
 pytestmark = [pytest.mark.userns, pytest.mark.seccomp, pytest.mark.notify]
 
-VERBS = ("exec", "doctor", "profiles", "policies", "completion")
+VERBS = ("exec", "ps", "top", "stats", "pause", "resume", "kill", "doctor", "profiles", "policies", "completion")
 STRICT = ("exec", "-q", "-p", "strict")
 
 
@@ -388,6 +388,9 @@ def test_completion_in_bash(sandbox_cli: Any, place: Path) -> None:
     assert complete(sandbox_cli, place, "completion", "b") == ["bash"]
     assert complete(sandbox_cli, place, "profiles", "str") == ["strict"]
     assert complete(sandbox_cli, place, "doctor", "--j") == ["--json"]
+    assert complete(sandbox_cli, place, "stats", "--w") == ["--watch"]
+    assert complete(sandbox_cli, place, "kill", "") == ["--signal", "--all", "--help"]  # nothing runs
+    assert complete(sandbox_cli, place, "top", "--o") == ["--once"]
 
 
 def test_completion_knows_every_option_of_the_help(sandbox_cli: Any, place: Path) -> None:

@@ -31,5 +31,7 @@ def test_module_behaves_as_outside(module: str, tmp_path: Path) -> None:
     inside = cpython.run_module(module, "default", tmp_path)
     assert len(outside) > 1, (tmp_path / f"{module}.out.log").read_text(errors="replace")[-2000:]
     assert set(inside) != {module}, inside
-    differing = {test: (outside.get(test), inside.get(test)) for test in outside.keys() | inside.keys() if outside.get(test) != inside.get(test)}
+    differing = {
+        test: (outside.get(test), inside.get(test)) for test in outside.keys() | inside.keys() if outside.get(test) != inside.get(test)
+    }
     assert not {test: results for test, results in differing.items() if cpython.explain(test) is None}

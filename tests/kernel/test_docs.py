@@ -29,7 +29,8 @@ _FENCE = re.compile(r"^( *)```(\S*) *(?:file=(\S+))?[^\n]*\n(.*?)^\1```$", re.MU
 # True of this host only, and the documents say that it may be there.
 _HOST_NOTE = re.compile(r"^(?:sandbox|note): (?:no writable cgroup: |`[^`]*` is too large to look for sockets)[^\n]*\n", re.MULTILINE)
 
-pytestmark = [pytest.mark.userns, pytest.mark.seccomp, pytest.mark.notify, pytest.mark.landlock]
+# Background jobs of an example outlive its shell and become ours.
+pytestmark = [pytest.mark.userns, pytest.mark.seccomp, pytest.mark.notify, pytest.mark.landlock, pytest.mark.orphans]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +121,7 @@ def place(cache: str) -> Iterator[Place]:
                 "HOME": str(home),
                 "LANG": "C.UTF-8",
                 "XDG_CACHE_HOME": cache,
+                "SANDBOX_RUNTIME_DIR": str(top / "runs"),
                 **passed,
             },
         )

@@ -37,7 +37,9 @@ def test_reference_solutions_pass(profile: str) -> None:
     problems = _problems()
     assert len(problems) == 164
     with ThreadPoolExecutor(2) as pool:
-        results = dict(zip(problems, pool.map(lambda p: _run(_program(p, p["canonical_solution"]), profile), problems.values()), strict=True))
+        results = dict(
+            zip(problems, pool.map(lambda p: _run(_program(p, p["canonical_solution"]), profile), problems.values()), strict=True)
+        )
     failed = {name: (result.verdict, result.cause, result.stderr) for name, result in results.items() if not result.ok}
     assert not failed
     # Nothing an honest solution does is worth an audit event.

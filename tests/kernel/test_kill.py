@@ -108,6 +108,7 @@ class Place:
         self.environment = {
             "HOME": str(path / "home"), "TMPDIR": str(path / "tmp"), "XDG_CACHE_HOME": str(path / "cache"), "XDG_STATE_HOME": str(path / "state"),
             "XDG_CONFIG_HOME": str(path / "config"), "XDG_DATA_HOME": str(path / "data"), "XDG_RUNTIME_DIR": str(path / "run"),
+            "SANDBOX_RUNTIME_DIR": str(path / "run" / "sandbox"),
         }  # fmt: skip
 
     def files(self) -> set[str]:

@@ -45,7 +45,6 @@ def test_parse_release(release: str, expected: tuple[int, int]) -> None:
     assert parse_release(release) == expected
 
 
-
 def test_userns_granted_to_the_executor_by_a_profile_is_only_degraded() -> None:
     given = UsernsFacts(
         uid=1000, apparmor_restrict=1, apparmor_label="unconfined", executable="/o/sandbox-init", profile="/etc/apparmor.d/s"
