@@ -89,7 +89,7 @@ def test_the_profiles_readme_names_every_key() -> None:
 def test_every_policy_key_and_action_has_an_entry() -> None:
     text = (MAN / "sandbox-policy.5.md").read_text()
     keys = _entries(_section(text, "KEYS")) - {"[[rule]]"}
-    assert keys == {*load._TOP_KEYS, *load._RULE_KEYS} - {"rule"}
+    assert keys == {*load.TOP_KEYS, *load.RULE_KEYS} - {"rule"}
     assert _entries(_section(text, "ACTIONS")) == {str(action) for action in Action}
     shipped = _entries(_section(text, "SHIPPED POLICIES"))
     assert {name for name in names("policies") if (ROOT / "policies" / f"{name}.toml").exists()} == shipped
