@@ -21,6 +21,10 @@ _LARGEST = 1 << 20  # a longer message is not for us; the protocol allows 128 Mi
 _UCRED = struct.Struct("iII")
 
 
+class RefusedError(SetupError):
+    """The other side was reached and said no; asking elsewhere would be asking again."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     """What came: `kind` as in the protocol, `serial` of the call that it answers, `body` and its byte order."""
@@ -191,7 +195,8 @@ class Bus:
             the job's result: ``done``, or how it failed.
 
         Raises:
-            SetupError: the call is refused, or the other side does not speak D-Bus.
+            RefusedError: the call is refused.
+            SetupError: nobody answers in time, or the other side does not speak D-Bus.
         """
         hello = b"\0AUTH EXTERNAL " + str(os.geteuid()).encode().hex().encode() + b"\r\nBEGIN\r\n"
         if not self._direct:
@@ -210,7 +215,7 @@ class Bus:
                 message = self._next()
                 if message.kind == _ERROR and message.serial in (1, 2, serial):
                     text = read_string(message.body, 0, message.order)[0] if message.body else ""
-                    raise SetupError(
+                    raise RefusedError(
                         f"ask `{self._where}` for a scope", errno.EACCES, step="cgroup", hint=f"it says: {text} ({message.error})"
                     )
                 if message.kind == _REPLY and message.serial == serial:

@@ -197,6 +197,9 @@ def _fix(unified: Hierarchy | None, legacy: dict[str, Hierarchy]) -> str:
     """Return the command that gets a backend, by what is in the way."""
     uid = os.geteuid()
     if unified is not None and v2.BASIC & set(_read(f"{unified.point}/cgroup.controllers").split()):
+        if os.statvfs(unified.point).f_flag & os.ST_RDONLY:
+            # As container engines mount it; no command inside changes that.
+            return f"start the container with `{unified.point}` writable, as `podman run --security-opt unmask={unified.point}` does"
         if os.path.isdir("/run/systemd/system") and uid:
             if os.path.exists(f"/run/user/{uid}/systemd/private"):
                 return manual_fix()

@@ -7,13 +7,14 @@ Source: org.freedesktop.systemd1(5), StartTransientUnit; systemd's docs/CGROUP_D
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sandbox.cgroup import v2
-from sandbox.cgroup.dbus import Bus, Writer, make_call
+from sandbox.cgroup.dbus import Bus, RefusedError, Writer, make_call
 from sandbox.cgroup.files import check_run_id
 from sandbox.cgroup.mounts import match_hierarchies, parse_memberships, parse_mountinfo
 from sandbox.cgroup.run import refuse_missing
@@ -105,6 +106,8 @@ class ScopeOffer:
         for address in self._buses:
             try:
                 return start_scope(address, pid)
+            except RefusedError:
+                raise
             except SetupError as error:
                 failure = failure or error
         assert failure is not None
@@ -120,17 +123,17 @@ def start_scope(address: BusAddress, pid: int) -> v2.V2Backend:
     finally:
         bus.close()
     if result != "done":
-        raise SetupError(f"start `{unit}`", 5, step="cgroup", hint=f"systemd says: {result}; see `journalctl --user -u {unit}`")
+        raise RefusedError(f"start `{unit}`", errno.EIO, step="cgroup", hint=f"systemd says: {result}; see `journalctl --user -u {unit}`")
     with open("/proc/self/mountinfo", "rb") as mounts, open(f"/proc/{pid}/cgroup", "rb") as members:
         hierarchies = match_hierarchies(parse_mountinfo(os.fsdecode(mounts.read())), parse_memberships(os.fsdecode(members.read())))
     base = next((hierarchy.own for hierarchy in hierarchies if hierarchy.version == 2), None)
     if base is None or os.path.basename(base) != unit:
-        raise SetupError(f"find `{unit}` below the cgroup2 mount", 2, step="cgroup", hint=f"the anchor is in `{base}`")
+        raise RefusedError(f"find `{unit}` below the cgroup2 mount", errno.ENOENT, step="cgroup", hint=f"the anchor is in `{base}`")
     try:
         with open(f"{base}/cgroup.controllers", "rb") as file:
             controllers = frozenset(v2.CONTROLLERS) & set(file.read().decode("ascii").split())
     except OSError as error:
-        raise SetupError(f"read `{base}/cgroup.controllers`", error.errno or 5, step="cgroup") from None
+        raise SetupError(f"read `{base}/cgroup.controllers`", error.errno or errno.EIO, step="cgroup") from None
     return v2.V2Backend(base, controllers, movable=frozenset({pid}))
 
 

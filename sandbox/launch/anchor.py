@@ -80,10 +80,17 @@ class Anchor:
         return not poll.poll(0)
 
     def close(self) -> None:
-        """End it and reap it; idempotent."""
+        """End it and reap it; idempotent. The runs that it has started go on."""
+        import signal
+
         self._socket.close()
         pidfd, self._pidfd = self._pidfd, -1
         if pidfd >= 0:
+            try:
+                # Not only by the end of the socket: a fork of this process may hold a copy.
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
             try:
                 os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
             except ChildProcessError:
