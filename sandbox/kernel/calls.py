@@ -86,8 +86,8 @@ def timerfd_settime(fd: int, at_ns: int | None) -> None:
 def set_slice(pid: int, slice_ns: int) -> bool:
     """Ask the scheduler for short turns of an ordinary process, which then has them sooner; return whether it was accepted.
 
-    A task that wakes up beside 30 others on its processor otherwise waits for half of them, 3 ms each. It gets no more time in all. Kernels before
-    6.12 accept it and do nothing. Not for real-time or idle policies, which are left alone.
+    A task that wakes up beside 30 others on its processor otherwise waits for half of them, a turn of 1 to 3 ms each. It gets no more time in all.
+    Kernels before 6.12 accept it and do nothing. Not for real-time or idle policies, which are left alone.
 
     Args:
         pid: a process of the caller's user; 0 for the calling thread.

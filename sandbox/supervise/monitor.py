@@ -375,7 +375,7 @@ class Monitor:
             self.kill(Verdict.WALL_LIMIT)
         elif due.cpu_at is not None and now >= due.cpu_at and (passed := due.judge_cpu(now, self._sampling.cpu_ns())):
             self.kill(Verdict.CPU_LIMIT if passed == "cpu" else Verdict.IDLE_LIMIT)
-        elif self._sampling.next_ns is not None and now >= self._sampling.next_ns:
+        elif self._sampling.next_ns is not None and now >= self._sampling.next_ns and not self._sampling.put_off(due.wall_at, now):
             self._sampling.look(now)
             if self._sampling.over_memory:
                 self.kill(Verdict.MEMORY_LIMIT)

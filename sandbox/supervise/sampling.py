@@ -47,6 +47,7 @@ class Sampling:
         self._looked_ns = time.monotonic_ns()
         self._before: int | None = None
         self.over_memory = False
+        self.cost_ns = 0
         self.next_ns: int | None = self._looked_ns + _FIRST_NS if enforced or cgroup is not None else None
         facts.setup_init_ns = process_cpu_ns(init_pid)
         facts.setup_payload_ns = process_cpu_ns(payload_pid)
@@ -75,10 +76,10 @@ class Sampling:
         if self._cgroup is not None:
             self._look_at_cgroup(self._cgroup, now)
         after = time.monotonic_ns()
-        cost = after - now
-        self._facts.sampling_ns += cost
+        self.cost_ns = after - now
+        self._facts.sampling_ns += self.cost_ns
         if self.next_ns is not None:
-            self.next_ns = after + max(step, _SHARE * cost)
+            self.next_ns = after + max(step, _SHARE * self.cost_ns)
 
     def _look_at_tree(self) -> int:
         """Add up the tree; return how long its memory limit cannot be passed by much."""
@@ -112,6 +113,13 @@ class Sampling:
             facts.memory_step_bytes = max(facts.memory_step_bytes, abs(held - self._before))
         self._before = held
         self._looked_ns = now
+
+    def put_off(self, wall_at: int | None, now: int) -> bool:
+        """Whether a look now would make the wall limit late; then it waits until after that, when it is of no use any more."""
+        if wall_at is None or now + self.cost_ns < wall_at:
+            return False
+        self.next_ns = wall_at
+        return True
 
     def finish(self, end_ns: int) -> None:
         """The run has ended: the time since the last look is a gap like any other."""
