@@ -61,6 +61,8 @@ class Usage:
         pressure_cpu_ns: how long at least one process waited for a processor (PSI).
         pressure_memory_ns: the same for memory.
         pressure_io_ns: the same for block devices.
+        instructions: user-mode instructions, where `measure.instructions` asked for them and the host can count them.
+        instructions_source: the counter, or why there is none.
     """
 
     wall_ns: int
@@ -97,6 +99,8 @@ class Usage:
     pressure_cpu_ns: int | None = None
     pressure_memory_ns: int | None = None
     pressure_io_ns: int | None = None
+    instructions: int | None = None
+    instructions_source: str | None = None
 
     @property
     def cpu_ns(self) -> int:

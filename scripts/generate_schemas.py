@@ -257,6 +257,7 @@ PROFILE: dict[str, tuple[Schema, str]] = {
     "namespaces.time": (BOOLEAN, "A time namespace, in which the monotonic and the boot clock begin near zero."),
     "namespaces.nested": (BOOLEAN, "Leave room for namespaces made inside; the policy must allow the calls, too."),
     "namespaces.ids": ({"enum": [str(mode) for mode in IdMode]}, "`single`: one id is mapped. `range`: 65536 ids through newuidmap(1)."),
+    "measure.instructions": (BOOLEAN, "Count the user-mode instructions of all processes, where the host has and allows such a counter."),
     "identity.hostname": ({"type": "string", "minLength": 1, "maxLength": 64}, "Host name inside."),
     "identity.user": ({"type": "string", "pattern": "^[a-z_][a-z0-9_-]{0,31}$", "not": {"enum": ["root", "nobody"]}}, "Login name inside."),
     "identity.uid": ({"type": "integer", "minimum": 1, "maximum": 65533}, "User id inside."),
@@ -269,6 +270,7 @@ TABLE_DOCS = {
     "environment": "Variables.",
     "namespaces": "What the run has of its own.",
     "identity": "Who the program is inside.",
+    "measure": "What to measure that costs something or that few hosts can.",
 }
 
 

@@ -158,6 +158,7 @@ def _run(
         watches=(*hooks.watches, *(((entry.fd, entry.serve),) if entry is not None else ())),
         on_start=hooks.on_start,
         sample=prepared.sampled,
+        instructions=prepared.profile.measure_instructions,
     )
     with launched:
         try:

@@ -73,6 +73,8 @@ def _from_processes(collected: Collected) -> Usage:
         cpu_sys_ns=0,
         cpu_source="rusage of the process tree",
         output_bytes=collected.output_bytes,
+        instructions=collected.instructions,
+        instructions_source=collected.instructions_source,
     )
     # Without init's report what the janitor saw of init and its children is the best there is; killed children of a killed init are missing in it.
     tree = collected.tree if collected.tree is not None else collected.whole

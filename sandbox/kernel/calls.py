@@ -6,12 +6,17 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 
 _PIDFD_GETFD = 438  # one number on every architecture
 _PIDFD_SEND_SIGNAL = 424
 
+_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
+_PERF_ATTR = struct.Struct("<IIQQQQQIIQ")  # type, size, config, period, sample type, read format, flags, wake-up, breakpoint type, config1
+_PERF_FLAGS = 1 << 0 | 1 << 1 | 1 << 5 | 1 << 6 | 1 << 12  # disabled, inherit, exclude_kernel, exclude_hv, enable_on_exec
+_PERF_FORMAT, _PERF_FD_CLOEXEC = 3, 8  # PERF_FORMAT_TOTAL_TIME_ENABLED | PERF_FORMAT_TOTAL_TIME_RUNNING
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
 _SCHED_ATTR = struct.Struct("<IIQiIQQQ")  # size, policy, flags, nice, priority, runtime, deadline, period
 _CLOCK_MONOTONIC, _TFD_ABSTIME = 1, 1
@@ -104,3 +109,28 @@ def set_slice(pid: int, slice_ns: int) -> bool:
         return False
     attributes = ctypes.create_string_buffer(_SCHED_ATTR.pack(_SCHED_ATTR.size, os.SCHED_OTHER, 0, nice, 0, slice_ns, 0, 0))
     return int(_syscall(number, pid, ctypes.addressof(attributes), 0, 0)) == 0
+
+
+def perf_event_open(pid: int, kind: int, config: int) -> int:
+    """Return a close-on-exec counter of a process's user mode that begins with its next execve and is inherited by its children.
+
+    Raises:
+        OSError: ENOENT when there is no such counter, EACCES or EPERM when it is not allowed.
+
+    Source: perf_event_open(2).
+    """
+    number = _PERF_EVENT_OPEN.get(os.uname().machine)
+    if number is None:
+        raise OSError(errno.ENOSYS, "perf_event_open")
+    attributes = ctypes.create_string_buffer(_PERF_ATTR.pack(kind, _PERF_ATTR.size, config, 0, 0, _PERF_FORMAT, _PERF_FLAGS, 0, 0, 0))
+    fd = int(_syscall(number, ctypes.addressof(attributes), pid, -1, -1, _PERF_FD_CLOEXEC))
+    if fd < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"perf_event_open `{pid}` {kind}:{config}: {os.strerror(error)}")
+    return fd
+
+
+def perf_event_read(fd: int) -> tuple[int, int, int]:
+    """Return a counter's value, and for how long (ns) it was wanted and did count."""
+    value, enabled, running = struct.unpack("<3Q", os.read(fd, 24))
+    return value, enabled, running

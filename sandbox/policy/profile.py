@@ -151,6 +151,7 @@ class Profile:
     cwd: CwdMode = CwdMode.READ_ONLY
     time_namespace: bool = False
     nested_namespaces: bool = False
+    measure_instructions: bool = False
     landlock: LandlockMode = LandlockMode.REQUIRED
     system: tuple[str, ...] = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
     etc: tuple[str, ...] = ()

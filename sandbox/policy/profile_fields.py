@@ -273,6 +273,7 @@ FIELDS: dict[str, tuple[str, Converter]] = {
     "namespaces.time": ("time_namespace", _boolean),
     "namespaces.nested": ("nested_namespaces", _boolean),
     "namespaces.ids": ("ids", _choice(IdMode)),
+    "measure.instructions": ("measure_instructions", _boolean),
     "identity.hostname": ("hostname", _hostname),
     "identity.user": ("user", _user),
     "identity.uid": ("uid", _integer(1, 65533)),
@@ -280,7 +281,7 @@ FIELDS: dict[str, tuple[str, Converter]] = {
     "identity.home": ("home", _home),
 }
 FIELDS.update({f"limits.{key}": (attribute, convert) for key, (attribute, convert) in LIMITS.items()})
-TABLES = ("limits", "mounts", "environment", "namespaces", "identity")
+TABLES = ("limits", "mounts", "environment", "namespaces", "identity", "measure")
 TOP_KEYS = ("extends", *(key for key in FIELDS if "." not in key), *TABLES)
 
 

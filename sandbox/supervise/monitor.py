@@ -24,6 +24,7 @@ from sandbox.plan.codec import Kind, Record
 from sandbox.policy.profile import Limits
 from sandbox.result import Verdict
 from sandbox.supervise.deadlines import PATIENCE_NS, SETUP_NS, Alarm, Deadlines, earliest
+from sandbox.supervise.instructions import Instructions
 from sandbox.supervise.notify import NotifyListener
 from sandbox.supervise.pausing import Pausing
 from sandbox.supervise.pump import Pump
@@ -58,6 +59,7 @@ class Watched:
     watches: tuple[tuple[int, Callable[[Monitor], None]], ...] = ()
     on_start: Callable[[Monitor], None] | None = None
     sample: frozenset[str] = frozenset()
+    instructions: bool = False
 
 
 class Monitor:
@@ -75,6 +77,7 @@ class Monitor:
         self._handlers: dict[int, Callable[[], object]] = {}
         self._pausing = Pausing(partial(self._tell, "control"), watched.cgroup)
         self._sampling: Sampling | None = None
+        self._instructions: Instructions | None = None
         self._init_pidfd = -1
         self._init_pid = 0
         self.payload_pid = 0
@@ -98,6 +101,9 @@ class Monitor:
                 raise self._failure
             self._drain()
             self.collected.output_bytes = self._streams.output_bytes
+            if self._instructions is not None:
+                self.collected.instructions = self._instructions.read()
+                self.collected.instructions_source = self._instructions.source
             return self.collected
         finally:
             self._finish()
@@ -345,6 +351,8 @@ class Monitor:
         self._sampling = Sampling(self._init_pid, record.pid, watched.limits, watched.sample, self.collected, watched.cgroup)
         self.payload_pid = record.pid
         set_slice(self._init_pid, _SLICE_NS)
+        if watched.instructions:
+            self._instructions = Instructions(record.pid)
         if self._watched.on_start is not None:
             self._watched.on_start(self)
         self._go_ns = time.monotonic_ns()
@@ -404,6 +412,8 @@ class Monitor:
         if not self._done:
             self.kill(None)
         self._streams.close()
+        if self._instructions is not None:
+            self._instructions.close()
         if self.collected.listener is not None:
             self.collected.listener.close()
         if self._init_pidfd >= 0:

@@ -37,6 +37,8 @@ class Collected:
         memory_gap_ns: the longest time without one.
         memory_step_bytes: the largest change of anonymous and kernel memory from one to the next.
         sampling_ns: what all sampling took.
+        instructions: user-mode instructions of all processes, where they were asked for and could be counted.
+        instructions_source: the counter, or why there is none; None when nobody asked.
     """
 
     wait_status: int | None = None
@@ -60,6 +62,8 @@ class Collected:
     sampling_ns: int = 0
     output_bytes: int = 0
     cgroup_oom: bool = False
+    instructions: int | None = None
+    instructions_source: str | None = None
     listener: NotifyListener | None = field(default=None)
 
     @property

@@ -199,8 +199,8 @@ SCHEMA: dict[str, Any] = {
     **dict.fromkeys((
         "memory_anon_peak_bytes", "memory_file_peak_bytes", "memory_kernel_peak_bytes", "memory_sample_gap_ns", "memory_sample_step_bytes",
         "memory_sampled_bytes", "maxrss_bytes", "memory_max_hits", "io_read_bytes", "io_write_bytes", "voluntary_switches", "involuntary_switches",
-        "minor_faults", "major_faults", "throttled_ns", "throttled_periods", "pressure_cpu_ns", "pressure_memory_ns", "pressure_io_ns",
-    ), MAYBE), "oom_source": MAYBE_TEXT, "io_source": MAYBE_TEXT,
+        "minor_faults", "major_faults", "throttled_ns", "throttled_periods", "pressure_cpu_ns", "pressure_memory_ns", "pressure_io_ns", "instructions",
+    ), MAYBE), "oom_source": MAYBE_TEXT, "instructions_source": MAYBE_TEXT, "io_source": MAYBE_TEXT,
     "memory_peak_bytes": MAYBE, "memory_source": MAYBE_TEXT, "processes_peak": MAYBE,
     "processes_source": MAYBE_TEXT, "output_bytes": NUMBER, "oom_kills": MAYBE, "process_limit_hits": MAYBE, "denials": dict,
     "denials_suppressed": NUMBER, "enforced": list, "notes": list, "profile": dict, "policy": dict,

@@ -8,6 +8,7 @@ import select
 import signal
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +165,40 @@ def test_a_stopped_supervisor_does_not_stop_the_clock(sandbox_cli: Any, find_pro
     assert result["verdict"] == "wall-limit" and result["limits_hit"] == ["wall"]
     assert result["wall_ns"] > 5_000_000_000
     assert find_processes(marker) == {}
+
+
+TOUCH = """
+import mmap, os
+os.fork()
+area = mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+for at in range(0, len(area), 4096): area[at] = 1
+"""
+
+
+def measured(event: tuple[int, int], monkeypatch: pytest.MonkeyPatch, *, asked: bool = True) -> sandbox.result.Usage:
+    """Run a program whose two processes touch 16384 pages each, with an event of perf's in the place of instructions."""
+    from sandbox.supervise import instructions
+
+    monkeypatch.setattr(instructions, "EVENT", event)
+    profile = replace(override_profile(load_profile("strict"), limits={"memory": "512M"}, origin="test"), measure_instructions=asked)
+    result = sandbox.run([PYTHON, "-I", "-S", "-c", TOUCH], profile=profile)
+    assert result.verdict is Verdict.OK, (result.cause, result.stderr)
+    return result.usage
+
+
+def test_events_of_the_whole_tree_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A software event shows the way, where no counter of the processor is to be had: page faults, which rusage counts as well."""
+    usage = measured((1, 2), monkeypatch)
+    if usage.instructions is None:  # perf_event_paranoid 3 forbids ordinary users everything
+        assert usage.instructions_source is not None and "perf_event_paranoid" in usage.instructions_source
+        return
+    assert 2 * 10_000 < usage.instructions <= (usage.minor_faults or 0) + (usage.major_faults or 0)
+    assert measured((1, 2), monkeypatch, asked=False).instructions_source is None
+
+
+def test_instructions_that_cannot_be_counted_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = measured((0, 1), monkeypatch)
+    assert usage.instructions_source is not None
+    assert (usage.instructions is None) == usage.instructions_source.startswith("absent: perf_event_open: ")
+    assert usage.instructions is None or usage.instructions > 1_000_000
+    assert measured((0, 9999), monkeypatch).instructions is None

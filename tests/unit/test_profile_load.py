@@ -68,6 +68,8 @@ network = "loopback"
 time = true
 nested = true
 ids = "range"
+[measure]
+instructions = true
 [identity]
 hostname = "box.example"
 user = "me"
@@ -102,6 +104,7 @@ home = "/home/me"
     )
     assert profile.etc == ("/etc/ssl/certs", "/etc/localtime", "/etc/java-*-openjdk") and profile.system == ("/usr", "/opt/tools")
     assert profile.env_pass == ("LANG", "LC_*") and profile.env_set == (("A", "1"),)
+    assert profile.measure_instructions
     assert (profile.proc, profile.network, profile.time_namespace, profile.nested_namespaces) == (
         ProcMode.NONE,
         NetworkMode.LOOPBACK,
