@@ -8,6 +8,7 @@ removes the scope with its last member.
 from __future__ import annotations
 
 import _thread
+import atexit
 import os
 from dataclasses import dataclass
 
@@ -54,9 +55,12 @@ def open_scope(offer: ScopeOffer, executor: str) -> Scope:
         try:
             backend = offer.open(anchor.pid)
             backend.clear_way()
+            anchor.settle()
         except BaseException:
             anchor.close()
             raise
+        if not _scopes:
+            atexit.register(close_scopes)  # a zombie would be left to whoever adopts our children
         scope = _scopes[key] = Scope(backend=backend, anchor=anchor)
         return scope
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import _thread
 import errno
+import fcntl
 import os
 import struct
 
 from sandbox.errors import SetupError
-from sandbox.plan.anchor import CLIENT, MAXIMUM_PASSED, SOCKET, TABLE, build_anchor_table
+from sandbox.plan.anchor import CLIENT, MAXIMUM_PASSED, MOVED, SOCKET, TABLE, build_anchor_table, build_waiting_table
 
 
 class Anchor:
@@ -33,9 +34,11 @@ class Anchor:
 
         self._lock = _thread.allocate_lock()
         self.command = tuple(command)
-        table = build_anchor_table(os.uname().machine, self.command, title)
+        machine = os.uname().machine
         with spawn.owned_descriptors() as own:
-            memory = own(spawn.sealed_memory(table))
+            first = own(spawn.sealed_memory(build_waiting_table(machine, self.command)))
+            memory = own(spawn.sealed_memory(build_anchor_table(machine, self.command, title)))
+            self._moved = own(os.eventfd(0, os.EFD_CLOEXEC))
             import _socket
 
             ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC, 0)
@@ -43,12 +46,20 @@ class Anchor:
             child = own(theirs.detach())
             try:
                 me = own(os.pidfd_open(os.getpid()))
-                wanted = {SOCKET: child, CLIENT: me, TABLE: memory, 3: memory}
+                wanted = {SOCKET: child, CLIENT: me, TABLE: memory, MOVED: self._moved, 3: first}
                 self.pid = spawn.spawn_executor(command, "sandbox-anchor", wanted)
                 self._pidfd = os.pidfd_open(self.pid)
+                self._moved = fcntl.fcntl(self._moved, fcntl.F_DUPFD_CLOEXEC, 0)
             except OSError as error:
                 ours.close()
                 raise SetupError("start the anchor", error.errno or errno.EIO, step="cgroup") from None
+
+    def settle(self) -> None:
+        """Say that it is where it shall be: from now on it ends as soon as this process does. Idempotent; `spawn` does it as well."""
+        if self._moved >= 0:
+            os.eventfd_write(self._moved, 1)
+            os.close(self._moved)
+            self._moved = -1
 
     def spawn(self, descriptors: list[int]) -> int:
         """Start an executor with these descriptors as its 0, 1, 2 …; return its pid, a child of this process.
@@ -61,6 +72,7 @@ class Anchor:
         if len(descriptors) > MAXIMUM_PASSED:
             raise SetupError("pass descriptors to the anchor", errno.E2BIG, step="cgroup")
         with self._lock:
+            self.settle()
             try:
                 rights = struct.pack(f"{len(descriptors)}i", *descriptors)
                 self._socket.sendmsg([b"s"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
@@ -84,6 +96,7 @@ class Anchor:
         import signal
 
         self._socket.close()
+        self._drop_word()
         pidfd, self._pidfd = self._pidfd, -1
         if pidfd >= 0:
             try:
@@ -100,6 +113,12 @@ class Anchor:
     def forget(self) -> None:
         """Close what a fork inherited, in the fork: the anchor is its parent's."""
         self._socket.close()
+        self._drop_word()
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
+
+    def _drop_word(self) -> None:
+        if self._moved >= 0:
+            os.close(self._moved)
+            self._moved = -1

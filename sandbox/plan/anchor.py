@@ -18,13 +18,47 @@ from sandbox.plan import fds
 from sandbox.plan.codec import Flag, Kind, Ref, Table
 from sandbox.plan.lower import Lowering
 
-SOCKET, CLIENT, TABLE = 96, 97, 98
+SOCKET, CLIENT, TABLE, MOVED = 96, 97, 98, 99
 """Its own descriptors. Those that a message brings take the lowest free numbers, in their order: so they are where the janitor wants them."""
 
 MAXIMUM_PASSED = 64
 """How many descriptors one message may bring; they stay below `SOCKET`."""
 
-_CLOSED = 99  # never open: a failure of the anchor itself is told by the end of its socket
+GRACE_S = 10
+"""How long an anchor outlives a client that was killed while systemd was asked. systemd takes a process that has just ended for a living one as long
+as nobody has waited for it, and then keeps the empty scope for good; so it must find a living one."""
+
+_CLOSED = 100  # never open: a failure of the anchor itself is told by the end of its socket
+
+
+@lru_cache(maxsize=4)
+def build_waiting_table(arch: str, command: tuple[str, ...]) -> Table:
+    """Return the table of an anchor that is being moved: it waits for the word on `MOVED` (an eventfd, which a client's end leaves as it is), or
+    for the client's end and then for some seconds, and goes on with the table on `TABLE`.
+
+    Args:
+        arch: the machine's.
+        command: the executor, with its arguments.
+    """
+    low = Lowering(arch=Arch(arch))
+    failure = low.record(Kind.FAILED)
+    low.call("setsid", tolerate=(errno.EPERM,))
+    low.call("close_range", 0, SOCKET - 1, 0)
+    low.call("close_range", MOVED + 1, 0xFFFFFFFF, 0)
+    either = low.builder.reserve(16, struct.pack("<ihhihh", MOVED, uapi.POLLIN, 0, CLIENT, uapi.POLLIN, 0))
+    low.call("ppoll", either, 2, 0, 0, 8, flags=Flag.RETRY)
+    moved = low.builder.reserve(8, struct.pack("<ihh", MOVED, uapi.POLLIN, 0))
+    found = low.slot("found")
+    low.call("ppoll", moved, 1, low.builder.reserve(16, struct.pack("<qq", GRACE_S, 0)), 0, 8, store=found, flags=Flag.RETRY)
+    low.expect(Ref(found), 8, 0xFFFFFFFFFFFFFFFF, 1, errno.ESRCH, "the word")
+    _next_round(low, command)
+    return low.builder.encode(failure_record=failure, status_fd=_CLOSED)
+
+
+def _next_round(low: Lowering, command: tuple[str, ...]) -> None:
+    low.call("dup3", TABLE, fds.TABLE, 0, label="the table")
+    anchor = low.builder.vector([b"sandbox-anchor", *(word.encode("utf-8", "surrogateescape") for word in command[1:])])
+    low.call("execve", command[0], anchor, low.builder.vector([]), label="the next round")
 
 
 @lru_cache(maxsize=4)
@@ -54,14 +88,11 @@ def build_anchor_table(arch: str, command: tuple[str, ...], title: str) -> Table
     low.clone(low.builder.reserve(88, struct.pack("<11Q", uapi.CLONE_PARENT, *[0] * 10)), pid)
     low.call("write", SOCKET, Ref(pid), 8, label="the pid")
     low.call("close_range", 0, SOCKET - 1, 0)
-    low.call("dup3", TABLE, fds.TABLE, 0, label="the table")
-    anchor = low.builder.vector([b"sandbox-anchor", *(word.encode("utf-8", "surrogateescape") for word in command[1:])])
-    nothing = low.builder.vector([])
-    low.call("execve", command[0], anchor, nothing, label="the next round")
+    _next_round(low, command)
     child = len(low.builder.rows)
     low.call("close_range", SOCKET, 0xFFFFFFFF, 0)
     janitor = low.builder.vector([word.encode("utf-8", "surrogateescape") for word in (title, *command[1:])])
-    low.call("execve", command[0], janitor, nothing, label="the executor")
+    low.call("execve", command[0], janitor, low.builder.vector([]), label="the executor")
     (clone,) = low.clones
     low.builder.rows[clone] = replace(low.builder.rows[clone], number=child)
     return low.builder.encode(failure_record=failure, status_fd=_CLOSED)

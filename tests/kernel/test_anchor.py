@@ -17,6 +17,7 @@ from sandbox.api import scope
 from sandbox.errors import SetupError
 from sandbox.launch.anchor import Anchor
 from sandbox.launch.spawn import executor_command
+from sandbox.plan.anchor import build_waiting_table
 
 pytestmark = [pytest.mark.userns, pytest.mark.seccomp, pytest.mark.notify]
 
@@ -24,6 +25,7 @@ pytestmark = [pytest.mark.userns, pytest.mark.seccomp, pytest.mark.notify]
 @pytest.fixture
 def anchor() -> Iterator[Anchor]:
     made = Anchor(executor_command("auto"), "sandbox-init")
+    made.settle()
     yield made
     made.close()
 
@@ -46,6 +48,7 @@ def test_runs_through_an_anchor_are_runs(executor: str, through: Callable[[Ancho
     anchor = Anchor(executor_command(executor), "sandbox-init")
     try:
         through(anchor)
+        anchor.settle()
         before = sorted(os.listdir("/proc/self/fd"))
         for number in range(3):
             result = sandbox.run(["sh", "-c", "cat; ls /proc/self/fd | wc -l; exit 3"], stdin=b"%d\n" % number, executor=executor)
@@ -94,6 +97,7 @@ def test_it_ends_with_a_killed_client() -> None:
     if client == 0:
         try:
             made = Anchor(executor_command("auto"), "sandbox-init")
+            made.settle()
             if os.fork() == 0:  # holds a copy of the anchor's socket
                 os.close(word)
                 signal.pause()
@@ -112,6 +116,32 @@ def test_it_ends_with_a_killed_client() -> None:
         assert select.select([pidfd], [], [], 10)[0], "the fork of the client does not keep it alive"
     finally:
         os.kill(fork, signal.SIGKILL)
+        os.close(pidfd)
+        os.close(ready)
+
+
+@pytest.mark.orphans
+def test_while_it_is_being_moved_it_outlives_a_killed_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A systemd that is about to move it must find it alive: it would keep the scope of one that has just ended."""
+    monkeypatch.setattr("sandbox.plan.anchor.GRACE_S", 1)
+    build_waiting_table.cache_clear()
+    ready, word = os.pipe()
+    client = os.fork()
+    if client == 0:
+        try:
+            os.write(word, b"%d\n" % Anchor(executor_command("auto"), "sandbox-init").pid)
+            signal.pause()
+        finally:
+            os._exit(9)
+    os.close(word)
+    pidfd = os.pidfd_open(int(os.read(ready, 20)))
+    try:
+        os.kill(client, signal.SIGKILL)
+        os.waitpid(client, 0)
+        assert not select.select([pidfd], [], [], 0.3)[0], "it waits"
+        assert select.select([pidfd], [], [], 20)[0], "and ends"
+    finally:
+        build_waiting_table.cache_clear()
         os.close(pidfd)
         os.close(ready)
 
