@@ -305,7 +305,7 @@ def test_current_tells_kinds_of_memory_apart(backend: V1Backend, tmp_path: objec
             again = made.current()
             assert len(os.listdir("/proc/self/fd")) == opened, "the files stay open"
             assert now.processes == again.processes == 0, "the one process stands for init"
-            assert now.memory_anon_bytes is not None and 19 << 20 <= now.memory_anon_bytes < 23 << 20
+            assert now.memory_anon_bytes is not None and 19 << 20 <= now.memory_anon_bytes < 34 << 20, "and what the fork copies of pytest"
             assert now.memory_file_bytes is not None and 7 << 20 <= now.memory_file_bytes < 10 << 20
             assert now.memory_kernel_bytes is not None and 0 < now.memory_kernel_bytes < 4 << 20
             assert now.memory_bytes is not None and 26 << 20 <= now.memory_bytes <= MEMORY

@@ -201,7 +201,7 @@ def test_current_tells_kinds_of_memory_apart(made: V2Run, tmp_path: object) -> N
         again = made.current()
         assert len(os.listdir("/proc/self/fd")) == opened, "the files stay open"
         assert now.processes == again.processes == 0, "the one process stands for init"
-        assert now.memory_anon_bytes is not None and 20 << 20 <= now.memory_anon_bytes < 24 << 20
+        assert now.memory_anon_bytes is not None and 19 << 20 <= now.memory_anon_bytes < 34 << 20, "and what the fork copies of pytest"
         assert now.memory_kernel_bytes is not None and 0 < now.memory_kernel_bytes < 4 << 20
         assert now.memory_bytes is not None and 20 << 20 <= now.memory_bytes <= MEMORY
         usage = made.usage()
