@@ -81,21 +81,16 @@ def execute(prepared: Prepared, streams: Streams, hooks: Hooks) -> Finished:
     """
     host_id: HostId | None = None
     cgroup: CgroupRun | None = None
-    entry: Registered | None = None
-    unlisted = ""
     prepared = open_backend(prepared)
+    entry = Registered(prepared)
     try:
-        try:
-            entry = Registered(prepared)
-        except SandboxError as error:
-            unlisted = f"not listed by `sandbox ps`: {error.message}"
         if prepared.as_root:
             host_id = claim_host_id()
         if prepared.backend is not None:
             cgroup = prepared.backend.reserve(prepared.run_id, prepared.cgroup_limits)
             cgroup.clear_way()
         finished = _run(prepared, streams, hooks, host_id, cgroup, entry)
-        return _with_notes(finished, unlisted) if unlisted else finished
+        return _with_notes(finished, f"not listed by `sandbox ps`: {entry.refused}") if entry.refused else finished
     except OSError as error:  # too many open files, no memory for a pipe
         raise SetupError(f"start the sandbox{f' with `{error.filename}`' if error.filename else ''}", error.errno or errno.EIO) from error
     finally:
@@ -106,17 +101,15 @@ def execute(prepared: Prepared, streams: Streams, hooks: Hooks) -> Finished:
                 cgroup.close()
         if host_id is not None:
             host_id.close()
-        if entry is not None:
-            entry.close()  # last: whoever waits for the end of the run is told by it
+        entry.close()  # last: whoever waits for the end of the run is told by it
 
 
 def _run(
-    prepared: Prepared, streams: Streams, hooks: Hooks, host_id: HostId | None, cgroup: CgroupRun | None, entry: Registered | None
-) -> Finished:
-    directories = cgroup_directories(cgroup) + ((entry.directory,) if entry is not None else ())
+    prepared: Prepared, streams: Streams, hooks: Hooks, host_id: HostId | None, cgroup: CgroupRun | None, entry: Registered
+) -> Finished:  # fmt: skip
+    directories = cgroup_directories(cgroup)
     outside_id = host_id.number if host_id is not None else -1
-    request = build_request(prepared, outside_id=outside_id, cgroup=cgroup, entries=entry.names if entry is not None else ())
-    plan, table = _make_table(request, prepared.run_id)
+    plan, table = _make_table(build_request(prepared, outside_id=outside_id, cgroup=cgroup, entries=entry.names), prepared.run_id)
 
     def on_started(pid: int) -> None:
         if cgroup is not None:
@@ -138,9 +131,12 @@ def _run(
     # Until the run has somebody who ends it: an exception of a signal handler (KeyboardInterrupt) would leave processes and descriptors behind.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
+        if entry.open():
+            directories += (entry.directory,)
+        else:
+            plan, table = _make_table(build_request(prepared, outside_id=outside_id, cgroup=cgroup), prepared.run_id)
         launched, pumps = _start(prepared, streams, table, directories, host_id)
-        if entry is not None:
-            entry.publish(launched.pid)
+        entry.publish(launched.pid)
     except BaseException:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         raise
@@ -155,7 +151,7 @@ def _run(
         cgroup=cgroup,
         listen=listen,
         terminal=attach if streams.terminal is not None else None,
-        watches=(*hooks.watches, *(((entry.fd, entry.serve),) if entry is not None else ())),
+        watches=hooks.watches if entry.refused else (*hooks.watches, (entry.fd, entry.serve)),
         on_start=hooks.on_start,
         sample=prepared.sampled,
         instructions=prepared.profile.measure_instructions,
@@ -165,8 +161,7 @@ def _run(
             monitor = Monitor(launched, watched)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             collected = monitor.run()
-            if entry is not None:
-                entry.drain(monitor)
+            entry.drain(monitor)
         finally:
             for pump in pumps:
                 pump.close()
@@ -177,8 +172,8 @@ def _run(
         stdout = None
     if streams.stderr is not None:
         stderr = None
-    killed_by = entry.killed_by if entry is not None else ""
-    finished = _finish(prepared, plan, collected, counted, cgroup.enforced if cgroup is not None else (), stdout, stderr, killed_by)
+    enforced = cgroup.enforced if cgroup is not None else ()
+    finished = _finish(prepared, plan, collected, counted, enforced, stdout, stderr, entry.killed_by)
     names = ("standard output", "standard error")
     lost = tuple(f"{name} was lost: {describe_errno(pump.error)}" for name, pump in zip(names, outputs, strict=False) if pump.error)
     return replace(_with_notes(finished, *lost), lost=lost) if lost else finished

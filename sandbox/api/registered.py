@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sandbox.errors import SandboxError, describe_errno
 from sandbox.registry.control import Control
-from sandbox.registry.entry import Registration, encode_entry, monotonic_ns
+from sandbox.registry.entry import Registration, encode_entry, entry_names, monotonic_ns
 from sandbox.registry.place import make_place
 from sandbox.result import Verdict
 
@@ -23,46 +23,49 @@ _SIGKILL = 9
 
 
 class Registered:
-    """The entry of one run and what answers on its socket.
+    """The entry of one run and what answers on its socket; nothing of it exists before `open`.
 
-    Args:
-        prepared: the run.
-
-    Raises:
-        SandboxError: no entry can be made.
+    Attributes:
+        names: the entry's files, to be removed in this order.
+        refused: why there is no entry, after `open`; empty where there is one.
+        killed_by: who asked for the end, in the words of a result's cause.
     """
 
     def __init__(self, prepared: Prepared) -> None:
-        command = prepared.command
-        content = encode_entry(
-            prepared.run_id, name=command.name, profile=prepared.profile.name, pid=os.getpid(), began_ns=monotonic_ns(), argv=command.argv
-        )
-        try:
-            self._entry = Registration(make_place(os.environ, os.geteuid()), prepared.run_id, content)
-        except OSError as error:
-            raise SandboxError(f"make an entry: {describe_errno(error.errno or 0)}") from None
+        self._prepared = prepared
         self._limits = prepared.profile.limits
+        self._entry: Registration | None = None
         self._control: Control | None = None
         self._monitor: Monitor | None = None
         self._stats = ""
         self._stats_at = 0
         self._over = False
+        self.names = entry_names(prepared.run_id)
+        self.refused = ""
         self.killed_by = ""
+
+    def open(self) -> bool:
+        """Make the entry, as late as may be: what is made before the janitor lives, a SIGKILL leaves to the next look."""
+        prepared = self._prepared
+        name, argv = prepared.command.name, prepared.command.argv
+        content = encode_entry(
+            prepared.run_id, name=name, profile=prepared.profile.name, pid=os.getpid(), began_ns=monotonic_ns(), argv=argv
+        )
         try:
+            self._entry = Registration(make_place(os.environ, os.geteuid()), prepared.run_id, content)
             self._control = Control(self._entry.listener, self._answer)
-        except BaseException:
-            self._entry.close()
-            raise
+        except SandboxError as error:
+            self.refused = error.message
+        except OSError as error:
+            self.refused = f"make an entry: {describe_errno(error.errno or 0)}"
+            self.close()
+        return not self.refused
 
     @property
     def directory(self) -> int:
         """The directory of the entry's files; borrowed."""
+        assert self._entry is not None
         return self._entry.directory
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The entry's files, to be removed in this order."""
-        return self._entry.names
 
     @property
     def fd(self) -> int:
@@ -72,7 +75,8 @@ class Registered:
 
     def publish(self, janitor: int) -> None:
         """Tell which process ends the run should the supervisor not answer."""
-        self._entry.publish(janitor)
+        if self._entry is not None:
+            self._entry.publish(janitor)
 
     def serve(self, monitor: Monitor) -> None:
         """Answer what was asked; for the supervisor's loop."""
@@ -89,7 +93,8 @@ class Registered:
 
     def close(self) -> None:
         """Hang up, and remove what the janitor has not; idempotent."""
-        self._entry.close()
+        if self._entry is not None:
+            self._entry.close()
         if self._control is not None:
             self._control.close()
             self._control = None

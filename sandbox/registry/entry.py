@@ -28,6 +28,11 @@ def encode_entry(run_id: str, *, name: str, profile: str, pid: int, began_ns: in
     return head.encode("utf-8", "surrogateescape") + words.encode("utf-8", "surrogateescape")[:_COMMAND_BYTES]
 
 
+def entry_names(run_id: str) -> tuple[str, str]:
+    """Return the files of a run's entry, in the order in which they are to be removed: whoever finds the first of them alone may remove it."""
+    return run_id + SOCKET, run_id
+
+
 class Registration:
     """The entry of a run of ours.
 
@@ -38,7 +43,7 @@ class Registration:
 
     Attributes:
         directory: the same descriptor, until `close`.
-        names: the files of the entry, in the order in which they are to be removed: whoever finds the first of them alone may remove it.
+        names: of `entry_names`.
         listener: a listening SOCK_SEQPACKET socket.
 
     Raises:
@@ -47,7 +52,7 @@ class Registration:
 
     def __init__(self, directory: int, run_id: str, content: bytes) -> None:
         self.directory = directory
-        self.names = (run_id + SOCKET, run_id)
+        self.names = entry_names(run_id)
         self.listener = -1
         self._file = -1
         try:
@@ -66,7 +71,10 @@ class Registration:
         except OSError:
             started = 0  # a /proc that hides even our children: the run can be ended by its supervisor only
         if started:
-            os.pwrite(self._file, JANITOR.format(janitor, started).encode(), len(MAGIC))
+            try:
+                os.pwrite(self._file, JANITOR.format(janitor, started).encode(), len(MAGIC))
+            except OSError:
+                pass  # likewise
 
     def close(self) -> None:
         """Remove what is still there and let go; idempotent."""

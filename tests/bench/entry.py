@@ -7,18 +7,23 @@ import random
 import statistics
 import tempfile
 import time
-from typing import Any
 
 import sandbox
 from sandbox.api import execute
-from sandbox.errors import SandboxError
+from sandbox.api.prepare import Prepared
 
 
-class _Unregistered:
+class _Unregistered(execute.Registered):
     """Instead of an entry: none."""
 
-    def __init__(self, prepared: Any) -> None:
-        raise SandboxError("measured without")
+    def __init__(self, prepared: Prepared) -> None:
+        super().__init__(prepared)
+        self.names = ()  # type: ignore[assignment]
+
+    def open(self) -> bool:
+        """Refuse."""
+        self.refused = "measured without"
+        return False
 
 
 def main(rounds: int, profile: str, argv: tuple[str, ...], seed: int) -> int:

@@ -259,7 +259,7 @@ def test_a_handle_outlives_its_run(runs: Runs) -> None:
 
 def test_killed_while_its_output_is_not_read(runs: Runs) -> None:
     """The payload has ended and its output waits for a reader: a kill ends the wait, and the verdict stays its own."""
-    process = runs.start("flood", "head -c 150000 /dev/zero; exit 4")
+    process = runs.start("flood", "head -c 100000 /dev/zero; exit 4")
     eventually(lambda: state_of(runs, "flood") == "ending", "all of it is in pipes")
     assert runs.cli("kill", "flood").returncode == 0
     code, err = end_of(process)
