@@ -20,7 +20,7 @@ from sandbox.seccomp.convert_oci import Kernel, OciProfile
 from sandbox.seccomp.convert_oci_read import read_oci, select
 from sandbox.seccomp.convert_oci_write import convert_to_oci
 from sandbox.seccomp.convert_toml import convert_to_toml
-from sandbox.seccomp.evaluate import decode
+from sandbox.seccomp.evaluate import RejectedError, decode
 from sandbox.seccomp.filter import INSTRUCTION_BYTES, Filter
 from sandbox.seccomp.prove import Difference, ProgramDecider, describe_value, differences
 
@@ -80,7 +80,8 @@ def convert_profile(
     text = convert_to_toml(profile, arch, name=name, description=description, exact=True, notes=notes, heading=heading)
     policy, compiled = _compile(text, name, arch)
     foreign = compile_foreign(foreign_rules(profile, arch), profile.default, arch, f"profile `{file}`")
-    found = misread = differences(ProgramDecider(decode(compiled.bpf)), ProgramDecider(decode(foreign)), arch)
+    libseccomps = _decider(foreign, f"profile `{file}`")
+    found = misread = differences(_decider(compiled.bpf, f"policy `{name}`"), libseccomps, arch)
     if exact and misread:
         raise CompileError(
             f"libseccomp makes something else of profile `{file}` than its rules say: `{found[0].call}`: libseccomp gives "
@@ -91,7 +92,7 @@ def convert_profile(
         notes = list(profile.notes)
         text = convert_to_toml(profile, arch, name=name, description=description, exact=False, notes=notes, heading=heading)
         policy, compiled = _compile(text, name, arch)
-        found = differences(ProgramDecider(decode(compiled.bpf)), ProgramDecider(decode(foreign)), arch)
+        found = differences(_decider(compiled.bpf, f"policy `{name}`"), libseccomps, arch)
     missing = [call for call in LAUNCH_CALLS if not _is_allowed(policy, call)]
     if missing:
         words = ", ".join(f"`{call}`" for call in missing)
@@ -124,7 +125,7 @@ def convert_policy(policy: SyscallPolicy, arch: Arch, *, notify: bool) -> str:
     text = convert_to_oci(policy, arch, notify=notify)
     back = select(read_oci(text.encode(), f"{policy.name}.json"), arch, (), (0, 0), strict=True)
     foreign = compile_foreign(foreign_rules(back, arch), back.default, arch, f"policy `{policy.name}` as JSON")
-    found = differences(ProgramDecider(decode(foreign)), ProgramDecider(decode(compiled.bpf)), arch)
+    found = differences(_decider(foreign, f"policy `{policy.name}` as JSON"), _decider(compiled.bpf, f"policy `{policy.name}`"), arch)
     if found:
         raise InternalError(
             f"policy `{policy.name}` means something else as JSON: `{found[0].call}`: {describe_value(found[0].left)}, "
@@ -132,6 +133,18 @@ def convert_policy(policy: SyscallPolicy, arch: Arch, *, notify: bool) -> str:
             hint="please report this with the policy; nothing was written",
         )
     return text
+
+
+def _decider(bpf: bytes, what: str) -> ProgramDecider:
+    """Return a program for a comparison.
+
+    Raises:
+        CompileError: the kernel would refuse it; libseccomp writes programs of any length.
+    """
+    try:
+        return ProgramDecider(decode(bpf))
+    except RejectedError as error:
+        raise CompileError(f"compile {what}: the kernel would refuse the filter: {error}") from None
 
 
 def _compile(text: str, name: str, arch: Arch) -> tuple[SyscallPolicy, Filter]:
