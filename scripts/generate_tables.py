@@ -2,7 +2,7 @@
 """Write sandbox/abi/tables/{x86_64,aarch64}.py from the kernel's syscall tables.
 
 Usage:
-    scripts/generate_tables.py --linux 7.2 X86_64_SOURCE AARCH64_SOURCE [--output DIRECTORY]
+    scripts/generate_tables.py --linux 7.3 X86_64_SOURCE AARCH64_SOURCE [--output DIRECTORY]
     scripts/generate_tables.py --check-prototypes TRACEFS/events/syscalls
 
 A source is a table of the kernel's tree (arch/x86/entry/syscalls/syscall_64.tbl, scripts/syscall.tbl) or the header that the kernel

@@ -134,7 +134,7 @@ ALWAYS_REFUSED = [
         (name, ())
         for name in (
             "clock_settime settimeofday adjtimex clock_adjtime mount umount2 pivot_root move_mount open_tree open_tree_attr fsopen fsconfig fsmount "
-            "fspick mount_setattr unshare setns chroot add_key request_key keyctl bpf perf_event_open io_uring_setup io_uring_enter io_uring_register "
+            "fspick mount_setattr unshare setns chroot fchroot add_key request_key keyctl bpf perf_event_open io_uring_setup io_uring_enter io_uring_register "
             "userfaultfd ptrace process_vm_readv process_vm_writev process_madvise kcmp pidfd_getfd vmsplice name_to_handle_at open_by_handle_at "
             "modify_ldt kexec_load kexec_file_load swapon swapoff init_module finit_module delete_module reboot quotactl quotactl_fd fanotify_init "
             "fanotify_mark nfsservctl acct syslog iopl ioperm lookup_dcookie move_pages migrate_pages mbind memfd_secret clone3"

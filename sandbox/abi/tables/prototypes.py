@@ -4,7 +4,7 @@ Text only, parsed by `sandbox.abi.signatures`, which documents the two types tha
 Names are the kernel's, without its `u`/`_` prefixes for user pointers and with man page names where those are what people know
 (`flags` of clone, `advice` of madvise). `const` is left out. `name@arch` is an architecture whose argument order differs.
 Calls that no kernel since 2.6 implements have an empty list. `scripts/generate_tables.py --check-prototypes` compares the widths with a kernel.
-Source: the SYSCALL_DEFINE of each call, Linux 6.18 to 7.2.
+Source: the SYSCALL_DEFINE of each call, Linux 6.18 to 7.3.
 """
 
 PROTOTYPES = """\
@@ -72,6 +72,7 @@ fchmodat(int dfd, char *filename, umode_t mode)
 fchmodat2(int dfd, char *filename, umode_t mode, unsigned int flags)
 fchown(unsigned int fd, uid_t user, gid_t group)
 fchownat(int dfd, char *filename, uid_t user, gid_t group, int flags)
+fchroot(int fd, unsigned int flags)
 fcntl(unsigned int fd, unsigned int cmd, per-command arg)
 fdatasync(unsigned int fd)
 fgetxattr(int fd, char *name, void *value, size_t size)
