@@ -44,7 +44,8 @@ def _check(policy: SyscallPolicy) -> None:
 
 
 def _origin(rule: Rule, key: str = "") -> str:
-    return f"{rule.place}, rule[{rule.index}]" + (f".{key}" if key else "")
+    place = f"{rule.place.file}:{rule.condition_line}" if key == "when" else str(rule.place)
+    return f"{place}, rule[{rule.index}]" + (f".{key}" if key else "")
 
 
 def _check_condition(condition: Condition, rule: Rule, syscall: str) -> None:
@@ -204,6 +205,6 @@ def _check_permissions(syscall: str, entries: tuple[Entry, ...]) -> None:
     for position in sorted(useless & reached):
         raise PolicyError(
             f"rule changes nothing for `{syscall}`: what lies below already decides these calls in the same way",
-            origin=f"{_origin(entries[position].rule)}; below: {entries[position + 1].rule.place}",
+            origin=f"{_origin(entries[position].rule)}; below: {_origin(entries[position + 1].rule)}",
             hint="to make this rule the whole decision for the syscall, add `else`",
         )

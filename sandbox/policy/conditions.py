@@ -19,6 +19,7 @@ from sandbox.policy.model import AllOf, AnyOf, Comparison, Condition, Membership
 _TOKEN = re.compile(r"\s*(0[xX][0-9a-fA-F]+|0[oO]?[0-7]+|0[bB][01]+|[0-9]+|[A-Za-z_][A-Za-z0-9_]*|==|!=|<=|>=|[<>&|~(){},-])", re.ASCII)
 _NUMBER = re.compile(r"0[xX][0-9a-fA-F]+|0[oO][0-7]+|0[bB][01]+|0|[1-9][0-9]*", re.ASCII)
 _WORDS = ("and", "or", "not", "in")
+_ADVICE = {"=": "`==`", "!": "`!=` or `not in`", "[": "a set in braces", "'": "constants by their names", '"': "constants by their names"}
 _MAXIMUM_LENGTH = 8192
 _MAXIMUM_DIGITS = 66  # 64 bits as 0b…
 _MAXIMUM_DEPTH = 32
@@ -41,7 +42,9 @@ class _Parser:
         while position < end:
             match = _TOKEN.match(text, position)
             if match is None:
-                raise ConditionError(f"condition has an unexpected `{text[position:end].lstrip()[:1]}`")
+                rest = text[position:end].lstrip()
+                advice = next((f": write {word}" for symbol, word in _ADVICE.items() if rest.startswith(symbol)), "")
+                raise ConditionError(f"condition has an unexpected `{rest[:1]}`{advice}")
             self.tokens.append(match[1])
             position = match.end()
             if match[1][0].isdigit() and position < end and (text[position].isalnum() or text[position] == "_"):
@@ -114,7 +117,8 @@ class _Parser:
         if not token:
             raise ConditionError("condition ends where an argument's name is needed")
         if not (token[0].isalpha() or token[0] == "_") or token in _WORDS:
-            raise ConditionError(f"condition needs an argument's name, not `{token}`")
+            advice = "; write `!=` or `not in`" if token == "not" else ""
+            raise ConditionError(f"condition needs an argument's name, not `{token}`{advice}")
         register = token == "register" and self.peek() == "("
         if register:
             self.take()
@@ -207,7 +211,9 @@ def parse_condition(text: str) -> Condition:
         raise ConditionError("condition is empty")
     result = parser.condition()
     if parser.at < len(parser.tokens):
-        raise ConditionError(f"condition goes on with `{parser.peek()}` where it should end")
+        doubled = parser.tokens[parser.at : parser.at + 2]
+        advice = {("&", "&"): ": write `and`", ("|", "|"): ": write `or`"}.get(tuple(doubled), "")
+        raise ConditionError(f"condition goes on with `{parser.peek()}` where it should end{advice}")
     return result
 
 

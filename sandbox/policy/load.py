@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 
 from sandbox.abi.arch import Arch
 from sandbox.abi.tables import known_anywhere, syscall_names
-from sandbox.errors import PolicyError
+from sandbox.errors import PolicyError, describe_errno
 from sandbox.policy import locate
 from sandbox.policy.conditions import ConditionError, parse_condition
 from sandbox.policy.lines import TableLines, scan_lines
@@ -28,6 +28,31 @@ _NAME = re.compile(rf"[a-z][a-z0-9-]{{0,{MAXIMUM_NAME - 1}}}", re.ASCII)
 TOP_KEYS = ("name", "description", "extends", "default", "default_audit", "rule")
 RULE_KEYS = ("syscalls", "action", "when", "else", "audit", "reason")
 ERRNOS = {name: number for number, name in _errno.errorcode.items()} | {"EWOULDBLOCK": _errno.EWOULDBLOCK, "ENOTSUP": _errno.ENOTSUP}
+
+# Functions of the C library whose system calls have other names.
+_LIBRARY = {
+    "fstatat": "newfstatat",
+    "pread": "pread64",
+    "pwrite": "pwrite64",
+    "prlimit": "prlimit64",
+    "umount": "umount2",
+    "waitpid": "wait4",
+    "wait3": "wait4",
+    "wait": "wait4",
+    "posix_fadvise": "fadvise64",
+    "posix_fallocate": "fallocate",
+    "posix_spawn": "clone",
+    "pthread_create": "clone",
+    "sigaction": "rt_sigaction",
+    "sigprocmask": "rt_sigprocmask",
+    "sigreturn": "rt_sigreturn",
+    "send": "sendto",
+    "recv": "recvfrom",
+    "readdir": "getdents64",
+    "nice": "setpriority",
+    "_exit": "exit_group",
+    "sbrk": "brk",
+}
 
 GroupMembers = Mapping[str, tuple[str, ...]]
 
@@ -105,8 +130,9 @@ def _read(path: str, origin: str | None) -> tuple[bytes, tuple[int, int]]:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)  # a FIFO must not hang the run
     except (OSError, ValueError) as error:
-        reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else "path contains a null byte"
-        raise PolicyError(f"open policy `{path}`: {reason}", origin=origin) from None
+        if isinstance(error, OSError):
+            raise PolicyError(f"open policy `{path}`: {describe_errno(error.errno or 0)}", origin=origin) from None
+        raise PolicyError("open a policy: its path contains a null byte", origin=origin) from None
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
@@ -150,15 +176,21 @@ class _LayerReader:
         self.content = content
         tables = scan_lines(text)
         self.top = tables[0]
-        self.rule_lines = [table for table in tables[1:] if table.name.strip("\"'") == "rule"]
+        self.tables = tables[1:]
+        self.rule_lines = [table for table in self.tables if table.name.strip("\"'") == "rule"]
 
     def fail(self, message: str, line: int, key: str, hint: str | None = None) -> PolicyError:
         return PolicyError(message, origin=f"{self.path}:{line}" + (f", {key}" if key else ""), hint=hint)
 
+    def line_of(self, key: str) -> int:
+        """Return the line of a key of the top level, which may be a table's header."""
+        headers = (table.line for table in self.tables if table.name.partition(".")[0].strip("\"'") == key)
+        return self.top.keys.get(key) or next(headers, self.top.line)
+
     def read(self) -> Layer:
         for key in self.data:
             if key not in TOP_KEYS:
-                line = self.top.key(key)
+                line = self.line_of(key)
                 if key in RULE_KEYS:
                     hint: str | None = f"`{key}` belongs in a `[[rule]]` table"
                 else:
@@ -179,7 +211,7 @@ class _LayerReader:
                 raise self.fail(f"`{item}` is extended twice", self.top.item("extends", index), "extends")
         rules = self.data.get("rule", [])
         if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules) or len(rules) != len(self.rule_lines):
-            raise self.fail("rules must be written as `[[rule]]` tables", self.top.key("rule"), "rule")
+            raise self.fail("rules must be written as `[[rule]]` tables", self.line_of("rule"), "rule")
         return Layer(
             name=name,
             description=description,
@@ -275,6 +307,7 @@ class _LayerReader:
             index=index,
             condition=condition,
             condition_text=text,
+            condition_line=lines.key("when") if condition is not None else 0,
             reason=reason.strip(),
         )
 
@@ -301,8 +334,11 @@ class _LayerReader:
                 fresh = [Mention(syscall=name, line=line, group=word[1:]) for name in self.groups[word[1:]]]
             else:
                 if not known_anywhere(word):
+                    hint: str | None
                     if word in self.groups:
-                        hint: str | None = f"did you mean the group `@{word}`?"
+                        hint = f"did you mean the group `@{word}`?"
+                    elif word in _LIBRARY:
+                        hint = f"that is the C library's name; the system call is `{_LIBRARY[word]}`"
                     else:
                         hint = suggest(word, syscall_names(Arch.X86_64) | syscall_names(Arch.AARCH64))
                     raise self.fail(f"unknown syscall `{word}`", line, key, hint)

@@ -84,7 +84,7 @@ def resolve(text: str, kind: Kind, *, base: str | None = None, where: str | None
     """
     noun = "policy" if kind == "policies" else "profile"
     if is_path(text):
-        return os.path.join(base, text) if base is not None else text
+        return os.path.join(base, text.removeprefix("./")) if base is not None else text
     shipped = os.path.join(data_path(kind), text + _SUFFIX)
     personal = user_path(kind)
     own = os.path.join(personal, text + _SUFFIX) if personal is not None else None

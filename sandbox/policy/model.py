@@ -119,7 +119,7 @@ class Rule:
     """One ``[[rule]]`` table, its names expanded and its `audit` already folded into the outcomes.
 
     A call of a mentioned syscall gets `outcome` if `condition` is None or holds; else `otherwise` if that is not None; else the rule does not match.
-    `index` counts the rules of the file from 1.
+    `index` counts the rules of the file from 1; `condition_line` is the line of `when`, 0 without one.
     """
 
     mentions: tuple[Mention, ...]
@@ -128,6 +128,7 @@ class Rule:
     index: int
     condition: Condition | None = None
     condition_text: str = ""
+    condition_line: int = 0
     otherwise: Outcome | None = None
     reason: str = ""
 
