@@ -192,7 +192,8 @@ class _Parser:
         elif token and (token[0].isalpha() or token[0] == "_") and token not in _WORDS:
             yield token
         else:
-            raise ConditionError("condition needs a number or a constant, " + (f"not `{token}`" if token else "but ends there"))
+            advice = "; write `or` between comparisons" if token == "|" else ""
+            raise ConditionError("condition needs a number or a constant, " + (f"not `{token}`{advice}" if token else "but ends there"))
         self.depth -= 1
 
     def value(self, start: int, program: list[int | str]) -> Value:
@@ -211,8 +212,7 @@ def parse_condition(text: str) -> Condition:
         raise ConditionError("condition is empty")
     result = parser.condition()
     if parser.at < len(parser.tokens):
-        doubled = parser.tokens[parser.at : parser.at + 2]
-        advice = {("&", "&"): ": write `and`", ("|", "|"): ": write `or`"}.get(tuple(doubled), "")
+        advice = ": write `and`" if parser.tokens[parser.at : parser.at + 2] == ["&", "&"] else ""
         raise ConditionError(f"condition goes on with `{parser.peek()}` where it should end{advice}")
     return result
 

@@ -366,7 +366,7 @@ BAD: list[tuple[str, Files, str]] = [
     ),
     (
         "else does the same",
-        HEAD + rule('["dup"]', when='"fildes == 1"', else_='"allow"'),
+        HEAD + rule('["dup"]', when='"fd == 1"', else_='"allow"'),
         "`else` does the same as `action`\n  p.toml:8, rule[1].else",
     ),
     # names of syscalls and groups
@@ -454,7 +454,7 @@ BAD: list[tuple[str, Files, str]] = [
     (
         "C's or",
         when("cmd == 1 || fd == 2"),
-        "condition needs a number or a constant, not `|`\n  p.toml:7, rule[1].when",
+        "condition needs a number or a constant, not `|`; write `or` between comparisons\n  p.toml:7, rule[1].when",
     ),
     (
         "C's not",
@@ -644,7 +644,7 @@ BAD: list[tuple[str, Files, str]] = [
     # rules against each other
     (
         "undecided calls",
-        HEAD + rule('["dup"]', when='"fildes == 1"'),
+        HEAD + rule('["dup"]', when='"fd == 1"'),
         "no rule decides the calls of `dup` for which this condition does not hold\n"
         "  p.toml:5, rule[1]\n"
         "\n"

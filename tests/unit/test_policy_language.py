@@ -44,6 +44,70 @@ def call(policy: SyscallPolicy, name: str, *arguments: int) -> str:
     return f"{decision.action} {decision.errno}".removesuffix(" 0")
 
 
+@pytest.mark.parametrize(
+    ("action", "audit", "decided"),
+    [
+        ("allow", "", "allow"),
+        ("log", "", "log"),
+        ("errno EACCES", "", "notify 13"),
+        ("errno EACCES", "true", "notify 13"),
+        ("errno EACCES", "false", "errno 13"),
+        ("notify EACCES", "", "notify 13"),
+        ("notify EACCES", "true", "notify 13"),
+        ("trap", "", "trap"),
+        ("kill-process", "", "kill-process"),
+    ],
+)
+def test_every_action(write: Write, action: str, audit: str, decided: str) -> None:
+    keys = {"audit": audit} if audit else {}
+    policy = load_policy(write(HEAD + rule('["dup"]', action, reason='"why"', **keys)))
+    assert call(policy, "dup", 1) == decided
+    # As the default and behind `else`, too.
+    other = "trap" if action != "trap" else "log"
+    policy = load_policy(write(HEAD + rule('["dup"]', other, when='"fd == 1"', else_=f'"{action}"', **keys)))
+    assert call(policy, "dup", 2) == decided
+    head = HEAD.replace("errno ENOSYS", action) + (f"default_audit = {audit}\n" if audit else "")
+    assert call(load_policy(write(head)), "dup", 2) == decided
+
+
+@pytest.mark.parametrize(
+    ("condition", "holding"),
+    [
+        ("fd == 3", {3}),
+        ("fd != 3", {0, 2, 4, 7}),
+        ("fd < 3", {0, 2}),
+        ("fd <= 3", {0, 2, 3}),
+        ("fd > 3", {4, 7}),
+        ("fd >= 3", {3, 4, 7}),
+        ("fd & 3 == 3", {3, 7}),
+        ("fd & 3 != 3", {0, 2, 4}),
+        ("(fd & (1 | 2)) in {0, 2}", {0, 2, 4}),
+        ("fd & 3 not in {0, 2}", {3, 7}),
+        ("fd in {2, 4}", {2, 4}),
+        ("fd not in {2, 4}", {0, 3, 7}),
+        ("fd > 2 and fd < 7", {3, 4}),
+        ("fd < 2 or fd > 4", {0, 7}),
+        ("(fd < 2 or fd > 4) and fd != 0", {7}),
+        ("(fd > 2 and fd < 7) or (fd == 0 and fd < 9)", {0, 3, 4}),
+        ("fd in {F_GETFL, ~0xfffffffb, 0b111}", {3, 4, 7}),
+        ("register(fd) <= 3", {0, 2, 3}),
+        ("register(0) == 7", {7}),
+    ],
+)
+def test_every_operator(write: Write, condition: str, holding: set[int]) -> None:
+    policy = load_policy(write(HEAD + rule('["close"]', when=f'"{condition}"', else_='"trap"')))
+    assert {fd for fd in (0, 2, 3, 4, 7) if call(policy, "close", fd) == "allow"} == holding
+    # The upper half of an int's register is nothing to the kernel, unless the whole register is asked for.
+    upper = {fd for fd in (0, 2, 3, 4, 7) if call(policy, "close", 1 << 32 | fd) == "allow"}
+    assert upper == (set() if "register" in condition else holding)
+
+
+def test_a_rule_reaches_its_record(write: Write) -> None:
+    policy = load_policy(write(HEAD + rule('["@keyring", "dup"]', "errno EPERM", reason='"  keys outlive\tthe run "')))
+    (entry,) = policy.rules["keyctl"]
+    assert (entry.rule.reason, entry.rule.mentions[0].group, entry.rule.condition_line) == ("keys outlive\tthe run", "keyring", 0)
+
+
 def test_an_upper_file_adds_by_when_and_replaces_by_else(write: Write) -> None:
     write(HEAD.replace('"p"', '"low"') + rule('["ioctl"]', when='"cmd in {1, 2}"', else_='"errno EPERM"'), "low")
     adding = load_policy(write('name = "p"\ndescription = "d"\nextends = ["./low.toml"]\n' + rule('["ioctl"]', when='"cmd == 3"')))
@@ -171,7 +235,7 @@ def test_relative_configuration_directory_is_ignored(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("name", ["/dev/null", "/nonexistent/x.toml", "/", "a\0b/c"])
 def test_what_is_no_file_is_no_policy(name: str) -> None:
-    with pytest.raises(PolicyError, match=r"open policy|no policy"):
+    with pytest.raises(PolicyError, match=r"open policy|no policy|open a policy: its path contains a null byte"):
         load_policy(name)
 
 
