@@ -126,7 +126,7 @@ def test_the_rule_of_a_failure_is_named(tmp_path: Path, capsys: pytest.CaptureFi
     path = write(tmp_path, "[[case]]\ncalls = [\n  'getpid',\n  'fchmod',\n]\nexpect = 'allow'\narch = 'x86_64'\n")
     _, out, _ = run(capsys, path)
     assert out.splitlines()[0].startswith(f"{path}:5: FAILED  fchmod in own for x86_64")
-    assert out.splitlines()[2] == f"    by {tmp_path}/own.toml:5  no set-id bits"
+    assert out.splitlines()[2] == f"    by {tmp_path}/./own.toml:5  no set-id bits"
     _, out, _ = run(capsys, "--json", path)
     good, bad = json.loads(out)
     assert good["ok"] and not bad["ok"]
