@@ -36,6 +36,7 @@ _FLAGS = (
 )
 _KERNEL = re.compile(r"([0-9]{1,3})\.([0-9]{1,3})", re.ASCII)
 _ARCH_NAME = re.compile(r"SCMP_ARCH_[A-Z0-9_]+", re.ASCII)
+_DIGITS = re.compile(r"[0-9]{1,10}", re.ASCII)
 _MAXIMUM_DATA = 0xFFF
 """MAX_ERRNO; libseccomp refuses more, and the kernel would make 4095 of it (Source: kernel/seccomp.c)."""
 
@@ -171,9 +172,12 @@ def _action(node: Node, number: Node | None, name: Node | None, key: str) -> int
     if name is not None and _text(name):
         names = {text: code for code, text in _errno.errorcode.items()}
         text = _text(name)
-        if not text.isdecimal() and text not in names:
+        if not _DIGITS.fullmatch(text) and text not in names:
             raise name.fail(f"unknown errno `{text}`", suggest(text, names))
-        found = int(text) if text.isdecimal() else names[text]
+        found = names[text] if text in names else int(text)
+        if found > _MAXIMUM_DATA:
+            # More bits would be another action: SCMP_ACT_ERRNO with 0x7fff0000 is SCMP_ACT_ALLOW.
+            raise name.fail(f"`{name.path}` is {text}; at most {_MAXIMUM_DATA} is possible")
         if number is not None and _number(number, _MAXIMUM_DATA) != found:
             raise name.fail(f"`{name.path}` is {text} but `{number.path}` is {number.value}")
         data: int | None = found
