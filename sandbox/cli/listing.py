@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sandbox.cli.options import Option, UsageError, format_options, parse_options
+from sandbox.cli.policy_text import printable
 from sandbox.policy.locate import Kind, names, resolve
 
 _OPTIONS = (Option(name="json", help="as JSON"), Option(name="help", short="h", help="this text"))
@@ -27,8 +28,7 @@ def _run(kind: Kind, words: list[str]) -> int:
     if len(operands) > 1:
         raise UsageError(f"one name at most, not {len(operands)}")
     if operands:
-        with open(resolve(operands[0], kind), encoding="utf-8") as file:
-            print(file.read(), end="")
+        print(_shown(resolve(operands[0], kind)), end="")
         return 0
     rows = [_describe(kind, name) for name in names(kind)]
     if "json" in options:
@@ -38,8 +38,18 @@ def _run(kind: Kind, words: list[str]) -> int:
         return 0
     width = max((len(name) for name, _, _ in rows), default=0) + 2
     for name, text, _ in rows:
-        print(f"{name:<{width}}{text}")
+        print(f"{printable(name):<{width}}{printable(text)}")
     return 0
+
+
+def _shown(path: str) -> str:
+    """Return a file's text: as it is, but for what would move a terminal's cursor or turn the direction of its text."""
+    import sys
+
+    from sandbox.policy.toml_source import read_text
+
+    text = read_text(path)[1]
+    return "".join(each if each in "\n\t" else printable(each) for each in text) if sys.stdout.isatty() else text
 
 
 def _describe(kind: Kind, name: str) -> tuple[str, str, str]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-_HEADER = re.compile(r"[ \t]*(\[\[?)[ \t]*([^\]\n]*?)[ \t]*\]\]?")
+# Blanks are taken off afterwards: a pattern that looks for the last ones takes hours for a name of a million.
+_HEADER = re.compile(r"[ \t]*(\[\[?)([^\]\n]*)\]\]?")
 _KEY = re.compile(r"""[ \t]*([A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')""", re.ASCII)
 # Strings first, so that nothing inside one is taken for structure; up to two quotes may stand before the closing three.
 _TOKEN = re.compile(
@@ -59,7 +60,7 @@ def scan_lines(text: str) -> list[TableLines]:
             header = _HEADER.match(text, at)
             key = None if header is not None else _KEY.match(text, at)
             if header is not None:
-                tables.append(TableLines(line=line, name=header[2].replace(" ", "")))
+                tables.append(TableLines(line=line, name=header[2].replace(" ", "").replace("\t", "")))
                 strings = []
                 at = header.end()
                 level = 0

@@ -23,6 +23,9 @@ from sandbox.policy.nearest import suggest
 from sandbox.policy.toml_source import parse_toml
 
 _MAXIMUM_BYTES = 1 << 20
+_MAXIMUM_EXTENDS = 64
+_MAXIMUM_DEPTH = 32
+_MAXIMUM_FILES = 512
 MAXIMUM_NAME = 64
 _NAME = re.compile(rf"[a-z][a-z0-9-]{{0,{MAXIMUM_NAME - 1}}}", re.ASCII)
 TOP_KEYS = ("name", "description", "extends", "default", "default_audit", "rule")
@@ -106,8 +109,14 @@ def read_stack(path: str, groups: GroupMembers) -> tuple[Layer, ...]:
     """
     upwards: list[Layer] = []
     done: set[tuple[int, int]] = set()
+    opened = 0
 
     def visit(path: str, trail: tuple[tuple[tuple[int, int], str], ...], origin: str | None) -> None:
+        nonlocal opened
+        opened += 1
+        if len(trail) >= _MAXIMUM_DEPTH or opened > _MAXIMUM_FILES:
+            most = f"{_MAXIMUM_DEPTH} deep" if len(trail) >= _MAXIMUM_DEPTH else f"{_MAXIMUM_FILES} times"
+            raise PolicyError(f"policies extend each other more than {most}", origin=origin)
         content, identity = _read(path, origin)
         if identity in (seen for seen, _ in trail):
             circle = " extends ".join(f"`{name}`" for _, name in (*trail, (identity, os.path.basename(path).removesuffix(".toml"))))
@@ -206,6 +215,8 @@ class _LayerReader:
         extends = self.data.get("extends", [])
         if not isinstance(extends, list) or not all(isinstance(item, str) and item for item in extends):
             raise self.fail("`extends` must be a list of policy names", self.top.key("extends"), "extends")
+        if len(extends) > _MAXIMUM_EXTENDS:
+            raise self.fail(f"more than {_MAXIMUM_EXTENDS} policies are extended", self.top.key("extends"), "extends")
         for index, item in enumerate(extends):
             if item in extends[:index]:
                 raise self.fail(f"`{item}` is extended twice", self.top.item("extends", index), "extends")

@@ -16,7 +16,7 @@ from typing import Any
 from sandbox.errors import PolicyError, describe_errno
 
 _MAXIMUM_BYTES = 1 << 20
-_HEADER = re.compile(r"\s*\[(\[?)\s*([^\[\]]+?)\s*\]")
+_HEADER = re.compile(r"\s*\[(\[?)([^\[\]]+)\]")  # blanks are taken off afterwards, in linear time
 _KEY = re.compile(r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*=""")
 _SKIP = re.compile(r'"""|\'\'\'|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'|#[^\n]*|[\[\]{}]|\n')
 _LONG_NUMBER = re.compile(r"[0-9A-Fa-f][0-9A-Fa-f_]{16,}|[0-7][0-7_]{21,}|[01][01_]{64,}")
@@ -50,6 +50,16 @@ def read_toml(path: str, *, origin: str | None = None) -> TomlSource:
     Raises:
         PolicyError: it cannot be read, is no regular file, no UTF-8 or no TOML.
     """
+    data, text = read_text(path, origin=origin)
+    return TomlSource(path=path, data=data, table=parse_toml(text, path, f"parse `{path}`"), lines=key_lines(text))
+
+
+def read_text(path: str, *, origin: str | None = None) -> tuple[bytes, str]:
+    """Return what a file holds, as bytes and as text; see `read_toml`.
+
+    Raises:
+        PolicyError: it cannot be read, is no regular file of at most 1 MiB, or no UTF-8.
+    """
     try:
         # O_NONBLOCK: a FIFO under a profile's name must not hang the launch.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
@@ -57,19 +67,20 @@ def read_toml(path: str, *, origin: str | None = None) -> TomlSource:
         raise PolicyError(f"open `{path}`: {describe_errno(error.errno or 0)}", origin=origin) from None
     except ValueError:
         raise PolicyError("open a file: its path contains a null byte", origin=origin) from None
-    with open(fd, "rb") as file:
-        info = os.fstat(fd)
-        if not stat.S_ISREG(info.st_mode):
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):  # before Python looks: it leaves the fd of a directory open
             raise PolicyError(f"read `{path}`: not a regular file", origin=origin)
-        data = file.read(_MAXIMUM_BYTES + 1)
+        with open(fd, "rb", closefd=False) as file:
+            data = file.read(_MAXIMUM_BYTES + 1)
+    finally:
+        os.close(fd)
     if len(data) > _MAXIMUM_BYTES:
         raise PolicyError(f"read `{path}`: larger than {_MAXIMUM_BYTES} bytes", origin=origin or path)
     try:
-        text = data.decode("utf-8")
+        return data, data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise PolicyError(f"read `{path}`: not UTF-8", origin=f"{path}:{line}") from None
-    return TomlSource(path=path, data=data, table=parse_toml(text, path, f"parse `{path}`"), lines=key_lines(text))
 
 
 def parse_toml(text: str, path: str, what: str) -> dict[str, Any]:
