@@ -220,6 +220,16 @@ FAMILIES = (
         masks={"prot": "PROT_READ | PROT_WRITE | PROT_EXEC"},
     ),
     Family(
+        id="bypass-huge-pages",
+        what="take huge pages",
+        members=(
+            Member(syscall="memfd_create", constants={"huge": "1"}, where="flags & MFD_HUGETLB != 0"),
+            Member(syscall="mmap", constants={"huge": "1"}, where="flags & MAP_HUGETLB != 0"),
+            Member(syscall="shmget", constants={"huge": "1"}, where="shmflg & SHM_HUGETLB != 0", is_guard=False),
+        ),
+        advice="mmap, memfd_create and shmget take from one pool of the host's: put a condition on the flag of each",
+    ),
+    Family(
         id="bypass-kernel",
         what="load kernel code",
         members=_plain("init_module", "finit_module", "kexec_load", "kexec_file_load"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from escape.raw import ARCH, NAMESPACES, X86, calls, refused, request, write_policy
+from escape.raw import ARCH, NAMESPACES, X86, allow, calls, refused, request, write_policy
 
 from sandbox.abi import signatures
 from sandbox.abi.signatures import argument_index
@@ -35,6 +35,8 @@ REFUSED: dict[tuple[str, str], list[tuple[int, tuple[int | str, ...]]]] = {
     ("arch_prctl", "option"): [(0, (0x1012, 0))] if X86 else [],  # ARCH_SET_CPUID
     ("futex", "op"): [(1, ("@", 6, 0, 0, "@", 0))],  # FUTEX_LOCK_PI
     ("memfd_create", "flags"): [(1, ("'name", 4))],  # MFD_HUGETLB
+    ("mmap", "flags"): [(3, (0, 0x200000, 3, 0x40022, -1, 0))],  # MAP_HUGETLB
+    ("shmget", "shmflg"): [(2, (0, 0x200000, 0o5600))],  # SHM_HUGETLB
     ("seccomp", "op"): [(0, (77, 0, 0))],
     ("seccomp", "flags"): [(1, (1, 8, "@")), (1, (1, 1, "@"))],  # NEW_LISTENER, TSYNC
     ("setpriority", "which"): [(0, (1, 0, 10)), (0, (2, 0, 10))],  # PRIO_PGRP, PRIO_USER
@@ -129,3 +131,12 @@ def test_a_compiler_that_ignores_types_lets_them_through(monkeypatch: pytest.Mon
     policy = write_policy(tmp_path, base="default", name="typeless")
     reached, run = calls(attack, policy=policy)
     assert reached == refused("ENOTTY") and not run.result.denials
+
+
+def test_huge_pages_have_no_door_left(tmp_path: Path) -> None:
+    """Rule: the flag of `mmap` and of `memfd_create`. Removed: the first, and the kernel looks into the host's pool, with or without pages in it."""
+    attack = [request("mmap", 0, 0x200000, 3, 0x40022, -1, 0), request("memfd_create", "'name", 4)]
+    assert calls(*attack, policy="strict")[0] == refused("EPERM", "EPERM")
+    (mapped, made), run = calls(*attack, policy=write_policy(tmp_path, allow("mmap")))
+    assert [mapped] == refused("ENOMEM") or (isinstance(mapped, int) and mapped > 0)
+    assert [made] == refused("EPERM") and run.result.denials.keys() == {"memfd_create"}

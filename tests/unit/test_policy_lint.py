@@ -178,6 +178,16 @@ GAPS: list[tuple[str, str, str, list[str]]] = [
         "`mmap` can change what memory may do where `mprotect` may not",
         [rule("mprotect mmap pkey_mprotect", when="prot & PROT_EXEC == 0", otherwise="errno EPERM")],
     ),
+    (
+        "bypass-huge-pages",
+        rule("memfd_create", when="flags & MFD_HUGETLB == 0", otherwise="errno EPERM") + rule("mmap shmget"),
+        "`mmap` can take huge pages where `memfd_create` may not (own.toml:4), as in `mmap(",
+        [
+            rule("memfd_create", when="flags & MFD_HUGETLB == 0", otherwise="errno EPERM")
+            + rule("mmap", when="flags & MAP_HUGETLB == 0", otherwise="errno EPERM")
+            + rule("shmget", when="shmflg & SHM_HUGETLB == 0", otherwise="errno EPERM"),
+        ],
+    ),
     ("bypass-kernel", rule("init_module", "errno EPERM") + rule("finit_module"), "`finit_module` can load kernel code", [rule("init_module",
      "errno EPERM")]),
     (
