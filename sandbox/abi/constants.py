@@ -100,6 +100,41 @@ def _flags(family: str, arch: Arch) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(usable, key=lambda flag: -flag[1].bit_count()))
 
 
+@cache
+def choices(syscall: str, argument: str) -> frozenset[str]:
+    """Return the constants of which an argument holds exactly one (``family``, ``cmd``); empty for flags and for what has no names."""
+    how = _meaning(syscall, argument) or ""
+    if not how.startswith("="):
+        return frozenset()
+    # One flag stands among io_uring's opcodes.
+    names = {name for family in how[1:].split(",") for arch in Arch for name in _family(family, arch)}
+    return frozenset(names) - {"IORING_REGISTER_USE_REGISTERED_RING"}
+
+
+def flag_fields(syscall: str, argument: str, arch: Arch) -> tuple[int, int] | None:
+    """Return (bits that hold one value, bits that are flags) of an argument of flags, as (0xf, …) for a socket's type; None for any other.
+
+    Args:
+        syscall: a name of either table.
+        argument: the name of one of its arguments.
+        arch: whose flags.
+    """
+    how = _meaning(syscall, argument) or ""
+    if not how or how[0] == "=" or how in ("dirfd", "hex", "octal"):
+        return None
+    field = flags = 0
+    for part in how.split("|"):
+        family, _, mask = part.partition("&")
+        if mask:
+            field |= int(mask, 0)
+        elif part == "octal":
+            flags |= 0o7777
+        else:
+            for _, flag in _flags(family, arch):
+                flags |= flag
+    return field, flags & ~field
+
+
 def _decode_parts(how: str, value: int, arch: Arch) -> str:
     """Render a value by flags and by fields of bits; see `tables/meanings.py`."""
     parts = how.split("|")

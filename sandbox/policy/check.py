@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from sandbox.abi.arch import Arch
-from sandbox.abi.constants import constant
+from sandbox.abi.constants import choices, constant
 from sandbox.abi.signatures import argument_index, is_per_command, is_pointer, signature
 from sandbox.abi.tables import syscall_number
 from sandbox.errors import PolicyError
@@ -57,6 +57,7 @@ def _check_condition(condition: Condition, rule: Rule, syscall: str) -> None:
 
             raise PolicyError(f"unknown constant `{name}`", origin=origin, hint=suggest(name, constant_names()))
     for leaf in leaves(condition):
+        _check_choices(leaf, syscall, origin)
         for arch in arches:
             if leaf.register and leaf.argument.isdigit():
                 continue
@@ -87,6 +88,19 @@ def _check_condition(condition: Condition, rule: Rule, syscall: str) -> None:
     for verdict, advice in (("never", "drop the rule"), ("always", "drop the condition")):
         if verdicts == {verdict}:
             raise PolicyError(f"condition {verdict} holds for `{syscall}`", origin=origin, hint=advice)
+
+
+def _check_choices(leaf: Comparison | Membership, syscall: str, origin: str) -> None:
+    """Raise where constants are or-ed of which an argument holds one: AF_UNIX | AF_INET is AF_AX25, and "either" was meant."""
+    known = choices(syscall, leaf.argument)
+    for value in (leaf.value,) if isinstance(leaf, Comparison) else leaf.values:
+        joined = [word for word in value.program if isinstance(word, str) and word in known]
+        if len(joined) > 1 and "|" in value.program:
+            raise PolicyError(
+                f"`{leaf.argument}` of `{syscall}` holds one of its constants, and `{value.text}` is a number of its own, not either of them",
+                origin=origin,
+                hint=f"for any of them write `{leaf.argument} in {{{', '.join(joined)}}}`",
+            )
 
 
 def _tests_null(leaf: Comparison | Membership) -> bool:

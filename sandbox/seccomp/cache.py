@@ -21,8 +21,8 @@ from sandbox.policy.conditions import leaves, names
 from sandbox.policy.model import SyscallPolicy
 from sandbox.seccomp.filter import INSTRUCTION_BYTES, MAXIMUM_INSTRUCTIONS, Filter, make_filter, proof_digest
 
-COMPILER_VERSION = 2
-"""Raise it whenever the compiler may produce other bytes for the same input."""
+COMPILER_VERSION = 3
+"""Raise it whenever the compiler may produce other bytes for the same input, or `policy.check` may refuse what it accepted: a hit is not checked again."""
 
 _MAGIC = b"sandbox filter 2\n"
 _HEX_BYTES = 64

@@ -127,12 +127,15 @@ def _shapes(text: str, place: Place, expectation: Expectation) -> list[CallShape
         groups = load_groups()
         if text[1:] not in groups:
             raise PolicyError(f"unknown group `{text}`", origin=str(place), hint=suggest(text, (f"@{name}" for name in groups)))
-        return [
+        members = [
             parse_call(syscall, abi)
             for syscall in groups[text[1:]].syscalls
             for abi in asked
             if syscall_number(Arch.AARCH64 if abi == "aarch64" else Arch.X86_64, syscall) is not None
         ]
+        if not members:  # a case of no calls would hold for any policy
+            raise PolicyError(f"{', '.join(asked)} has no syscall of `{text}`", origin=str(place))
+        return members
     found: list[CallShape] = []
     first: CallError | None = None
     for abi in asked:

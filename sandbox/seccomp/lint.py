@@ -21,6 +21,7 @@ from sandbox.policy.model import Action, Comparison, Entry, Operator, RuleRef, S
 from sandbox.seccomp import prove_words as words
 from sandbox.seccomp.explain import Case, cases, explain_shape, is_permitted, outcome_text
 from sandbox.seccomp.lint_families import BLIND, FAMILIES, PROBED, Family, Member
+from sandbox.seccomp.lint_flags import field_advice, refused_values
 from sandbox.seccomp.prove import Call
 from sandbox.seccomp.prove_diagram import FALSE, TRUE, Diagram, register_words
 from sandbox.seccomp.shape import parse_call
@@ -30,6 +31,7 @@ _PIDS = ("pid", "tgid", "tid", "upid", "pgid")
 _OTHERS = {
     "clone3-errno": "clone3 is refused with something else than ENOSYS",
     "fd-value": "a condition tests a descriptor's number",
+    "flag-value": "one value of an argument of flags is refused, and with another flag it is permitted",
     "kill-probe": "what runtimes merely try ends the process",
     "listener": "the program may put a listener of its own over its own calls",
     "open-personality": "any personality may be set",
@@ -293,6 +295,8 @@ def _conditions(policy: SyscallPolicy, arch: Arch) -> Iterator[Finding]:
         for entry in entries:
             if entry.rule.condition is not None:
                 yield from _condition(entry, syscall, arch)
+        for entry, message in refused_values(policy, syscall, entries, arch):
+            yield Finding(id="flag-value", ref=entry.ref, message=message, advice=field_advice(entry, syscall, arch))
         if any(leaf.register for entry in entries if entry.rule.condition is not None for leaf in leaves(entry.rule.condition)):
             yield from _upper_bits(policy, syscall, arch)
 

@@ -608,6 +608,18 @@ BAD: list[tuple[str, Files, str]] = [
         "condition always holds for `ioctl`\n  p.toml:7, rule[1].when\n\nhint: drop the condition",
     ),
     (
+        "either of two constants, in C's words",
+        when("family == AF_UNIX | AF_INET", "socket"),
+        "`family` of `socket` holds one of its constants, and `AF_UNIX | AF_INET` is a number of its own, not either of them\n"
+        "  p.toml:7, rule[1].when\n\nhint: for any of them write `family in {AF_UNIX, AF_INET}`",
+    ),
+    (
+        "either of two constants, in a list",
+        when("register(cmd) in {TCGETS, (TCSETS | TCSETSW)}"),
+        "`cmd` of `ioctl` holds one of its constants, and `(TCSETS | TCSETSW)` is a number of its own, not either of them\n"
+        "  p.toml:7, rule[1].when\n\nhint: for any of them write `cmd in {TCSETS, TCSETSW}`",
+    ),
+    (
         "what a pointer points to",
         when("filename == 5", "open"),
         "argument `filename` of `open` is a pointer; a filter cannot see what it points to\n"

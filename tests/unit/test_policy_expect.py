@@ -212,6 +212,14 @@ def test_a_call_that_the_named_architecture_lacks(tmp_path: Path) -> None:
         list(run_expectations(load_expectations(path)))
 
 
+def test_a_group_of_which_the_named_architecture_has_nothing(tmp_path: Path) -> None:
+    """A case that checks no call would be fulfilled by every policy."""
+    path = write(tmp_path, "[[case]]\ncall = '@raw-io'\nexpect = 'allow'\narch = 'aarch64'\n")
+    with pytest.raises(PolicyError, match="aarch64 has no syscall of `@raw-io`") as caught:
+        list(run_expectations(load_expectations(path)))
+    assert caught.value.origin == f"{path}:3"
+
+
 def test_a_filter_that_differs_from_the_text_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each example is run through the filter; one that allows everything cannot pass."""
     from sandbox.seccomp.evaluate import RET_ALLOW, encode

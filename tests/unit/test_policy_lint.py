@@ -280,6 +280,29 @@ GAPS: list[tuple[str, str, str, list[str]]] = [
         [rule("kill", when="pid in {0, -1}", otherwise="errno EPERM"), rule("prlimit64", when="pid == 0", otherwise="errno EPERM")],
     ),
     (
+        "flag-value",
+        rule("socket", "errno EPERM", when="type == SOCK_RAW") + rule("socket"),
+        "`type` of `socket` may not be SOCK_RAW, but where a flag is added it may, as in `socket(family=AF_UNSPEC, type=SOCK_RAW|SOCK_CLOEXEC,",
+        [
+            rule("socket", "errno EPERM", when="type & 0xf == SOCK_RAW") + rule("socket"),
+            rule("socket", when="type in {SOCK_STREAM, SOCK_DGRAM}", otherwise="errno EPERM"),
+            rule("socket", "errno EACCES", when="type == SOCK_RAW") + rule("socket", "errno EPERM"),
+            rule("socket", "errno EPERM", when="family == AF_UNIX and type == SOCK_RAW") + rule("socket", when="family != AF_UNIX", otherwise="errno EACCES"),
+        ],
+    ),
+    (
+        "flag-value",
+        rule("unshare", when="flags not in {CLONE_NEWUSER, CLONE_NEWNET}", otherwise="errno EPERM"),
+        "`flags` of `unshare` may not be CLONE_NEWUSER, but where a flag is added it may",
+        [rule("unshare", when="flags & (CLONE_NEWUSER | CLONE_NEWNET) == 0", otherwise="errno EPERM")],
+    ),
+    (
+        "flag-value",
+        rule("mknod", "errno EPERM", when="mode == S_IFBLK") + rule("mknod"),
+        "as in `mknod(filename=NULL, mode=S_IFBLK|0",
+        [rule("mknod", "errno EPERM", when="mode & S_IFMT == S_IFBLK") + rule("mknod")],
+    ),
+    (
         "fd-value",
         rule("write", when="fd in {1, 2}", otherwise="errno EPERM"),
         "`fd` of `write` is compared with a descriptor's number",
