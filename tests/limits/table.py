@@ -188,7 +188,8 @@ def render_reference(found: dict[str, dict[tuple[str, str], Row]]) -> str:
     text = [
         "# Every limit, and every way past it that was tried\n",
         f"{len(WAYS)} ways to get past {len(LIMITS)} limits, each tried on each backend by `tests/limits`, and again without the limit, when it gets past. "
-        "Written by `tests/limits/table.py`; the figures are of one measurement, in the unit of the limit. "
+        "Written by `tests/limits/table.py`; the figures are of one measurement, in the unit of the limit, on machines with two "
+        "processors that were busy with other work (load 20), which shows in times: see the benchmarks for how late a limit is on an idle one. "
         "*ended*: the run was killed with the limit's verdict. *refused*: a call failed and "
         "nothing more came of it. *run refused*: the host gives this user no such controller, and the "
         "run does not start without it. *signal*: the kernel ended the process. **not held**: it got past.\n",

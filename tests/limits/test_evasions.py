@@ -78,7 +78,8 @@ def evident(limit: Limit, outcome: Outcome) -> None:
             if outcome.backend == "fallback":
                 assert usage.memory_peak_bytes > bound, result.cause
             else:
-                assert usage.oom_kills, result.cause
+                # v1 tells by an event that the limit is met, and the run may be ended before the kernel has counted a kill
+                assert usage.oom_kills or (outcome.backend == "cgroup1" and usage.memory_peak_bytes == bound), result.cause
                 assert bound - (1 << 20) < usage.memory_peak_bytes <= bound, "the kernel lets no byte more be charged"
         case Verdict.IDLE_LIMIT:
             assert outcome.got >= limit.bound and "done" not in outcome.run.facts, result.cause

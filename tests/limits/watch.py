@@ -2,7 +2,7 @@
 
     watch.py PID
 
-looks at what PID has started. `b` on standard input begins a watch, `e` ends it and answers with one line of JSON:
+looks at what PID starts while it is watched. `b` on standard input begins a watch, `e` ends it and answers with one line of JSON:
 
 tasks
     The most threads of payloads at one moment. A payload's processes are three generations down: janitor, init, payload.
@@ -77,6 +77,7 @@ def main() -> None:
     watching = False
     seen: dict[int, str] = {}
     counter, before, most, tasks = "", 0, 0, 0
+    others: set[int] = set()
     pause = PAUSE_S
     while True:
         if select.select([0], [], [], pause if watching else None)[0]:
@@ -86,6 +87,7 @@ def main() -> None:
             if word == b"b":
                 watching, seen, most, tasks = True, {}, 0, 0
                 counter = accounting(watched)
+                others = {myself, *children(watched)[0]}
                 before = in_use(counter)
                 print(flush=True)
             else:
@@ -96,7 +98,7 @@ def main() -> None:
             continue
         began = time.monotonic()
         most = max(most, in_use(counter) - before)
-        level, count = [child for child in children(watched)[0] if child != myself], 0
+        level, count = [child for child in children(watched)[0] if child not in others], 0
         for generation in range(1, 200):
             below = []
             for pid in level:

@@ -18,6 +18,7 @@ import stat
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -26,6 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 GUEST = Path(__file__).resolve().parent / "guest"
 CHECKOUT = "srv/sandbox"
 LIBRARIES = "usr/local/lib/python3.11/dist-packages"
+BUILT = "srv/built"
 
 SUITE = "bookworm"
 KERNEL = "linux-image-cloud-amd64"
@@ -41,17 +43,24 @@ PACKAGES = (
     "uidmap",
     "gcc",
     "libc6-dev",
+    "e2fsprogs",
+    "apparmor",
 )
 # What the tests import, for the guest's interpreter; the sandbox itself needs only tomli and pyseccomp where the native executor is.
 REQUIREMENTS = ("pytest>=8", "tomli>=2.0.1", "pyseccomp>=0.1.2")
 GUEST_PYTHON = (3, 11)
+KEPT_S = 8 * 86400
 
 # The kernel's package is unpacked and not installed: installing it would bring an initramfs generator and run it.
 _HOOKS = (
     'cd "$1/boot" && export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" && '
     f'name=$(apt-cache depends --important {KERNEL} | sed -n "s/.*Depends: \\(linux-image-[0-9].*\\)/\\1/p") && '
     'apt-get -q download "$name" && '
-    'dpkg-deb --fsys-tarfile "$name"_*.deb | tar -x --strip-components=2 --wildcards "./boot/vmlinuz-*" && rm "$name"_*.deb',
+    'dpkg-deb --fsys-tarfile "$name"_*.deb | tar -x --strip-components=2 --wildcards "./boot/vmlinuz-*" && '
+    # The one module: a file system with a page cache, on a file of the guest.
+    'dpkg-deb --fsys-tarfile "$name"_*.deb | tar -x -C "$1" --wildcards "./lib/modules/*/kernel/drivers/block/loop.ko*" && rm "$name"_*.deb',
+    # Loads every profile that Debian has, which takes seconds; the stage loads its own.
+    'ln -sf /dev/null "$1/etc/systemd/system/apparmor.service"',
     'chroot "$1" useradd --create-home --uid 1000 --shell /bin/bash user',
     'echo guest >"$1/etc/hostname" && echo 127.0.0.1 localhost guest >"$1/etc/hosts" && : >"$1/etc/fstab"',
     # A known one, or systemd takes this for a first boot and presets every unit.
@@ -123,9 +132,13 @@ def debian_tree(cache: Path, *, refresh: bool = False) -> tuple[Path, Path]:
     key = hashlib.sha256(repr((week, SUITE, PACKAGES, _HOOKS, _DPKG)).encode()).hexdigest()[:16]
     kernel, tree = cache / f"vmlinuz-{key}", cache / f"tree-{key}.cpio"
     if kernel.exists() and tree.exists() and not refresh:
+        for path in (kernel, tree):
+            path.touch()
         return kernel, tree
+    # Two checkouts may have different recipes, each its own tree; what nobody has used for a week goes.
     for old in (*cache.glob("vmlinuz-*"), *cache.glob("tree-*")):
-        old.unlink()
+        if old.stat().st_mtime < time.time() - KEPT_S:
+            old.unlink()
     packed = cache / "tree.tar"
     command = [
         "mmdebstrap",
@@ -244,6 +257,8 @@ def write_payload(target: Path, tree: Path, brought: Path) -> None:
         archive.add(f"{LIBRARIES}/checkout.pth", stat.S_IFREG | 0o644, content=f"/{CHECKOUT}\n".encode())
         for path, name in _below(GUEST, ""):
             archive.add(name, stat.S_IFREG | (0o755 if path.stat().st_mode & 0o100 else 0o644), content=path.read_bytes())
+        for name, program in _built(target.parent):
+            archive.add(f"{BUILT}/{name}", stat.S_IFREG | 0o755, content=program)
         archive.add("etc/host-mark", stat.S_IFREG | 0o644, content=b"a file of the host that no sandbox is given\n")
         archive.end()
 
@@ -261,6 +276,17 @@ def _add_compiled(archive: Archive, name: str, source: bytes, mtime: int) -> Non
     folder, file = os.path.split(name)
     tag = "cpython-" + "".join(map(str, GUEST_PYTHON))
     archive.add(f"{folder}/__pycache__/{file[:-3]}.{tag}.pyc", stat.S_IFREG | 0o644, content=head + marshal.dumps(code))
+
+
+def _built(cache: Path) -> Iterator[tuple[str, bytes]]:
+    """Compile the tests' payloads, where this machine has a compiler: on an emulated processor each takes ten seconds. Without one the guest does it."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    for source in sorted((ROOT / "tests" / "payloads").glob("limits_*.c")) if compiler else ():
+        output = cache / "payload"
+        command = [compiler, "-O1", "-pthread", "-static", "-o", str(output), str(source)]
+        if subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False).returncode == 0:
+            yield source.name, output.read_bytes()
+            output.unlink()
 
 
 def _checkout() -> Iterator[tuple[Path, str]]:
