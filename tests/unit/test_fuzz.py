@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import random
+import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -18,14 +19,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from fuzz import bpf, engine, facts, kernel, oracle
 from fuzz.choose import Bytes, Drawn
 from fuzz.fuzz_compiler import compiles
+from fuzz.fuzz_compiler import replay as replay_compiler
+from fuzz.fuzz_evaluator import judge as judge_program
 from fuzz.fuzz_evaluator import programs
 from fuzz.fuzz_merge import stacks
 from sandbox.abi.arch import Arch
 from sandbox.abi.constants import constant
 from sandbox.abi.signatures import argument_mask, is_per_command, is_pointer, signature
 from sandbox.abi.tables import syscall_names, syscall_number
+from sandbox.errors import PolicyError
 from sandbox.policy.load import load_policy
-from sandbox.seccomp.evaluate import check_program, decode, encode, pack_data, run_program
+from sandbox.seccomp.evaluate import Instruction, check_program, decode, encode, pack_data, run_program
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = tuple(sorted(path.stem.removeprefix("fuzz_") for path in (ROOT / "fuzz").glob("fuzz_*.py")))
@@ -144,6 +148,107 @@ def test_oracle_reads_widths_masks_and_complements() -> None:
     assert holds("flags & ~(O_CREAT | O_TRUNC) in {O_WRONLY,\n O_RDWR}", 0, 0, 1 << 32 | 0o1101)
     assert holds("dfd == AT_FDCWD and (flags == 0 or mode != 0)", 0xFFFF_FF9C)
     assert not holds("dfd not in {AT_FDCWD}", 0xFFFF_FFFF_FFFF_FF9C)
+
+
+# ---------------------------------------------------------------- each judge can say no
+
+CLOSE = (
+    'name = "p"\ndescription = "d"\ndefault = "errno ENOSYS"\n'
+    '[[rule]]\nsyscalls = ["read", "write", "execve", "exit_group", "rt_sigreturn"]\naction = "allow"\n'
+    '[[rule]]\nsyscalls = ["socket"]\naction = "allow"\nwhen = "family < AF_INET"\nelse = "trap"\n'
+)
+
+
+def test_a_width_that_everybody_but_the_oracle_gets_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    # CVE-2019-7303's kind. `decide`, the compiler and the prover take the width from one place, so that none of them sees it.
+    replay_compiler(CLOSE)
+    monkeypatch.setattr("sandbox.policy.conditions.argument_mask", lambda *arguments: (1 << 64) - 1)
+    with pytest.raises(AssertionError, match="decided"):
+        replay_compiler(CLOSE)
+
+
+def test_a_constant_that_everybody_but_the_oracle_gets_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sandbox.policy.conditions.constant", lambda name, arch: 3)
+    with pytest.raises(AssertionError, match="decided"):
+        replay_compiler(CLOSE)
+
+
+def test_a_filter_that_differs_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fuzz.fuzz_compiler.run_program", lambda program, data: 0x7FFF0000)
+    with pytest.raises(AssertionError, match="filter 0x7fff0000, text"):
+        replay_compiler(CLOSE)
+
+
+def test_a_refusal_that_is_not_true_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str) -> None:
+        raise PolicyError("condition never holds for `socket`", origin=f"{path}:7, rule[2].when")
+
+    monkeypatch.setattr("fuzz.fuzz_compiler.load_policy", refuse)
+    with pytest.raises(AssertionError, match="condition never holds for `socket`, but not for"):
+        replay_compiler(CLOSE)
+
+
+def test_an_order_of_files_that_is_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sandbox.policy import load
+
+    good = load.read_stack
+    monkeypatch.setattr(load, "read_stack", lambda *arguments: good(*arguments)[:1] + good(*arguments)[:0:-1])
+    chance = random.Random(1)
+    with pytest.raises(AssertionError):
+        for _ in range(60):
+            stacks(Bytes(chance.randbytes(900)))
+
+
+@pytest.mark.seccomp
+def test_a_check_that_differs_from_the_kernels_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    unwritten = ((0x60, 0, 0, 3), (0x06, 0, 0, 0))
+    judge_program(Bytes(b""), unwritten)
+    monkeypatch.setattr("fuzz.fuzz_evaluator.check_program", lambda program: None)
+    with pytest.raises(AssertionError, match="refused=22"):
+        judge_program(Bytes(b""), unwritten)
+
+
+@pytest.mark.seccomp
+@pytest.mark.parametrize("second", [True, False], ids=["both-interpreters-wrong", "evaluator-wrong"])
+def test_an_evaluator_that_differs_is_found(monkeypatch: pytest.MonkeyPatch, second: bool) -> None:
+    program = ((0x20, 0, 0, 0), (0x35, 0, 1, 1000), (0x06, 0, 0, 0x5_1001), (0x06, 0, 0, 0x5_2002))
+    judge_program(Bytes(b""), program)
+
+    def swapped(program: Sequence[Instruction], data: Sequence[int]) -> int:
+        return run_program([(0x25 if code == 0x35 else code, jt, jf, k) for code, jt, jf, k in program], data)
+
+    monkeypatch.setattr("fuzz.fuzz_evaluator.run_program", swapped)
+    if second:  # then only the kernel and the prover know better
+        monkeypatch.setattr("fuzz.bpf.run", lambda program, data: swapped(program, struct.unpack("<16I", data)))
+        monkeypatch.setattr("fuzz.fuzz_evaluator.symbolic", lambda *arguments: None)
+    with pytest.raises(AssertionError, match="kernel" if second else "second interpreter"):
+        judge_program(Bytes(bytes([1]) * 200), program)
+
+
+def test_a_case_of_explain_that_is_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    from sandbox.seccomp.explain import explain_shape
+
+    calltext = target("calltext")
+    assert calltext.one_input(b"\0" + b"ioctl(0, TIOCSTI)") == "1 cases, 2 fixed"
+    denied = replace(load_policy("strict").default, errno=77)
+    monkeypatch.setattr(
+        calltext, "explain_shape", lambda *arguments: tuple(replace(case, outcome=denied) for case in explain_shape(*arguments))
+    )
+    with pytest.raises(AssertionError, match="explained"):
+        calltext.one_input(b"\0" + b"ioctl(0, TIOCSTI)")
+
+
+def test_json_that_is_misread_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    converters = target("converters")
+    test = b'"args":[{"index":0,"value":40,"op":"SCMP_CMP_NE"}]'
+    content = b'{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["socket"],"action":"SCMP_ACT_ALLOW",' + test + b"}]}"
+    assert converters.foreign(Bytes(bytes([1]) * 200), content).startswith("converted")
+    good = converters.convert
+    monkeypatch.setattr(converters, "convert", lambda content, arch, **options: good(content.replace(b"NE", b"GT"), arch, **options))
+    with pytest.raises(AssertionError, match="the JSON says"):
+        converters.foreign(Bytes(bytes([1]) * 200), content)
 
 
 @pytest.mark.seccomp
