@@ -30,7 +30,9 @@ from typing import NoReturn
 Target = Callable[[bytes], str | None]
 
 HERE = Path(__file__).resolve().parent
-_STATE = HERE.parent / ".cache" / "fuzz"
+# Of a checkout that belongs to somebody else, nothing is written to.
+_OWN = os.access(HERE, os.W_OK)
+_STATE = HERE.parent / ".cache" / "fuzz" if _OWN else Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "sandbox" / "fuzz"
 _MEMORY_MB = 3072
 _TIMEOUT_S = 180  # wall clock: a busy machine stretches an input of two seconds
 _MAXIMUM_INPUT = 8192
@@ -172,7 +174,7 @@ def _supervise(target: str, engine: str, seconds: int, options: list[str]) -> in
 def _work(target: str, one_input: Target, seeds: list[bytes], words: list[str]) -> NoReturn:
     seconds = int(sys.argv[1])
     working = _STATE / target
-    crashes = HERE / "crashes" / target
+    crashes = (HERE if _OWN else _STATE) / "crashes" / target
     for folder in (working, crashes):
         folder.mkdir(parents=True, exist_ok=True)
     for seed in seeds:
