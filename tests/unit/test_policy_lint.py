@@ -441,8 +441,8 @@ def test_mistakes_of_meaning_are_told_together_too(tmp_path: Path) -> None:
     policy, mistakes = load_or_explain(str(path))
     assert policy is None
     assert sorted((int((each.origin or "").split(":")[1].partition(",")[0]), each.message.split(";")[0]) for each in mistakes) == [
-        (4, "syscall `socket` has no argument `famly`"),
-        (12, "unknown constant `SIGFOO`"),
+        (7, "syscall `socket` has no argument `famly`"),
+        (15, "unknown constant `SIGFOO`"),
         (18, "syscall `openat` is shadowed here: line 10 of this file already decides all its calls"),
         (21, "no rule decides the calls of `chmod` for which this condition does not hold"),
     ]
