@@ -39,7 +39,7 @@ def test_a_way_comes_to_nothing(way: Way, watch: Watch) -> None:
     if way.weak and outcome.backend == "fallback":
         said_so(way, outcome.run.result)
     elif not way.unheld:
-        held(limit, outcome)
+        held(limit, way, outcome)
 
 
 @pytest.mark.slow
@@ -53,7 +53,7 @@ def test_without_the_limit_it_gets_past(way: Way, watch: Watch) -> None:
     assert outcome.got > limit.bound, (result.cause, outcome.run.facts)
 
 
-def held(limit: Limit, outcome: Outcome) -> None:
+def held(limit: Limit, way: Way, outcome: Outcome) -> None:
     """Assert that the limit stood: nothing beyond it, and if the run was ended for it, rightly so and with evidence."""
     result = outcome.run.result
     if limit.name == "cpus":
@@ -63,12 +63,12 @@ def held(limit: Limit, outcome: Outcome) -> None:
     elif outcome.got > limit.bound:
         assert result.verdict in limit.verdicts, (result.verdict, result.cause, outcome.run.facts)
     if result.verdict in limit.verdicts:
-        evident(limit, outcome)
+        evident(limit, way, outcome)
     if limit.name == "processes":
         assert outcome.tasks <= limit.bound, "seen by the host"
 
 
-def evident(limit: Limit, outcome: Outcome) -> None:
+def evident(limit: Limit, way: Way, outcome: Outcome) -> None:
     """Assert that the result proves the verdict."""
     result, usage = outcome.run.result, outcome.run.result.usage
     match result.verdict:
@@ -80,7 +80,9 @@ def evident(limit: Limit, outcome: Outcome) -> None:
             else:
                 # v1 tells by an event that the limit is met, and the run may be ended before the kernel has counted a kill
                 assert usage.oom_kills or (outcome.backend == "cgroup1" and usage.memory_peak_bytes == bound), result.cause
-                assert bound - (1 << 20) < usage.memory_peak_bytes <= bound, "the kernel lets no byte more be charged"
+                # What the network brings is charged after it has come: cgroup v2 had 12 KiB of TCP buffers beyond the limit.
+                beyond = 64 << 10 if "tcp" in way.name else 0
+                assert bound - (1 << 20) < usage.memory_peak_bytes <= bound + beyond, "the kernel lets no byte more be charged"
         case Verdict.IDLE_LIMIT:
             assert outcome.got >= limit.bound and "done" not in outcome.run.facts, result.cause
         case Verdict.CPU_LIMIT:
