@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+from sandbox.record import dataclass, field
 
 
 class Verdict(StrEnum):

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from sandbox.record import dataclass
 from sandbox.result import Evidence, NearLimit, Usage, Verdict, decode_wait_status, signal_name
 
 NEAR_SHARE = 0.05

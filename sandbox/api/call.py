@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sandbox.api.execute import Hooks, Streams, execute
 from sandbox.api.prepare import Command, Prepared, check_log_place, load_command_profile, prepare
 from sandbox.policy.profile_load import override_profile
+from sandbox.record import dataclass, replace
 from sandbox.rootfs.collect import collect_files, parse_patterns
 from sandbox.rootfs.volumes import parse_volume
 from sandbox.units import parse_size

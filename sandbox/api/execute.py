@@ -6,7 +6,6 @@ import errno
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from sandbox.api.prepare import Prepared, build_request, cgroup_directories, open_backend
@@ -24,6 +23,7 @@ from sandbox.plan.lower import lower_plan
 from sandbox.plan.root import FileBytes
 from sandbox.plan.steps import CloneInit, ClonePayload, Execute, InstallFilter, MapIds, MountRoot, Plan, PrivateMounts, SetWorkdir
 from sandbox.policy.profile import IdMode
+from sandbox.record import dataclass, field, replace
 from sandbox.result import Enforcement, Result, Verdict, decode_wait_status
 from sandbox.seccomp.decide import decide
 from sandbox.supervise.monitor import Monitor, Watched

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sandbox.abi import uapi
 from sandbox.cgroup.run import asked_of_cgroup
 from sandbox.errors import UnsupportedError
 from sandbox.policy.profile import IoClass, Limits, Profile
+from sandbox.record import dataclass, replace
 from sandbox.result import Enforcement
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from sandbox.abi.arch import Arch
@@ -23,6 +22,7 @@ from sandbox.plan.build import Request
 from sandbox.plan.root import Bind, RootSpec
 from sandbox.policy.model import SyscallPolicy
 from sandbox.policy.profile import CwdMode, IdMode, LandlockMode, Limits, Profile
+from sandbox.record import dataclass, field, replace
 from sandbox.registry.entry import SOCKET
 from sandbox.registry.place import list_hidden
 from sandbox.result import Enforcement

@@ -13,10 +13,10 @@ import signal as signals
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import StrEnum
 
 from sandbox.errors import SandboxError, describe_errno
+from sandbox.record import dataclass
 from sandbox.registry.facts import Facts
 from sandbox.registry.place import Place, list_places, open_place
 from sandbox.registry.scan import Found, Line, ask_all, await_answer, end_by_force, scan_place

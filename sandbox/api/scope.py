@@ -10,12 +10,12 @@ from __future__ import annotations
 import _thread
 import atexit
 import os
-from dataclasses import dataclass
 
 from sandbox.cgroup.systemd import ScopeOffer
 from sandbox.cgroup.v2 import V2Backend
 from sandbox.launch.anchor import Anchor
 from sandbox.launch.spawn import executor_command
+from sandbox.record import dataclass
 
 _Key = tuple[object, ...]
 

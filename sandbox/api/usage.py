@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from sandbox.cgroup.model import CgroupUsage
+from sandbox.record import replace
 from sandbox.result import Usage
 from sandbox.supervise.records import Collected
 

@@ -10,7 +10,8 @@ after a reader such as ``jq -r`` has undone the JSON. `json` is not imported: it
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+
+from sandbox.record import dataclass
 
 MAX_LINE_BYTES = 4096
 """No record is longer; also PIPE_BUF, so that one write(2) stays in one piece."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass
 from typing import Protocol
 
 from sandbox.audit.events import Event, LogFull, render_json_line
 from sandbox.errors import SetupError
+from sandbox.record import dataclass
 
 _FINAL_BYTES = 256  # kept free for the "log full" record
 DEFAULT_LOG_BYTES = 16 << 20

@@ -5,11 +5,10 @@ Pure values and text. Every floor above may import this module.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from sandbox.audit.events import escape_untrusted
 from sandbox.audit.sinks import SinkReport
 from sandbox.errors import describe_errno
+from sandbox.record import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

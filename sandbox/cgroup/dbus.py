@@ -11,9 +11,9 @@ import errno
 import os
 import struct
 import time
-from dataclasses import dataclass
 
 from sandbox.errors import SetupError
+from sandbox.record import dataclass
 
 _CALL, _REPLY, _ERROR, _SIGNAL = 1, 2, 3, 4
 _PATH, _INTERFACE, _MEMBER, _ERROR_NAME, _REPLY_SERIAL, _DESTINATION, _SIGNATURE = 1, 2, 3, 4, 5, 6, 8

@@ -6,10 +6,10 @@ A later feature (freezing, cpu quota, pressure) is a new method or a new optiona
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 from sandbox.policy.profile import Limits
+from sandbox.record import dataclass
 from sandbox.result import Enforcement
 
 INIT_PROCESSES = 1

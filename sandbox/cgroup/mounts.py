@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+
+from sandbox.record import dataclass
 
 _OCTAL = re.compile(r"\\([0-3][0-7]{2})")
 

@@ -15,9 +15,9 @@ from __future__ import annotations
 import os
 import re
 import time
-from dataclasses import dataclass
 
 from sandbox.policy.profile import Limits
+from sandbox.record import dataclass
 from sandbox.result import Enforcement
 
 RLIMIT_CPU, RLIMIT_DATA, RLIMIT_NPROC = 0, 2, 6  # asm-generic/resource.h: the same on x86-64 and arm64

@@ -11,7 +11,6 @@ import errno
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from sandbox.cgroup import v2
 from sandbox.cgroup.dbus import Bus, RefusedError, Writer, make_call
@@ -20,6 +19,7 @@ from sandbox.cgroup.mounts import match_hierarchies, parse_memberships, parse_mo
 from sandbox.cgroup.run import refuse_missing
 from sandbox.errors import SetupError, UnsupportedError
 from sandbox.policy.profile import Limits
+from sandbox.record import dataclass
 
 _TIMEOUT_S = 25.0
 _SERIAL = 3

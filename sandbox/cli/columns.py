@@ -6,10 +6,10 @@ A command's words and a profile's name are text of somebody else's: nothing of t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from sandbox.api.running import Running, RunStats
 from sandbox.audit.events import escape_untrusted
+from sandbox.record import dataclass
 
 _UNITS = ("B", "K", "M", "G", "T", "P", "E")
 _COMMAND_LENGTH = 2000

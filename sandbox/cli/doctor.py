@@ -12,7 +12,6 @@ import os
 import sys
 import textwrap
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from sandbox.cgroup.find import controllers_fix, explain_backend, manual_fix
@@ -22,6 +21,7 @@ from sandbox.kernel import probe_calls
 from sandbox.kernel.probe_deep import probe_deep
 from sandbox.kernel.probe_judge import Finding, Need, Status
 from sandbox.kernel.probe_userns import apparmor_profile
+from sandbox.record import replace
 
 USAGE = """usage: sandbox doctor [--json | --apparmor-profile]
 

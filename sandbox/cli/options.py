@@ -6,9 +6,8 @@ and so does the first word that is no option.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from sandbox.errors import SandboxError
+from sandbox.record import dataclass
 
 
 class UsageError(SandboxError):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sandbox.cli.policy_text import ARCH, HELP, JSON, choose_arch, need, paint, parse, print_json, show_place, wrap, wrap_text
+from sandbox.record import dataclass
 
 if TYPE_CHECKING:
     from sandbox.abi.arch import Arch

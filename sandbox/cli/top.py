@@ -6,7 +6,6 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from sandbox.api.running import Running, RunState, RunStats, survey
 from sandbox.cli.columns import (
@@ -24,6 +23,7 @@ from sandbox.cli.columns import (
 from sandbox.cli.options import Option, UsageError, format_options, parse_options
 from sandbox.cli.screen import EndedBySignal, Screen, can_draw
 from sandbox.errors import SandboxError
+from sandbox.record import dataclass
 
 OPTIONS = (
     Option(name="once", short="1", help="print one look and end, as without a terminal"),

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
 from enum import StrEnum
 
 from sandbox.kernel.probe import parse_release
 from sandbox.kernel.probe_trial import Outcome
 from sandbox.kernel.probe_userns import UsernsFacts, explain_userns_refusal
+from sandbox.record import dataclass
 
 
 class Status(StrEnum):

@@ -14,9 +14,9 @@ import signal
 import socket
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from sandbox.kernel import probe_calls as calls
+from sandbox.record import dataclass
 
 _DEADLINE_MS = 10_000
 _ALL = calls.CLONE_NEWPID | calls.CLONE_NEWIPC | calls.CLONE_NEWUTS | calls.CLONE_NEWCGROUP

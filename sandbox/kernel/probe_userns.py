@@ -9,10 +9,10 @@ from __future__ import annotations
 import errno as _errno
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from sandbox.kernel import procfs
 from sandbox.kernel.probe import parse_release
+from sandbox.record import dataclass
 
 _LIMITS = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time")
 _LAYERED = frozenset({"overlay", "fuse.fuse-overlayfs", "aufs", "btrfs", "zfs"})  # what Docker's storage drivers mount

@@ -8,7 +8,8 @@ may import this module.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+
+from sandbox.record import dataclass
 
 # Directories that the kernel keeps empty for ever as mount points: to cover them hides nothing.
 # Source: fs/proc/root.c proc_root_init(), register_sysctl_mount_point() in fs/binfmt_misc.c

@@ -12,13 +12,13 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from sandbox.errors import SandboxError
 from sandbox.plan import fds
 from sandbox.plan.codec import Table
+from sandbox.record import dataclass
 
 if TYPE_CHECKING:
     from sandbox.launch.anchor import Anchor

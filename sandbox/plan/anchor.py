@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import struct
-from dataclasses import replace
 from functools import lru_cache
 
 from sandbox.abi import uapi
@@ -17,6 +16,7 @@ from sandbox.abi.arch import Arch
 from sandbox.plan import fds
 from sandbox.plan.codec import Flag, Kind, Ref, Table
 from sandbox.plan.lower import Lowering
+from sandbox.record import replace
 
 SOCKET, CLIENT, TABLE, MOVED = 96, 97, 98, 99
 """Its own descriptors. Those that a message brings take the lowest free numbers, in their order: so they are where the janitor wants them."""

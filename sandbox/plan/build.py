@@ -6,8 +6,6 @@ file system and the kernel come in as values.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from sandbox.abi import uapi
 from sandbox.abi.host import HostFeatures
 from sandbox.errors import UnsupportedError
@@ -70,6 +68,7 @@ from sandbox.plan.steps import (
     WriteFile,
 )  # fmt: skip
 from sandbox.policy.profile import LandlockMode, NetworkMode, ProcMode, Profile
+from sandbox.record import dataclass
 
 ROOT_BYTES = 16 << 20
 ROOT_INODES = 4096

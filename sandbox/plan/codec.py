@@ -10,8 +10,9 @@ Pure. Imported by `plan.lower` (writes), `launch` (reads records, the reference 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
+
+from sandbox.record import dataclass, field
 
 MAGIC = 0x31544253  # "SBT1"
 HEADER = struct.Struct("<IIIIIIII")  # magic, size, rows offset, rows, relocations offset, relocations, failure record, status fd

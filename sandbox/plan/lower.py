@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import struct
-from dataclasses import dataclass, field, replace
 
 from sandbox.abi import uapi
 from sandbox.abi.arch import Arch
@@ -57,6 +56,7 @@ from sandbox.plan.steps import (
     SetWorkdir,
     Step,
 )  # fmt: skip
+from sandbox.record import dataclass, field, replace
 
 _RECORD_A, _RECORD_B, _RECORD_RUSAGE = 8, 16, 24
 _LEFT_IGNORED = (32, 33)  # glibc's own two, which posix_spawn(3) sets to be ignored whatever it is asked (spawni.c)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 from sandbox.plan.codec import Op, Ref, Row, Slot, Table
 from sandbox.plan.steps import Plan
+from sandbox.record import fields
 
 _SECTIONS = ("janitor", "init", "payload")
 

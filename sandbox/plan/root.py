@@ -5,8 +5,9 @@ Only types live here. Paths are absolute and normal (no ``.``, ``..``, doubled o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeAlias
+
+from sandbox.record import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

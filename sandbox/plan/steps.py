@@ -6,7 +6,6 @@ lowering, never new code after the fork. Steps are listed in the order in which 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from sandbox.plan.steps_mounts import (
@@ -64,6 +63,7 @@ from sandbox.plan.steps_processes import (
     SetNice,
     SetWorkdir,
 )
+from sandbox.record import dataclass
 
 Step: TypeAlias = (
     NewSession | CloseFrom | CloneInit | Guard | DieWithJanitor | ReportStarted | JoinCgroups | MapIds | AwaitSupervisor | BecomeIds | DropGroups

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from sandbox.plan.root import Bind
+from sandbox.record import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from itertools import product
 
 from sandbox.abi.arch import Arch
 from sandbox.policy.conditions import ConditionError, evaluate_value, leaves, locate_argument
 from sandbox.policy.model import AllOf, AnyOf, Comparison, Condition, Membership, Operator
+from sandbox.record import dataclass
 
 Cube = tuple[int, int]
 Leaf = Comparison | Membership

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno as _errno
 import os
-from dataclasses import dataclass
 from typing import Any
 
 from sandbox.errors import PolicyError
@@ -16,6 +15,7 @@ from sandbox.policy.locate import is_path
 from sandbox.policy.model import Place
 from sandbox.policy.nearest import suggest
 from sandbox.policy.toml_source import read_toml
+from sandbox.record import dataclass
 
 TOP_KEYS = ("policy", "policies", "case")
 CASE_KEYS = ("call", "calls", "expect", "recorded", "arch", "why")

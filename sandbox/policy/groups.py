@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
 
 from sandbox.errors import PolicyError
 from sandbox.policy.locate import data_dir
+from sandbox.record import dataclass
 
 _NAME = re.compile(r"[a-z][a-z0-9-]*", re.ASCII)
 _HEADER = re.compile(r"^\[([a-z0-9-]+)\]", re.ASCII | re.MULTILINE)

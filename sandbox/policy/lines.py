@@ -7,7 +7,8 @@ imported by `load.py` and `profile_load.py`.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+
+from sandbox.record import dataclass, field
 
 # Blanks are taken off afterwards: a pattern that looks for the last ones takes hours for a name of a million.
 _HEADER = re.compile(r"[ \t]*(\[\[?)([^\]\n]*)\]\]?")

@@ -7,8 +7,9 @@ Every floor may import this module.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+from sandbox.record import dataclass, field
 
 
 class Action(StrEnum):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NoReturn
 
 from sandbox.errors import PolicyError
+from sandbox.record import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,9 @@ Only types live here; `profile_load.py` fills them from TOML. Every floor may im
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+from sandbox.record import dataclass, field
 
 
 class ProcMode(StrEnum):

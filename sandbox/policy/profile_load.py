@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 from sandbox.errors import PolicyError
@@ -18,6 +17,7 @@ from sandbox.policy.places import Where
 from sandbox.policy.profile import Limits, Profile, Volume
 from sandbox.policy.profile_fields import FIELDS, LIMITS, TABLES, TOP_KEYS, check_variable, check_volume_targets
 from sandbox.policy.toml_source import TomlSource, read_toml
+from sandbox.record import dataclass, replace
 
 _MAXIMUM_DEPTH = 8
 

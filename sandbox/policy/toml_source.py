@@ -10,10 +10,10 @@ import os
 import re
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from sandbox.errors import PolicyError, describe_errno
+from sandbox.record import dataclass, field
 
 _MAXIMUM_BYTES = 1 << 20
 _HEADER = re.compile(r"\s*\[(\[?)([^\[\]]+)\]")  # blanks are taken off afterwards, in linear time

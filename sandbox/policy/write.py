@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 
 from sandbox.errors import PolicyError
 from sandbox.policy.check import check_policy
@@ -16,6 +15,7 @@ from sandbox.policy.locate import is_path
 from sandbox.policy.merge import merge_layers
 from sandbox.policy.mistakes import stack_of
 from sandbox.policy.model import SyscallPolicy
+from sandbox.record import dataclass
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,63}", re.ASCII)
 

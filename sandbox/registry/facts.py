@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from sandbox.errors import SandboxError
+from sandbox.record import dataclass
 from sandbox.registry.entry import MAGIC
 
 MAXIMUM_BYTES = 8192

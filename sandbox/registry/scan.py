@@ -16,8 +16,8 @@ import stat
 import struct
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from sandbox.record import dataclass
 from sandbox.registry.control import ANSWER_BYTES
 from sandbox.registry.entry import SOCKET, open_by, start_ticks
 from sandbox.registry.facts import MAXIMUM_BYTES, Facts, decode_facts, is_run_id, parent_pid

@@ -12,9 +12,9 @@ import errno
 import os
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from sandbox.errors import PolicyError, describe_errno
+from sandbox.record import dataclass, field
 
 _MAXIMUM_ENTRIES = 100_000
 _MAXIMUM_DEPTH = 64

@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 import stat
 import time
-from dataclasses import dataclass
+
+from sandbox.record import dataclass
 
 MAXIMUM_ENTRIES = 20_000
 BUDGET_NS = 50_000_000

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
 import pyseccomp
 
@@ -18,6 +17,7 @@ from sandbox.abi.tables import syscall_number
 from sandbox.errors import CompileError, InternalError
 from sandbox.policy.check import check_policy
 from sandbox.policy.model import Action, SyscallPolicy
+from sandbox.record import replace
 from sandbox.seccomp.evaluate import ABS, JEQ, JGE, JMP, LD, RET_KILL_PROCESS, Instruction, RejectedError, check_program, decode, encode
 from sandbox.seccomp.filter import Filter, make_filter
 from sandbox.seccomp.link import link_programs

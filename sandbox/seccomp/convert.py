@@ -7,13 +7,13 @@ front end, tests and ``tests/suites/docker.py``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from sandbox.abi.arch import Arch
 from sandbox.errors import CompileError, InternalError
 from sandbox.policy.load import GROUPS, parse_layer
 from sandbox.policy.merge import merge_layers
 from sandbox.policy.model import Action, SyscallPolicy
+from sandbox.record import dataclass
 from sandbox.seccomp.compile import LAUNCH_CALLS, compile_filter, compile_foreign
 from sandbox.seccomp.convert_meaning import foreign_rules, replace_actions
 from sandbox.seccomp.convert_oci import Kernel, OciProfile

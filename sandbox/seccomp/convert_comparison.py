@@ -6,7 +6,6 @@ cannot change it. Pure; imported by `convert_toml.py`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 
 from sandbox.abi.arch import Arch
@@ -15,6 +14,7 @@ from sandbox.abi.signatures import argument_index, argument_mask, is_per_command
 from sandbox.abi.tables import syscall_number
 from sandbox.policy.conditions import U64, ConditionError, evaluate_value, parse_condition
 from sandbox.policy.model import Comparison
+from sandbox.record import dataclass
 from sandbox.seccomp import evaluate as bpf
 from sandbox.seccomp.convert_oci import OciArg
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 
 from sandbox.errors import PolicyError
+from sandbox.record import dataclass
 
 _MAXIMUM_BYTES = 4 << 20
 _MAXIMUM_DEPTH = 16

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import errno as _errno
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 
 from sandbox.abi.arch import Arch
 from sandbox.abi.tables import syscall_number
 from sandbox.errors import PolicyError
 from sandbox.policy.model import Action
+from sandbox.record import dataclass, replace
 from sandbox.seccomp import evaluate as bpf
 from sandbox.seccomp.convert_oci import RET_KILL_THREAD, RET_TRACE, OciArg, OciProfile, OciRule
 

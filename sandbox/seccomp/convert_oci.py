@@ -9,10 +9,10 @@ Source: opencontainers/runtime-spec config-linux.md (Seccomp); moby/profiles sec
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from sandbox.abi.arch import Arch
 from sandbox.policy.model import Place
+from sandbox.record import dataclass
 from sandbox.seccomp import evaluate as bpf
 
 RET_KILL_THREAD = 0

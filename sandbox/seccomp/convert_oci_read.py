@@ -9,13 +9,13 @@ from __future__ import annotations
 import errno as _errno
 import re
 from collections.abc import Iterable
-from dataclasses import replace
 
 from sandbox.abi.arch import Arch
 from sandbox.abi.tables import known_anywhere, syscall_names
 from sandbox.errors import PolicyError
 from sandbox.policy.model import Place
 from sandbox.policy.nearest import suggest
+from sandbox.record import replace
 from sandbox.seccomp import evaluate as bpf
 from sandbox.seccomp.convert_json import U64 as _U64
 from sandbox.seccomp.convert_json import Node, read_json

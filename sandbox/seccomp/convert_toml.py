@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 
 from sandbox.abi.arch import Arch
 from sandbox.abi.tables import syscall_number
 from sandbox.errors import PolicyError
 from sandbox.policy.conditions import ConditionError, parse_condition
+from sandbox.record import dataclass, field
 from sandbox.seccomp.convert_comparison import Test, test_of
 from sandbox.seccomp.convert_meaning import Meaning, Way, action_word, meanings
 from sandbox.seccomp.convert_oci import OciProfile, OciRule

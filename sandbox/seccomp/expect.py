@@ -8,7 +8,6 @@ groups. Imported by the policy tools and tests.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 from sandbox.abi.arch import Arch
 from sandbox.abi.tables import syscall_number
@@ -18,6 +17,7 @@ from sandbox.policy.groups import load_groups
 from sandbox.policy.load import load_policy
 from sandbox.policy.model import Action, Entry, Outcome, Place, RuleRef, SyscallPolicy
 from sandbox.policy.nearest import suggest
+from sandbox.record import dataclass
 from sandbox.seccomp import prove_words as words
 from sandbox.seccomp.compile import compile_filter
 from sandbox.seccomp.decide import decide

@@ -8,7 +8,6 @@ the policy tools and tests.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from sandbox.abi.arch import Arch
 from sandbox.abi.tables import syscall_number
@@ -16,6 +15,7 @@ from sandbox.errors import InternalError
 from sandbox.policy.check import entry_registers
 from sandbox.policy.cubes import Cube, Leaf, Register, RegisterClass, is_true
 from sandbox.policy.model import Action, AllOf, AnyOf, Comparison, Condition, Entry, Membership, Outcome, RuleRef, SyscallPolicy
+from sandbox.record import dataclass
 from sandbox.seccomp.decide import decide
 from sandbox.seccomp.shape import CallShape, example_arguments
 

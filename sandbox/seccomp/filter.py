@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 
 from sandbox.abi.arch import Arch
+from sandbox.record import dataclass
 
 INSTRUCTION_BYTES = 8
 MAXIMUM_INSTRUCTIONS = 4096

@@ -8,7 +8,6 @@ decision diagrams. What a policy leaves to its default is no statement of its au
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from functools import cache
 from itertools import permutations, product
 
@@ -18,6 +17,7 @@ from sandbox.abi.tables import syscall_number
 from sandbox.policy.conditions import U64, evaluate_value, leaves, locate_argument, parse_condition, values
 from sandbox.policy.cubes import Cube, Leaf, intersect, leaf_cubes
 from sandbox.policy.model import Action, Comparison, Entry, Operator, RuleRef, SyscallPolicy
+from sandbox.record import dataclass, replace
 from sandbox.seccomp import prove_words as words
 from sandbox.seccomp.explain import Case, cases, explain_shape, is_permitted, outcome_text
 from sandbox.seccomp.lint_families import BLIND, FAMILIES, PROBED, Family, Member

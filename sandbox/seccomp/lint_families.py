@@ -8,7 +8,8 @@ A meaning that a member does not list is out of sight, too.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from sandbox.record import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

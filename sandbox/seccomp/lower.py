@@ -8,14 +8,13 @@ is whichever alternative would need the most tests: `resource != RLIMIT_CORE` is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from sandbox.abi.arch import Arch
 from sandbox.abi.tables import syscall_number
 from sandbox.errors import CompileError
 from sandbox.policy.check import entry_outcome, entry_registers
 from sandbox.policy.cubes import Cube, Leaf, join
 from sandbox.policy.model import Action, Outcome, SyscallPolicy
+from sandbox.record import dataclass
 from sandbox.seccomp import evaluate
 from sandbox.seccomp.filter import MAXIMUM_INSTRUCTIONS
 

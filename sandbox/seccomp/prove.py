@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from sandbox.abi.arch import X32_SYSCALL_BIT, Arch, audit_arch
@@ -21,6 +20,7 @@ from sandbox.abi.signatures import signature
 from sandbox.abi.tables import syscall_name, syscall_table
 from sandbox.errors import InternalError
 from sandbox.policy.model import Outcome, RuleRef, SyscallPolicy
+from sandbox.record import dataclass
 from sandbox.seccomp import prove_words as words
 from sandbox.seccomp.decide import decide
 from sandbox.seccomp.evaluate import (

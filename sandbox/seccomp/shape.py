@@ -7,7 +7,6 @@ drops. Numbers are C's, as strace and the audit log print them. Pure. Imported b
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Literal
 
 from sandbox.abi.arch import X32_SYSCALL_BIT, Arch, audit_arch
@@ -19,6 +18,7 @@ from sandbox.policy.conditions import U64, ConditionError, evaluate_value
 from sandbox.policy.cubes import Cube
 from sandbox.policy.model import Value
 from sandbox.policy.nearest import suggest
+from sandbox.record import dataclass
 
 Abi = Literal["x86_64", "aarch64", "x32", "i386"]
 """How a call enters the kernel. ``i386`` is ``int 0x80`` on x86_64, ``x32`` its numbers with bit 30."""

@@ -11,7 +11,6 @@ import os
 import select
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 from sandbox.cgroup.model import CgroupRun
@@ -22,6 +21,7 @@ from sandbox.launch.spawn import Launched
 from sandbox.plan import fds
 from sandbox.plan.codec import Kind, Record
 from sandbox.policy.profile import Limits
+from sandbox.record import dataclass
 from sandbox.result import Verdict
 from sandbox.supervise.deadlines import PATIENCE_NS, SETUP_NS, Alarm, Deadlines, earliest
 from sandbox.supervise.instructions import Instructions

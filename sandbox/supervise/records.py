@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import errno
 import struct
-from dataclasses import dataclass, field
 
 from sandbox.errors import ProtocolError
 from sandbox.plan.codec import RECORD, Record, Rusage, decode_record
+from sandbox.record import dataclass, field
 from sandbox.result import Verdict
 from sandbox.supervise.notify import NotifyListener
 

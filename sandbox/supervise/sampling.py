@@ -8,12 +8,12 @@ added up by /proc, and then sampling also enforces. Nothing is decided here; `ov
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
 from sandbox.cgroup.model import CgroupNow, CgroupRun
 from sandbox.cgroup.none import TreeSampler, process_cpu_ns
 from sandbox.errors import SandboxError
 from sandbox.policy.profile import Limits
+from sandbox.record import replace
 from sandbox.supervise.records import Collected, Snapshot
 
 _INTERVAL_NS = 20_000_000

@@ -503,7 +503,7 @@ def test_what_is_no_listener_is_an_error_of_ours() -> None:
 
 
 def test_the_listener_imports_nothing_slow() -> None:
-    """On the run path: no tables until a record needs them (`inspect` comes with `dataclasses`)."""
+    """On the run path: no tables until a record needs them."""
     code = "import sys; before = set(sys.modules); import sandbox.supervise.notify; print(*sorted(set(sys.modules) - before))"
     pid_out, pid_in = os.pipe()
     pid = os.posix_spawn(sys.executable, [sys.executable, "-c", code], dict(os.environ), file_actions=[(os.POSIX_SPAWN_DUP2, pid_in, 1)])
@@ -512,4 +512,4 @@ def test_the_listener_imports_nothing_slow() -> None:
         modules = set(stream.read().split())
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert "sandbox.kernel.seccomp_notify" in modules
-    assert not modules & {"json", "ctypes", "logging", "argparse", "subprocess", "sandbox.abi.tables", "sandbox.abi.signatures"}
+    assert not modules & {"json", "ctypes", "logging", "argparse", "subprocess", "inspect", "sandbox.abi.tables", "sandbox.abi.signatures"}

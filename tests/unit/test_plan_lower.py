@@ -165,8 +165,6 @@ def test_descriptors_are_disjoint() -> None:
 
 
 def test_every_step_describes_itself_in_one_line() -> None:
-    for kind in get_args(Step):
-        assert kind.__doc__, kind
     for uid in (0, 1001):
         for step in plan_of(uid=uid).steps():
             text = step.describe()
