@@ -41,11 +41,10 @@ def claim_host_id() -> HostId:
         SetupError: no free id was found.
     """
     import _socket
-    import secrets
 
     low, high = _claimable_range()
     for _ in range(_TRIES):
-        number = low + secrets.randbelow(high - low + 1)
+        number = low + int.from_bytes(os.urandom(8)) % (high - low + 1)
         claim = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC, 0)
         try:
             claim.bind(f"\0sandbox-uid-{number}")

@@ -12,7 +12,7 @@ from functools import cache
 from types import MappingProxyType
 
 from sandbox.errors import PolicyError
-from sandbox.policy.locate import data_dir
+from sandbox.policy.locate import data_path
 from sandbox.record import dataclass
 
 _NAME = re.compile(r"[a-z][a-z0-9-]*", re.ASCII)
@@ -32,7 +32,7 @@ class Group:
 
 def groups_path() -> str:
     """Return the path of the shipped groups.toml."""
-    return str(data_dir("policies") / "groups.toml")
+    return data_path("policies") + "/groups.toml"
 
 
 @cache

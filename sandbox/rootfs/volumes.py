@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 from sandbox.errors import PolicyError, describe_errno
 from sandbox.plan.root import Bind
-from sandbox.policy.locate import data_dir
+from sandbox.policy.locate import data_path
 from sandbox.policy.places import Where
 from sandbox.policy.profile import Profile, Volume
 from sandbox.policy.profile_fields import mount_target
@@ -117,8 +117,8 @@ def protected_paths(profile: Profile, environ: Mapping[str, str], homes: tuple[s
     """
     package = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
     paths = {package: "the sandbox's own code"}
-    paths[str(data_dir("profiles"))] = "the shipped profiles"
-    paths[str(data_dir("policies"))] = "the shipped policies"
+    paths[data_path("profiles")] = "the shipped profiles"
+    paths[data_path("policies")] = "the shipped policies"
     for variable, default, what in (
         ("XDG_CONFIG_HOME", ".config", "configuration"),
         ("XDG_STATE_HOME", ".local/state", "state"),
