@@ -133,11 +133,7 @@ def _open_directory(path: str | None) -> int | None:
     if path is None:
         return None
     try:
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        try:
-            os.mkdir(path, 0o700)
-        except FileExistsError:
-            pass
+        _make_directory(path)
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except (OSError, ValueError):
         return None
@@ -145,6 +141,29 @@ def _open_directory(path: str | None) -> int | None:
         return fd
     os.close(fd)
     return None
+
+
+def _make_directory(path: str) -> None:
+    """Make the cache directory if it is not there, but not in somebody else's.
+
+    Under sudo with the user's HOME root would follow whatever links are there, and the user, who cannot use a directory of root's, would compile at
+    every run from then on.
+
+    Raises:
+        OSError: it cannot or must not be made.
+    """
+    if os.path.lexists(path):
+        return
+    above = os.path.dirname(os.path.abspath(path))
+    while not os.path.exists(above):
+        above = os.path.dirname(above)
+    if os.stat(above).st_uid not in (0, os.geteuid()):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), above)
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
 
 
 def _seal(key: str, bpf: bytes, proof: bytes) -> bytes:

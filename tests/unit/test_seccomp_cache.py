@@ -172,6 +172,21 @@ def test_a_foreign_owner_is_not_believed(tmp_path: Path, monkeypatch: pytest.Mon
     assert load(directory) == good and len(compiled) == 2
 
 
+def test_no_directory_is_made_in_somebody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As root with a user's HOME, or with an XDG_CACHE_HOME of somebody else's: nothing is left there, and the filter is compiled all the same."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / ".cache").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").mkdir()
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "elsewhere", 65534, 65534)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    for _ in range(2):
+        assert load(home / ".cache" / "sandbox" / "filters").digest == really_compiled("base").digest
+    assert compiled == ["base", "base"] and not list((tmp_path / "elsewhere").iterdir())
+
+
 def test_the_key_follows_everything_that_decides_the_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = [cache_key(POLICY, Arch.X86_64, True), cache_key(POLICY, Arch.X86_64, False), cache_key(POLICY, Arch.AARCH64, True)]
     keys.append(cache_key(load_policy("strict"), Arch.X86_64, True))
