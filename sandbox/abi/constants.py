@@ -108,6 +108,7 @@ def choices(syscall: str, argument: str) -> frozenset[str]:
         return frozenset()
     # One flag stands among io_uring's opcodes.
     names = {name for family in how[1:].split(",") for arch in Arch for name in _family(family, arch)}
+    names |= {alias for alias, name in _ALIASES.items() if name in names}
     return frozenset(names) - {"IORING_REGISTER_USE_REGISTERED_RING"}
 
 

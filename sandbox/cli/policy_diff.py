@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sandbox.cli.policy_text import ARCH, HELP, JSON, choose_arch, need, paint, parse, print_json, show_place, wrap, wrap_text
+from sandbox.cli.policy_text import ARCH, HELP, JSON, choose_arch, need, paint, parse, print_json, printable, show_place, wrap, wrap_text
 from sandbox.record import dataclass
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def run(words: list[str]) -> int:
     left, right = (load_policy(operand) for operand in operands)
     rows = [_row(found, left, right, arch) for found in diff(left, right, arch)]
     # Two files may bear one name: then the paths tell them apart.
-    titles = (left.name, right.name) if left.name != right.name else (operands[0], operands[1])
+    titles = (left.name, right.name) if left.name != right.name else (printable(operands[0]), printable(operands[1]))
     if "json" in options:
         print_json(
             {

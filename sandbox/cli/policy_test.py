@@ -93,7 +93,7 @@ def _summary(file: ExpectationFile, checks: list[Check], failed: int) -> str:
     examples = sum(check.examples for check in checks)
     verdict = paint(f"{failed} FAILED", "bad") if failed else paint("ok", "good")
     texts = f"{len(file.cases)} case{'s' if len(file.cases) != 1 else ''}"
-    return f"{verdict}  {printable(file.path)}: {texts}, {len(checks)} checks, {examples} calls run ({', '.join(file.policies)})"
+    return f"{verdict}  {printable(file.path)}: {texts}, {len(checks)} checks, {examples} calls run ({printable(', '.join(file.policies))})"
 
 
 def _as_json(check: Check) -> dict[str, object]:

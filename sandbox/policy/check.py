@@ -15,9 +15,23 @@ from sandbox.abi.tables import syscall_number
 from sandbox.errors import PolicyError
 from sandbox.policy.conditions import ConditionError, leaves, names
 from sandbox.policy.cubes import Register, Truths, classify_registers, combinations, is_true, limited_work
-from sandbox.policy.model import Action, Comparison, Condition, Entry, Layer, Membership, Mention, Operator, Outcome, Rule, SyscallPolicy
+from sandbox.policy.model import (
+    Action,
+    Comparison,
+    Condition,
+    Entry,
+    Layer,
+    Membership,
+    Mention,
+    Operator,
+    Outcome,
+    Rule,
+    SyscallPolicy,
+    Value,
+)
 from sandbox.policy.nearest import suggest
 
+_ORDERS = (Operator.LT, Operator.LE, Operator.GT, Operator.GE)
 _ALLOWING = (Action.ALLOW, Action.LOG)
 
 
@@ -91,7 +105,16 @@ def _check_condition(condition: Condition, rule: Rule, syscall: str) -> None:
 
 
 def _check_choices(leaf: Comparison | Membership, syscall: str, origin: str) -> None:
-    """Raise where constants are or-ed of which an argument holds one: AF_UNIX | AF_INET is AF_AX25, and "either" was meant."""
+    """Raise where what is written means something else to a reader.
+
+    Constants are or-ed of which an argument holds one: AF_UNIX | AF_INET is AF_AX25, and "either" was meant. Or an order begins at a negative number.
+    """
+    if isinstance(leaf, Comparison) and leaf.operator in _ORDERS and _is_negative(leaf.value):
+        raise PolicyError(
+            f"`{leaf.argument} {leaf.operator} {leaf.value.text}` orders unsigned numbers, of which `{leaf.value.text}` is one of the largest",
+            origin=origin,
+            hint=f"list the values, as in `{leaf.argument} in {{-2, -1, 0}}`",
+        )
     known = choices(syscall, leaf.argument)
     for value in (leaf.value,) if isinstance(leaf, Comparison) else leaf.values:
         joined = [word for word in value.program if isinstance(word, str) and word in known]
@@ -101,6 +124,10 @@ def _check_choices(leaf: Comparison | Membership, syscall: str, origin: str) -> 
                 origin=origin,
                 hint=f"for any of them write `{leaf.argument} in {{{', '.join(joined)}}}`",
             )
+
+
+def _is_negative(value: Value) -> bool:
+    return "-" in value.program or any((constant(word, arch) or 0) < 0 for word in value.program if isinstance(word, str) for arch in Arch)
 
 
 def _tests_null(leaf: Comparison | Membership) -> bool:

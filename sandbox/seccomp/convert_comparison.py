@@ -72,6 +72,8 @@ def test_of(syscall: str, arg: OciArg, arch: Arch, *, exact: bool, action: int) 
     if mask != width:
         words = _symbol(syscall, arg.index, mask, width, arch, mask=True)
         operand += f" & ({words})" if "|" in words else f" & {words}"
+    if sign not in ("==", "!=") and value > width >> 1:
+        return Test(operand=operand, sign=sign, value=hex(value))  # an order against a negative number reads as another
     return Test(operand=operand, sign=sign, value=_symbol(syscall, arg.index, value, width, arch))
 
 

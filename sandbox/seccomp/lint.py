@@ -12,6 +12,7 @@ from functools import cache
 from itertools import permutations, product
 
 from sandbox.abi.arch import Arch, audit_arch
+from sandbox.abi.constants import choices, constant
 from sandbox.abi.signatures import argument_index, argument_mask, is_signed, signature
 from sandbox.abi.tables import syscall_number
 from sandbox.policy.conditions import U64, evaluate_value, leaves, locate_argument, parse_condition, values
@@ -31,6 +32,7 @@ _PIDS = ("pid", "tgid", "tid", "upid", "pgid")
 _OTHERS = {
     "clone3-errno": "clone3 is refused with something else than ENOSYS",
     "fd-value": "a condition tests a descriptor's number",
+    "foreign-constant": "an argument is compared with a constant that belongs to another argument",
     "flag-value": "one value of an argument of flags is refused, and with another flag it is permitted",
     "kill-probe": "what runtimes merely try ends the process",
     "listener": "the program may put a listener of its own over its own calls",
@@ -351,6 +353,13 @@ def _condition(entry: Entry, syscall: str, arch: Arch) -> Iterator[Finding]:
                 "unsigned, so a negative value counts as a very large one",
                 advice="list the values with `in`, or bound it from both sides as unsigned numbers",
             )
+        for name in _foreign(leaf, syscall):
+            yield Finding(
+                id="foreign-constant",
+                ref=entry.ref,
+                message=f"`{leaf.argument}` of `{syscall}` is compared with {name}, which is none of its constants",
+                advice="a name of another argument's stands for a number that means something else here; if the number is meant, write it",
+            )
         numbers = {evaluate_value(value, arch, U64) for value in values(leaf)}
         is_pid = c_type == "pid_t" or leaf.argument in _PIDS
         if is_pid and numbers - {0, U64}:
@@ -368,3 +377,14 @@ def _condition(entry: Entry, syscall: str, arch: Arch) -> Iterator[Finding]:
                 message=f"`{leaf.argument}` of `{syscall}` is compared with a descriptor's number: dup2 gives any file that number",
                 advice="drop the condition, or do not let the program have the descriptor",
             )
+
+
+def _foreign(leaf: Leaf, syscall: str) -> Iterator[str]:
+    """Yield the constants that an argument is compared with and that are none of those it can hold."""
+    known = choices(syscall, leaf.argument)
+    for value in (leaf.value,) if isinstance(leaf, Comparison) else leaf.values:
+        for word in value.program if known else ():
+            is_name = isinstance(word, str) and any(constant(word, arch) is not None for arch in Arch)
+            # IPPROTO_TCP is SOL_TCP's other name, and IORING_… a flag beside the opcode.
+            if is_name and word not in known and not str(word).startswith(("IPPROTO_", "IORING_")):
+                yield str(word)

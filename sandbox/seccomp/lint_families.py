@@ -216,8 +216,11 @@ FAMILIES = (
     Family(
         id="bypass-protection",
         what="change what memory may do",
-        members=_plain("mmap", "mprotect", "pkey_mprotect", arguments=("prot",)),
-        advice="a mapping's protection can be given by mmap, mprotect and pkey_mprotect: put the same condition on `prot` on all three",
+        members=(
+            *_plain("mmap", "mprotect", "pkey_mprotect", arguments=("prot",)),
+            Member(syscall="shmat", constants={"prot": "PROT_READ | PROT_WRITE | PROT_EXEC"}, where="shmflg & SHM_EXEC != 0", is_guard=False),
+        ),
+        advice="a mapping's protection can be given by mmap, mprotect and pkey_mprotect, and by shmat with SHM_EXEC: treat all alike",
         masks={"prot": "PROT_READ | PROT_WRITE | PROT_EXEC"},
     ),
     Family(

@@ -608,6 +608,18 @@ BAD: list[tuple[str, Files, str]] = [
         "condition always holds for `ioctl`\n  p.toml:7, rule[1].when\n\nhint: drop the condition",
     ),
     (
+        "an order from a negative number on",
+        when("niceval >= -5", "setpriority"),
+        "`niceval >= -5` orders unsigned numbers, of which `-5` is one of the largest\n"
+        "  p.toml:7, rule[1].when\n\nhint: list the values, as in `niceval in {-2, -1, 0}`",
+    ),
+    (
+        "an order from a negative constant on",
+        when("dfd < AT_FDCWD", "openat"),
+        "`dfd < AT_FDCWD` orders unsigned numbers, of which `AT_FDCWD` is one of the largest\n"
+        "  p.toml:7, rule[1].when\n\nhint: list the values, as in `dfd in {-2, -1, 0}`",
+    ),
+    (
         "either of two constants, in C's words",
         when("family == AF_UNIX | AF_INET", "socket"),
         "`family` of `socket` holds one of its constants, and `AF_UNIX | AF_INET` is a number of its own, not either of them\n"

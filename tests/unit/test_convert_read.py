@@ -127,6 +127,11 @@ def test_actions_that_a_policy_cannot_say_are_refused_or_replaced(action: str, m
     assert made.differences == () and decide(made.policy, X86, 83, (0,) * 6).action == "log"
 
 
+def test_an_order_beside_a_negative_number_is_written_unsigned() -> None:
+    made = convert(profile(rule("setpriority", "ALLOW", (2, "GE", 0xFFFFFFFB)), rule("openat", "ALLOW", (0, "LT", 0xFFFFFF9C))), exact=False)
+    assert "niceval >= 0xfffffffb" in made.text and "dfd < 0xffffff9c" in made.text
+
+
 def test_an_errno_that_is_none_is_refused() -> None:
     with pytest.raises(PolicyError, match="which is no errno"):
         convert(profile(rule("mkdir", "ERRNO", errnoRet=0)))

@@ -146,7 +146,7 @@ def test_new_writes_what_was_asked(capsys: pytest.CaptureFixture[str]) -> None:
         "errno EACCES", "allow", "errno EACCES", "allow",
     ]  # fmt: skip
     text = Path("mine.toml").read_text()
-    assert "[[rule]] # strict.toml:106 says errno EPERM: it would make the host flush its disks" in text
+    assert "[[rule]] # strict.toml:113 says errno EPERM: it would make the host flush its disks" in text
     assert 'syscalls = ["sync", "syncfs"]' in text
     assert os.listdir() == ["mine.toml"]
 

@@ -280,6 +280,25 @@ GAPS: list[tuple[str, str, str, list[str]]] = [
         [rule("kill", when="pid in {0, -1}", otherwise="errno EPERM"), rule("prlimit64", when="pid == 0", otherwise="errno EPERM")],
     ),
     (
+        "foreign-constant",
+        rule("socket", when="family in {AF_UNIX, SOCK_RAW}", otherwise="errno EPERM"),
+        "`family` of `socket` is compared with SOCK_RAW, which is none of its constants",
+        [
+            rule("socket", when="family in {AF_UNIX, 2}", otherwise="errno EPERM"),
+            rule("setsockopt", when="level in {SOL_SOCKET, IPPROTO_TCP}", otherwise="errno EPERM"),
+            rule("sched_get_priority_max", when="policy == SCHED_OTHER", otherwise="errno EPERM"),
+        ],
+    ),
+    (
+        "bypass-protection",
+        rule("mmap mprotect pkey_mprotect", when="prot & PROT_EXEC == 0", otherwise="errno EPERM") + rule("shmat"),
+        "`shmat` can change what memory may do where",
+        [
+            rule("mmap mprotect pkey_mprotect", when="prot & PROT_EXEC == 0", otherwise="errno EPERM")
+            + rule("shmat", when="shmflg & SHM_EXEC == 0", otherwise="errno EPERM"),
+        ],
+    ),
+    (
         "flag-value",
         rule("socket", "errno EPERM", when="type == SOCK_RAW") + rule("socket"),
         "`type` of `socket` may not be SOCK_RAW, but where a flag is added it may, as in `socket(family=AF_UNSPEC, type=SOCK_RAW|SOCK_CLOEXEC,",
