@@ -14,6 +14,7 @@ import struct
 
 from sandbox.errors import SetupError
 from sandbox.plan.anchor import CLIENT, MAXIMUM_PASSED, MOVED, SOCKET, TABLE, build_anchor_table, build_waiting_table
+from sandbox.plan.codec import RECORD, Op, Table
 
 
 class Anchor:
@@ -37,7 +38,8 @@ class Anchor:
         machine = os.uname().machine
         with spawn.owned_descriptors() as own:
             first = own(spawn.sealed_memory(build_waiting_table(machine, self.command)))
-            memory = own(spawn.sealed_memory(build_anchor_table(machine, self.command, title)))
+            self._table = build_anchor_table(machine, self.command, title)
+            memory = own(spawn.sealed_memory(self._table))
             self._moved = own(os.eventfd(0, os.EFD_CLOEXEC))
             import _socket
 
@@ -76,9 +78,11 @@ class Anchor:
             try:
                 rights = struct.pack(f"{len(descriptors)}i", *descriptors)
                 self._socket.sendmsg([b"s"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
-                answer = self._socket.recv(8)
+                answer = self._socket.recv(RECORD.size)
             except OSError as error:
                 raise SetupError("start a process through the anchor", error.errno or errno.EIO, step="cgroup") from None
+        if len(answer) == RECORD.size:
+            raise _explain(self._table, *RECORD.unpack(answer)[1:3])
         if len(answer) != 8:
             raise SetupError("start a process through the anchor", errno.ECONNRESET, step="cgroup", hint="it is gone; was it killed?")
         return int.from_bytes(answer, "little")
@@ -122,3 +126,14 @@ class Anchor:
         if self._moved >= 0:
             os.close(self._moved)
             self._moved = -1
+
+
+def _explain(table: Table, row: int, error: int) -> SetupError:
+    """Turn the failure of a round into an error. A clone is refused to the anchor by what refuses it to every run: a filter of the service, a limit."""
+    entry = table.rows[row] if row < len(table.rows) else None
+    hint = None
+    if entry is not None and entry.op is Op.CLONE:
+        from sandbox.kernel.probe_userns import gather_userns_facts, userns_refusal_hint
+
+        hint = userns_refusal_hint(error, gather_userns_facts())
+    return SetupError(entry.label if entry is not None else "go through the table", error, step="start a process through the anchor", hint=hint)

@@ -28,7 +28,7 @@ GRACE_S = 10
 """How long an anchor outlives a client that was killed while systemd was asked. systemd takes a process that has just ended for a living one as long
 as nobody has waited for it, and then keeps the empty scope for good; so it must find a living one."""
 
-_CLOSED = 100  # never open: a failure of the anchor itself is told by the end of its socket
+_CLOSED = 100  # never open: a failure while it is being moved is told by the end of its socket
 
 
 @lru_cache(maxsize=4)
@@ -63,7 +63,7 @@ def _next_round(low: Lowering, command: tuple[str, ...]) -> None:
 
 @lru_cache(maxsize=4)
 def build_anchor_table(arch: str, command: tuple[str, ...], title: str) -> Table:
-    """Return the table.
+    """Return the table. Where a round fails, the executor's record of it goes to the client in the pid's place.
 
     Args:
         arch: the machine's.
@@ -95,7 +95,7 @@ def build_anchor_table(arch: str, command: tuple[str, ...], title: str) -> Table
     low.call("execve", command[0], janitor, low.builder.vector([]), label="the executor")
     (clone,) = low.clones
     low.builder.rows[clone] = replace(low.builder.rows[clone], number=child)
-    return low.builder.encode(failure_record=failure, status_fd=_CLOSED)
+    return low.builder.encode(failure_record=failure, status_fd=SOCKET)
 
 
 def _message(low: Lowering) -> tuple[Ref, Ref]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import select
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -162,6 +164,43 @@ def test_a_killed_anchor_is_an_error_and_harms_no_run(anchor: Anchor, through: C
     assert not anchor.alive() or select.select([anchor._pidfd], [], [], 10)[0]
     with pytest.raises(SetupError, match="through the anchor"):
         sandbox.run(["true"])
+
+
+REFUSED = """
+import errno, sys
+import pyseccomp
+from sandbox.errors import SetupError
+from sandbox.launch.anchor import Anchor
+from sandbox.launch.spawn import executor_command
+filter = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
+filter.add_rule(pyseccomp.ERRNO(errno.ENOSYS), "clone3")
+if sys.argv[2] == "refused":
+    filter.load()
+anchor = Anchor(executor_command(sys.argv[1]), "sandbox-init")
+try:
+    anchor.spawn([0])
+except SetupError as error:
+    print(error)
+finally:
+    anchor.close()
+"""
+
+
+@pytest.mark.orphans
+@pytest.mark.parametrize("executor", ["native", "python"])
+def test_a_clone_that_is_refused_to_it_is_told_with_the_cause(executor: str) -> None:
+    """As in a service with RestrictNamespaces=yes, whose filter refuses clone3."""
+
+    def words(how: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", REFUSED, executor, how], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=True
+        )
+        return done.stdout
+
+    told = words("refused")
+    assert told.startswith("clone3: Function not implemented (ENOSYS)\n  start a process through the anchor"), told
+    assert "hint:" in told and "a seccomp filter" in told and "fix:" in told, told
+    assert words("let") == "", "without the filter nothing is refused"
 
 
 def test_a_fork_forgets_the_anchors_of_its_parent(anchor: Anchor) -> None:

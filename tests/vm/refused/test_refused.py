@@ -120,14 +120,15 @@ def test_a_limit_of_namespaces(asks: Asks, kind: str) -> None:
         told(asks, f"the sysctl user.max_{kind}_namespaces is 0", f"sudo sysctl -w user.max_{kind}_namespaces=16384")
 
 
-def test_a_service_that_restricts_namespaces(asks: Asks) -> None:
-    # A service that does not see the user's manager, as most do not: nobody there to ask for a scope.
-    unit = (*UNIT, "--unit", "restricted.service", "--property", "RestrictNamespaces=yes", "--property", "TemporaryFileSystem=/run/user")
+# One that does not see the user's manager, as most do not, has nobody to ask for a scope; in a scope the anchor is refused first.
+@pytest.mark.parametrize("hidden", [True, False])
+def test_a_service_that_restricts_namespaces(asks: Asks, hidden: bool) -> None:
+    unit = (*UNIT, "--unit", "restricted.service", "--property", "RestrictNamespaces=yes")
     told(
         asks,
         "RestrictNamespaces= of the unit restricted.service",
         "systemctl edit restricted.service: `[Service]`, `RestrictNamespaces=no`",
-        unit,
+        (*unit, "--property", "TemporaryFileSystem=/run/user") if hidden else unit,
     )
 
 
