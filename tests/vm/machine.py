@@ -17,7 +17,7 @@ from pathlib import Path
 
 MARK = "@vm "
 ROW = "@row "
-"""Begins a line that is for the log alone: a measurement, see tests/limits/table.py."""
+"""Begins what is for the log alone, to the end of its line: a measurement, see tests/limits/table.py."""
 _CONTROLS = re.compile(r"\x1b(?:c|\[[?0-9;]*[A-Za-z])")
 QEMU = "qemu-system-x86_64"
 # qemu 7.2 emulates cmpxchg16b wrongly, which 6.12's allocator meets; rdrand of this model feeds the guest's generator at once.
@@ -125,5 +125,6 @@ def _take(stage: str, line: str, report: Report, began: float) -> None:
             case ["done"]:
                 report.finished = True
                 line = "done"
-    if line and report.begun and not line.startswith(ROW):
+    line = line.partition(ROW)[0]
+    if line and report.begun:
         print(f"[{stage} {time.monotonic() - began:5.1f} s] {line}", flush=True)
