@@ -165,7 +165,7 @@ def _refuses(policy: SyscallPolicy, arch: Arch, name: str, arguments: tuple[int,
     from sandbox.seccomp.decide import decide
 
     number = syscall_number(arch, name)
-    return number is None or decide(policy, arch, number, (*arguments, 0, 0, 0, 0, 0, 0)[:6]).action is not Action.ALLOW
+    return number is None or decide(policy, arch, number, (*arguments, 0, 0, 0, 0, 0, 0)[:6]).action not in (Action.ALLOW, Action.LOG)
 
 
 def _affinity(profile: Profile, policy: SyscallPolicy, arch: Arch, explain: Callable[[], BackendReport]) -> Enforcement:

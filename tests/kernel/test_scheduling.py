@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -112,12 +113,16 @@ class TestScheduling:
         assert strict.stdout is not None and strict.stdout.split()[0] == b"-1"
         assert {entry.what: entry.weaker for entry in strict.enforced}["io priority"] == ""
 
-    def test_processors_by_affinity_only_where_the_policy_keeps_them(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_processors_by_affinity_only_where_the_policy_keeps_them(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         if len(os.sched_getaffinity(0)) < 2:
             pytest.skip("one processor")
         monkeypatch.setattr("sandbox.api.prepare.find_backend", lambda: None)
         with pytest.raises(UnsupportedError, match=r"limits\.cpuset.*policy `strict` the program could leave its processors"):
             sandbox.run(["true"], profile="strict", limits={"cpuset": "1"})
+        logged = tmp_path / "logged.toml"  # the kernel lets a logged call through
+        logged.write_text('name = "logged"\ndescription = "test"\nextends = ["strict"]\n[[rule]]\nsyscalls = ["sched_setaffinity"]\naction = "log"\n')
+        with pytest.raises(UnsupportedError, match="with policy `logged` the program could leave its processors"):
+            sandbox.run(["true"], profile="strict", policy=str(logged), limits={"cpuset": "1"})
         result = sandbox.run([sys.executable, "-S", "-c", UNDO], profile="strict", policy="judge", limits={"cpuset": "1"})
         assert result.stdout is not None, result
         assert result.stdout.split()[2] == b"-1" and result.stdout.strip().endswith(b"[1]")
