@@ -116,6 +116,12 @@ class Deadlines:
         if self.cpu_at is not None:
             self.cpu_at += pause
 
+    def count(self, since: int, now: int) -> bool:
+        """Count a part of the pause after all, for the program ran in it; return whether the wall limit is passed."""
+        self.go_on(since)
+        self.hold(now)
+        return self.wall_at is not None and self.wall_at <= now
+
     def doom(self, now: int) -> None:
         """The run is being killed: nothing but that is waited for."""
         self.go_on(now)

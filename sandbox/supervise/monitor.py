@@ -33,6 +33,8 @@ from sandbox.supervise.sampling import Sampling
 from sandbox.supervise.streams import StreamSet
 
 _DENIALS_A_TURN = 64
+_STOPPED_NS, _STOPPED_MOST_NS = 20_000_000, 160_000_000  # between two looks at a pause without a freezer
+_NOISE_NS = 1_000_000  # of CPU time, that the end of being stopped may take
 _SLICE_NS = 100_000  # the supervisor and init act in microseconds, and what they act against spins on every processor
 _SIGKILL, _SIGCONT = 9, 18
 
@@ -78,6 +80,8 @@ class Monitor:
         self._pausing = Pausing(partial(self._tell, "control"), watched.cgroup)
         self._sampling: Sampling | None = None
         self._instructions: Instructions | None = None
+        self._stopped = (0, 0)  # when a pause without a freezer was last looked at, and the CPU time until then
+        self._stopped_step = _STOPPED_NS
         self._init_pidfd = -1
         self._init_pid = 0
         self.payload_pid = 0
@@ -135,9 +139,14 @@ class Monitor:
             self._tell("go", fds.WORD_STOP)
 
     def signal(self, number: int) -> None:
-        """Pass a signal on to the payload, through init; once it has ended, a signal ends the wait for whoever reads its output."""
+        """Pass a signal on to the payload, through init; once it has ended, a signal ends the wait for whoever reads its output.
+
+        SIGKILL ends a paused run: a frozen init would not hear of it before the pause is over, and whoever sends it may wait for the end.
+        """
         if self._done:
             self.hurry()
+        elif number == _SIGKILL and self.state == "paused":
+            self.kill(Verdict.SIGNALED)
         elif 0 < number <= fds.LAST_SIGNAL and not (number == _SIGCONT and self.state == "paused"):
             self._tell("control", number)
 
@@ -164,7 +173,10 @@ class Monitor:
         if self.state != "running":
             return self.state == "paused"
         self._pausing.pause()
-        self._deadlines.hold(time.monotonic_ns())
+        now = time.monotonic_ns()
+        self._deadlines.hold(now)
+        if self._sampling is not None:
+            self._stopped, self._stopped_step = (now, self._sampling.cpu_ns()), _STOPPED_NS
         return True
 
     def resume(self) -> bool:
@@ -253,6 +265,8 @@ class Monitor:
 
     def _next_ns(self) -> int | None:
         sample = self._sampling.next_ns if self._sampling is not None and self.state == "running" else None
+        if self.state == "paused" and not self._pausing.frozen:
+            sample = self._stopped[0] + self._stopped_step
         # In the past it says nothing: then the listener itself is waited for.
         resume = self.collected.listener.resume_at_ns() if self._listener_fd() < 0 and self.collected.listener is not None else None
         return earliest(self._deadlines.next_ns(), sample, resume)
@@ -378,6 +392,8 @@ class Monitor:
             due.setup_at = now + PATIENCE_NS
             self.kill(Verdict.SETUP_FAILED)
         if self._sampling is None or self.state != "running":
+            if self._sampling is not None and self.state == "paused" and not self._pausing.frozen:
+                self._check_stopped(self._sampling, now)
             return
         if due.wall_at is not None and now >= due.wall_at:
             self.kill(Verdict.WALL_LIMIT)
@@ -386,6 +402,28 @@ class Monitor:
         elif self._sampling.next_ns is not None and now >= self._sampling.next_ns and not self._sampling.put_off(due.wall_at, now):
             self._sampling.look(now)
             if self._sampling.over_memory:
+                self.kill(Verdict.MEMORY_LIMIT)
+
+    def _check_stopped(self, sampling: Sampling, now: int) -> None:
+        """Look whether what was stopped by SIGSTOP has continued itself, as by a timer's SIGCONT: then its limits count, and it is stopped again."""
+        since, before = self._stopped
+        if now < since + self._stopped_step:
+            return
+        used = sampling.cpu_ns()
+        if used - before <= _NOISE_NS:
+            self._stopped = (now, before)
+            self._stopped_step = min(_STOPPED_MOST_NS, 2 * self._stopped_step)
+            return
+        self._stopped, self._stopped_step = (now, used), _STOPPED_NS
+        self._pausing.stop_again()
+        cpu = self._watched.limits.cpu_ns
+        if cpu is not None and used > cpu:
+            self.kill(Verdict.CPU_LIMIT)
+        elif self._deadlines.count(since, now):
+            self.kill(Verdict.WALL_LIMIT)
+        elif self._watched.sample:
+            sampling.look(now)
+            if sampling.over_memory:
                 self.kill(Verdict.MEMORY_LIMIT)
 
     # ---- the end -------------------------------------------------------------------------------------------

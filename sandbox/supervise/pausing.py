@@ -24,6 +24,15 @@ class Pausing:
         self._cgroup = cgroup
         self._frozen = False
 
+    @property
+    def frozen(self) -> bool:
+        """Whether the pause is the freezer's, out of which nothing comes by itself."""
+        return self._frozen
+
+    def stop_again(self) -> None:
+        """Stop what has continued itself since a pause without a freezer began."""
+        self._tell(fds.STOP_ALL)
+
     def pause(self) -> None:
         """Stop everything; where there is no freezer the payload's parents may notice."""
         # First: a frozen init could not read it, and would take its own deadline for passed when it is thawed.

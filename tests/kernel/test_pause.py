@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +18,7 @@ from sandbox.api.prepare import Command, prepare
 from sandbox.kernel.calls import timerfd_create, timerfd_settime
 from sandbox.policy.profile_load import load_profile, override_profile
 from sandbox.result import Result, Verdict
+from sandbox.rootfs.volumes import parse_volume
 
 pytestmark = [pytest.mark.userns, pytest.mark.seccomp, pytest.mark.notify]
 
@@ -54,9 +58,10 @@ def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
         monkeypatch.setattr(prepare_module, "find_backend", lambda: None)
 
     def run_one(
-        shell: str, script: Script, *, executor: str = "auto", stdin: int | None = None, limits: dict[str, object] | None = None
+        shell: str, script: Script, *, executor: str = "auto", stdin: int | None = None, limits: dict[str, object] | None = None, volume: str = ""
     ) -> Result:
-        profile = override_profile(load_profile("strict"), limits={"cpu": 30, "wall": 30, **(limits or {})}, origin="test")
+        volumes = [parse_volume(volume, "/")] if volume else []
+        profile = override_profile(load_profile("strict"), limits={"cpu": 30, "wall": 30, **(limits or {})}, volumes=volumes, origin="test")
         prepared = prepare(
             Command(argv=("/bin/sh", "-c", shell), profile=profile, environ={"PATH": "/usr/bin:/bin"}, executor=executor)
         )
@@ -172,6 +177,55 @@ def test_signals_wait_for_the_end_of_the_pause(run: Run) -> None:
     result = run("trap 'echo got it; exit 3' TERM; while :; do :; done", script)
     assert (result.exit_code, result.stdout) == (3, b"got it\n")
     assert result.usage.paused_ns > 0
+
+
+def test_sigkill_does_not_wait_for_the_end_of_the_pause(run: Run) -> None:
+    script = Script((200, lambda monitor: monitor.pause()), (250, lambda monitor: monitor.signal(9)), (8000, lambda monitor: monitor.resume()))
+    result = run(SPIN, script)
+    assert (result.verdict, result.exit_code, result.signal) == (Verdict.SIGNALED, 137, 9)
+    assert len(script.steps) == 1, "it ended after the pause"
+
+
+CONTINUES = """
+#include <signal.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+static void nothing(int number) { (void)number; }
+int main(void) {
+    struct sigevent event;
+    memset(&event, 0, sizeof event);
+    event.sigev_notify = SIGEV_SIGNAL;
+    event.sigev_signo = SIGCONT;
+    signal(SIGCONT, nothing);
+    for (long k = 1; k <= 900; k++) {
+        timer_t timer;
+        struct itimerspec at = {{0, 0}, {k / 100, k % 100 * 10000000}};
+        if (timer_create(CLOCK_MONOTONIC, &event, &timer) || timer_settime(timer, 0, &at, 0)) return 3;
+    }
+    write(1, "armed", 5);
+    for (;;) {}
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+@pytest.mark.parametrize("limits", [{"cpu": 1, "wall": 60}, {"wall": 2}], ids=["cpu", "wall"])
+def test_who_continues_itself_is_not_out_of_its_limits(run: Run, tmp_path: Path, limits: dict[str, object]) -> None:
+    """SIGSTOP is undone by any SIGCONT, and a timer that was armed before sends one: time in which it runs is no pause."""
+    tmp_path.chmod(0o755)
+    (tmp_path / "main.c").write_text(CONTINUES)
+    subprocess.run(["gcc", "-static", "-o", tmp_path / "continues", tmp_path / "main.c"], check=True)
+    seen: list[object] = []
+    # The timers last for nine seconds; what is frozen does not run and is ended at last by the test.
+    script = Script((100, lambda monitor: monitor.pause()), (8500, lambda monitor: (seen.append(monitor.snapshot()), monitor.kill(Verdict.IDLE_LIMIT))))
+    result = run("exec /x/continues", script, limits={"cpu": 60, **limits}, volume=f"{tmp_path}:/x")
+    assert result.stdout == b"armed"
+    if result.verdict is Verdict.IDLE_LIMIT:
+        assert any(entry.how.startswith("cgroup") for entry in result.enforced) and result.usage.cpu_ns < 1_000 * MS, "it ran while it was paused"
+    else:
+        assert result.verdict is (Verdict.CPU_LIMIT if "cpu" in limits else Verdict.WALL_LIMIT), result.cause
+        assert not seen and not any(entry.how.startswith("cgroup") for entry in result.enforced)
 
 
 def test_a_freezer_of_somebody_elses_is_no_way_out(run: Run) -> None:
