@@ -21,12 +21,19 @@ _LIMIT = 1 << 16
 _END = object()
 
 
-async def in_thread(call: Callable[[], _Value]) -> _Value:
-    """Call something that blocks for a moment; it is not interrupted by a cancellation, so that nothing it made is lost."""
+async def in_thread(call: Callable[[], _Value], give_up: Callable[[], None] | None = None) -> _Value:
+    """Call something that blocks for a moment; it is not interrupted by a cancellation, so that nothing it made is lost.
+
+    Args:
+        call: what blocks.
+        give_up: makes it return soon, should it take longer than a moment; called when we are cancelled.
+    """
     task = asyncio.get_running_loop().run_in_executor(None, call)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
+        if give_up is not None:
+            give_up()
         await _settle(task)
         if not task.cancelled() and task.exception() is None and hasattr(made := task.result(), "kill"):
             made.kill()
@@ -72,11 +79,11 @@ async def wait_for_end(run: BackgroundRun) -> Result:
     return run.result()
 
 
-async def iterate(results: Iterator[Result]) -> AsyncIterator[Result]:
-    """Yield what an iterator that blocks yields."""
+async def iterate(results: Iterator[Result], give_up: Callable[[], None]) -> AsyncIterator[Result]:
+    """Yield what an iterator that blocks yields; `give_up` makes it end soon."""
     try:
         while True:
-            item = await in_thread(lambda: next(results, _END))
+            item = await in_thread(lambda: next(results, _END), give_up)
             if item is _END:
                 return
             yield item  # type: ignore[misc]

@@ -149,16 +149,14 @@ class Sandbox:
         Raises:
             SandboxError: the sandbox failed for one of the inputs; results before it were yielded.
         """
-        limit = workers if workers is not None else len(os.sched_getaffinity(0)) or 1
-        if limit < 1:
-            raise ValueError(f"workers must be at least 1, not {limit}")
-        return self._map(argv, iter(inputs), limit, options)
+        return self._map(argv, iter(inputs), _count_workers(workers), options, deque(), threading.Event())
 
     def _map(
-        self, argv: Words, inputs: Iterator[bytes | str | Mapping[str, object]], workers: int, options: RunOptions
-    ) -> Iterator[Result]:
+        self, argv: Words, inputs: Iterator[bytes | str | Mapping[str, object]], workers: int, options: RunOptions,
+        waiting: deque[BackgroundRun], given_up: threading.Event,
+    ) -> Iterator[Result]:  # fmt: skip
+        """Do what `map` says; `waiting` has the runs, and `given_up`, followed by a kill of those, ends it from another thread."""
         turn = threading.Condition()
-        waiting: deque[BackgroundRun] = deque()
         running = 0
 
         def on_end() -> None:
@@ -180,6 +178,8 @@ class Sandbox:
             while more or waiting:
                 with turn:
                     turn.wait_for(is_turn)
+                    if given_up.is_set():
+                        return
                     start = may_start()
                     running += start
                 if start:
@@ -190,6 +190,8 @@ class Sandbox:
                         failure = None if isinstance(error, StopIteration) else error
                         continue
                     waiting[-1].call_at_end(on_end)
+                    if given_up.is_set():
+                        return
                 elif waiting[0].ended:
                     yield waiting.popleft().result()
             if failure is not None:
@@ -261,11 +263,19 @@ class Sandbox:
         workers: int | None = None,
         **options: Unpack[RunOptions],
     ) -> AsyncIterator[Result]:
-        """Yield what `map` yields, without blocking the event loop; closing it ends what still runs."""
+        """Yield what `map` yields, without blocking the event loop; closing or cancelling it ends what still runs."""
         from sandbox.api import aio
 
-        results = self.map(argv, inputs, workers=workers, **options)
-        async for result in aio.iterate(results):
+        waiting: deque[BackgroundRun] = deque()
+        given_up = threading.Event()
+
+        def give_up() -> None:
+            given_up.set()
+            for run in waiting.copy():
+                run.kill()
+
+        results = self._map(argv, iter(inputs), _count_workers(workers), options, waiting, given_up)
+        async for result in aio.iterate(results, give_up):
             yield result
 
     async def __aenter__(self) -> Sandbox:
@@ -293,6 +303,13 @@ class Sandbox:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _count_workers(workers: int | None) -> int:
+    limit = workers if workers is not None else len(os.sched_getaffinity(0)) or 1
+    if limit < 1:
+        raise ValueError(f"workers must be at least 1, not {limit}")
+    return limit
 
 
 def checked(result: Result, check: bool) -> Result:

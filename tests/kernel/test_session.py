@@ -267,3 +267,20 @@ def test_map_as_a_coroutine(box: Sandbox) -> None:
         return found
 
     assert asyncio.run(main()) == [str(number).encode() for number in range(5)]
+
+
+def test_a_cancelled_map_does_not_wait_for_its_runs(box: Sandbox) -> None:
+    async def consume() -> None:
+        async for _ in box.map_async(["sleep", "40"], [b""] * 5, workers=2):
+            pass
+
+    async def main() -> float:
+        task = asyncio.ensure_future(consume())
+        await asyncio.sleep(0.3)
+        began = time.monotonic()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return time.monotonic() - began
+
+    assert asyncio.run(main()) < 20  # the runs take 40 s
