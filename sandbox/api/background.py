@@ -49,7 +49,7 @@ class BackgroundRun:
         self._owns_sink = owns_sink
         self._owned = owned
         self._callbacks: list[Callable[[], object]] = []
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler, or the end of a lost Process, may kill while this thread holds it
         self._words: deque[int] = deque()
         self._killed = False
         self._changed = threading.Event()  # started or ended

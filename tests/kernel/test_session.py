@@ -284,3 +284,22 @@ def test_a_cancelled_map_does_not_wait_for_its_runs(box: Sandbox) -> None:
         return time.monotonic() - began
 
     assert asyncio.run(main()) < 20  # the runs take 40 s
+
+
+def test_a_kill_within_a_kill(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal handler that ends a run may come while its own thread is sending that run a signal."""
+    process = box.popen(["sleep", "60"], stdout=DEVNULL, stderr=DEVNULL)
+    write, calls = os.eventfd_write, []
+
+    def interrupted(fd: int, value: int) -> None:
+        calls.append(fd)
+        if len(calls) == 1:
+            process.kill()
+        write(fd, value)
+
+    monkeypatch.setattr(os, "eventfd_write", interrupted)
+    thread = threading.Thread(target=process.terminate, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive(), "it waits for itself"
+    assert process.wait(20).verdict == "signaled"
