@@ -19,6 +19,7 @@ REQUEST_BYTES = 64
 ANSWER_BYTES = 2048
 _CONNECTIONS = 16
 _TURN = 16  # requests and new connections handled before the run has its turn again
+_SHUT_RDWR = 2
 _UCRED = struct.Struct("iII")
 
 
@@ -103,4 +104,8 @@ class Control:
     def _drop(self, fd: int) -> None:
         peer, _ = self._peers.pop(fd)
         self._epoll.unregister(fd)
+        try:
+            peer.shutdown(_SHUT_RDWR)  # a fork of this process may hold a copy, and whoever waits for the end would wait for that
+        except OSError:
+            pass  # the other side was faster
         peer.close()

@@ -371,6 +371,31 @@ def test_wrong_requests_end_the_call(directory: int, answering: Answering, reque
     line.close()
 
 
+def test_a_fork_does_not_hide_the_end(directory: int, answering: Answering) -> None:
+    """A child that the caller forks meanwhile has copies of all connections; who waits for the run's end is told all the same."""
+    line = Line(found(directory))
+    line.send("stats")
+    answering.control.serve()
+    answering.control.serve()
+    assert await_answer(line, 5)
+    held, release = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(release)
+            os.read(held, 1)
+        finally:
+            os._exit(0)
+    try:
+        answering.control.close()
+        assert await_answer(line, 5) == ""
+    finally:
+        os.close(release)
+        os.close(held)
+        os.waitpid(child, 0)
+        line.close()
+
+
 def test_whoever_does_not_read_is_dropped(directory: int) -> None:
     run = Answering(directory, lambda *_: "x" * 5000)
     line = Line(found(directory))
