@@ -12,6 +12,7 @@ import json
 
 MARK = "$"
 _DEPTH = 64
+_SAME_HASH = 32
 
 
 def encode_plain(value: object, depth: int = _DEPTH) -> object:
@@ -57,13 +58,23 @@ def decode_plain(data: object) -> object:
             return base64.b64decode(of, validate=True)
         if type(of) is list:
             if kind == "dict":
-                return {decode_plain(key): decode_plain(item) for key, item in of}
+                pairs = [(decode_plain(key), decode_plain(item)) for key, item in of]
+                return dict(zip(_distinguishable([key for key, _ in pairs]), [item for _, item in pairs], strict=True))
             for made in (tuple, set, frozenset):
                 if kind == made.__name__:
-                    return made(decode_plain(item) for item in of)
+                    items = [decode_plain(item) for item in of]
+                    return made(items if made is tuple else _distinguishable(items))
     except (TypeError, ValueError) as error:
         raise ValueError(f"not a plain value: {error}") from None
     raise ValueError("not a plain value: unknown mark")
+
+
+def _distinguishable(keys: list[object]) -> list[object]:
+    """Return the keys, unless many have the same hash, as numbers can be chosen to have: a table of those takes the square of their number in time."""
+    hashes = sorted(map(hash, keys))
+    if any(one == other for one, other in zip(hashes, hashes[_SAME_HASH:], strict=False)):
+        raise ValueError("too many keys have the same hash")
+    return keys
 
 
 def dump_plain(value: object) -> str:
