@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from sandbox.api.execute import Hooks, Streams, execute
 from sandbox.api.prepare import Command, Prepared, check_log_place, load_command_profile, prepare
+from sandbox.audit.events import escape_untrusted
 from sandbox.policy.profile_load import override_profile
 from sandbox.record import dataclass, replace
 from sandbox.rootfs.collect import collect_files, parse_patterns
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from sandbox.policy.profile import Profile, Volume
     from sandbox.result import Result
     from sandbox.supervise.monitor import Monitor
+
+_NOTE = 500
 
 Words = Sequence[str | os.PathLike[str]]
 Contents = Mapping[str, bytes | str | os.PathLike[str]]
@@ -141,7 +144,8 @@ def execute_call(call: Call, streams: Streams, hooks: Hooks) -> Result:
     finally:
         if directory >= 0:
             os.close(directory)
-    return replace(result, files=found.files, notes=(*result.notes, *(f"not collected: {text}" for text in found.skipped)))
+    skipped = (f"not collected: {escape_untrusted(text, _NOTE)}" for text in found.skipped)
+    return replace(result, files=found.files, notes=(*result.notes, *skipped))
 
 
 def _content(content: bytes | str | os.PathLike[str]) -> bytes:

@@ -18,6 +18,8 @@ from sandbox.record import dataclass, field
 
 _MAXIMUM_ENTRIES = 100_000
 _MAXIMUM_DEPTH = 64
+_MAXIMUM_NAMES = 4 << 20  # characters of all paths: 8192 files 64 directories deep would have 128 MiB
+_MAXIMUM_SKIPPED = 100
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
@@ -29,6 +31,15 @@ class Collection:
     skipped: list[str] = field(default_factory=list)
     size: int = 0
     entries: int = 0
+    names: int = 0
+    unsaid: int = 0
+
+    def skip(self, text: str) -> None:
+        """Note what is left out; after many only that there is more."""
+        if len(self.skipped) < _MAXIMUM_SKIPPED:
+            self.skipped.append(text)
+        else:
+            self.unsaid += 1
 
 
 def parse_patterns(patterns: Sequence[str], origin: str) -> tuple[tuple[str, ...], ...]:
@@ -63,6 +74,8 @@ def collect_files(root: int, patterns: tuple[tuple[str, ...], ...], limit_bytes:
     """
     found = Collection()
     _walk(root, os.fstat(root).st_dev, "", patterns, limit_bytes, found, 0)
+    if found.unsaid:
+        found.skipped.append(f"and {found.unsaid} more")
     return found
 
 
@@ -73,13 +86,13 @@ def _walk(
     from fnmatch import fnmatchcase
 
     if depth > _MAXIMUM_DEPTH:
-        found.skipped.append(f"`{prefix}`: nested too deep")
+        found.skip(f"`{prefix}`: nested too deep")
         return
     for name in sorted(os.listdir(directory)):
         found.entries += 1
         if found.entries > _MAXIMUM_ENTRIES:
             if found.entries == _MAXIMUM_ENTRIES + 1:
-                found.skipped.append(f"more than {_MAXIMUM_ENTRIES} names")
+                found.skip(f"more than {_MAXIMUM_ENTRIES} names")
             return
         wanted = False
         below: list[tuple[str, ...]] = []
@@ -97,9 +110,9 @@ def _walk(
             fd = os.open(name, _OPEN, dir_fd=directory)
         except OSError as error:
             # A link is ELOOP, a socket ENXIO; what they lead to is not ours to say.
-            if wanted:
+            if wanted or error.errno not in (errno.ELOOP, errno.ENXIO):
                 reason = "a link or no regular file" if error.errno in (errno.ELOOP, errno.ENXIO) else describe_errno(error.errno or 0)
-                found.skipped.append(f"`{path}`: {reason}")
+                found.skip(f"`{path}`: {reason}")
             continue
         try:
             status = os.fstat(fd)
@@ -109,7 +122,7 @@ def _walk(
             elif wanted:
                 _take(fd, status, device, path, limit_bytes, found)
         except OSError as error:
-            found.skipped.append(f"`{path}`: {describe_errno(error.errno or 0)}")
+            found.skip(f"`{path}`: {describe_errno(error.errno or 0)}")
         finally:
             os.close(fd)
 
@@ -130,17 +143,21 @@ def _unfold(patterns: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...
 
 def _take(fd: int, status: os.stat_result, device: int, path: str, limit_bytes: int, found: Collection) -> None:
     if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or status.st_dev != device:
-        found.skipped.append(f"`{path}`: a link or no regular file")
+        found.skip(f"`{path}`: a link or no regular file")
         return
     left = limit_bytes - found.size
     if status.st_size > left:
-        found.skipped.append(f"`{path}`: {status.st_size} bytes, of {limit_bytes} in all {left} are left")
+        found.skip(f"`{path}`: {status.st_size} bytes, of {limit_bytes} in all {left} are left")
         return
     content = bytearray()
     while len(content) <= left and (data := os.read(fd, 1 << 20)):
         content += data
     if len(content) > left:
-        found.skipped.append(f"`{path}`: it grew while it was read")
+        found.skip(f"`{path}`: it grew while it was read")
         return
+    if found.names + len(path) > _MAXIMUM_NAMES:
+        found.skip(f"`{path}`: the paths of all files are longer than {_MAXIMUM_NAMES} characters")
+        return
+    found.names += len(path)
     found.files[path] = bytes(content)
     found.size += len(content)

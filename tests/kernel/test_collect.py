@@ -150,3 +150,20 @@ class TestRuns:
             sandbox.run(["true"], collect=["/etc/passwd"])
         with pytest.raises(sandbox.PolicyError, match="collect_limit"):
             sandbox.run(["true"], collect=["x"], collect_limit="lots")
+
+
+def test_names_and_notes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty files deep down cost the program an inode each, and us their whole path."""
+    monkeypatch.setattr("sandbox.rootfs.collect._MAXIMUM_NAMES", 100)
+    for number in range(300):
+        (tmp_path / f"{number:020}").touch()
+    files, skipped = collect(tmp_path, "*")
+    assert len(files) == 5
+    assert len(skipped) == 101 and "longer than 100 characters" in skipped[0] and skipped[-1] == "and 195 more"
+
+
+@pytest.mark.userns
+def test_notes_are_harmless_for_a_terminal() -> None:
+    result = sandbox.run(["sh", "-c", "ln -s x \"$(printf 'a\\033[2Jb')\""], collect=["*"])
+    (note,) = [note for note in result.notes if note.startswith("not collected")]
+    assert note == "not collected: `a\\x1b[2Jb`: a link or no regular file"
