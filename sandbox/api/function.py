@@ -47,6 +47,8 @@ for _name in _given["modules"]:
 _namespace.update(_given["constants"])
 try:
     exec(compile(_given["source"], _given["file"], "exec"), _namespace)
+    for _name, (_some, _named) in _given["defaults"].items():
+        _namespace[_name].__defaults__, _namespace[_name].__kwdefaults__ = tuple(_some) or None, _named or None
     _answer = {"value": _namespace[_given["function"]](*_given["args"], **_given["kwargs"])}
     _text = dump_plain(_answer)
 except BaseException as _error:
@@ -174,6 +176,7 @@ def _collect(function: FunctionType) -> dict[str, object]:
     sources: dict[str, str] = {}
     modules: dict[str, str] = {}
     constants: dict[str, object] = {}
+    defaults: dict[str, object] = {}
     pending = [function]
     while pending:
         each = pending.pop()
@@ -184,6 +187,11 @@ def _collect(function: FunctionType) -> dict[str, object]:
                 f"`{each.__qualname__}` is a closure: it uses {', '.join(f'`{name}`' for name in each.__code__.co_freevars)} from around it"
             )
         sources[each.__name__] = _source(each)
+        defaults[each.__name__] = [list(each.__defaults__ or ()), each.__kwdefaults__ or {}]
+        try:
+            plain.encode_plain(defaults[each.__name__])
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"`{each.__qualname__}` has a default that cannot be sent into a sandbox: {error}") from None
         for name in sorted(_global_names(each.__code__)):
             if name not in each.__globals__:
                 continue  # a builtin, or a name that it will miss inside as it would outside
@@ -206,6 +214,7 @@ def _collect(function: FunctionType) -> dict[str, object]:
         "function": function.__name__,
         "modules": modules,
         "constants": constants,
+        "defaults": defaults,
         "file": file.rpartition("/")[2],
     }
 
@@ -222,6 +231,9 @@ def _source(function: FunctionType) -> str:
         raise TypeError(f"`{function.__qualname__}` is no function written with `def`, so it cannot be sandboxed")
     node.decorator_list = []
     node.returns = None  # annotations name types that need not exist inside
+    # Defaults are values of here and now, and are sent: their expressions would be evaluated inside, without the names that they use.
+    node.args.defaults = [ast.Constant(None) for _ in node.args.defaults]
+    node.args.kw_defaults = [each and ast.Constant(None) for each in node.args.kw_defaults]
     for argument in ast.walk(node.args):
         if isinstance(argument, ast.arg):
             argument.annotation = None

@@ -130,3 +130,25 @@ def test_what_cannot_be_sent_is_refused_when_decorated() -> None:
     for other in (lambda: 1, print, compute.__class__):
         with pytest.raises(TypeError, match="`def`"):
             sandboxed(other)  # type: ignore[call-overload]
+
+
+_STEP = 5
+_MADE = time.monotonic_ns()
+
+
+@sandboxed
+def with_defaults(one: int, two: int = _STEP * 2, *, three: tuple[int, int] = (_STEP, math.floor(2.5)), four: int = _MADE, five: int) -> object:
+    return one, two, three, four, five
+
+
+def test_defaults_are_those_of_the_definition() -> None:
+    assert with_defaults(1, five=3) == (1, 10, (5, 2), _MADE, 3)
+    assert with_defaults(1, 2, three=(0, 0), five=3) == (1, 2, (0, 0), _MADE, 3)
+    with pytest.raises(SandboxedError, match="TypeError"):
+        with_defaults(1)  # type: ignore[call-arg]
+
+    def unsendable(one: object = THING) -> object:
+        return one
+
+    with pytest.raises(TypeError, match="a default that cannot be sent"):
+        sandboxed(unsendable)
