@@ -1,6 +1,6 @@
 """The scope of this process: asked of systemd once, at the first run that needs it, and used by all later ones.
 
-There is one for each executor and for each state of the process that a child would inherit for good (ids, namespaces, root): a process that
+There is one for each executor and for each state of the process that a child would inherit for good (ids, namespaces, root, rlimits): a process that
 has changed its ids since must not start runs with the old ones. A fork makes its own. Nothing has to be closed: the anchor ends with the process, and systemd
 removes the scope with its last member.
 """
@@ -82,6 +82,8 @@ def _inherited() -> _Key:
         except OSError:
             found.append(None)
     try:
+        with open("/proc/self/limits", "rb", buffering=0) as file:  # not all of them are set anew for a run
+            found.append(file.read())
         with open("/proc/thread-self/status", "rb", buffering=0) as file:
             lines = file.read().splitlines()
         found += [line for line in lines if line.startswith((b"NoNewPrivs", b"Seccomp", b"CapEff", b"CapBnd"))]

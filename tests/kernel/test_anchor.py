@@ -213,3 +213,13 @@ def test_a_fork_forgets_the_anchors_of_its_parent(anchor: Anchor) -> None:
         assert scope._scopes and anchor.alive()
     finally:
         del scope._scopes[("test",)]
+
+
+def test_an_anchor_with_other_rlimits_is_another_one() -> None:
+    """Its children would have the rlimits of when it was started: a caller that has limited itself since would not pass that on."""
+    program = (
+        "import resource; from sandbox.api import scope; one = scope._inherited(); same = scope._inherited(); "
+        "resource.setrlimit(resource.RLIMIT_AS, (1 << 40, 1 << 40)); print(one == same, one != scope._inherited())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "True True\n"
