@@ -94,14 +94,16 @@ def execute(prepared: Prepared, streams: Streams, hooks: Hooks) -> Finished:
     except OSError as error:  # too many open files, no memory for a pipe
         raise SetupError(f"start the sandbox{f' with `{error.filename}`' if error.filename else ''}", error.errno or errno.EIO) from error
     finally:
-        if cgroup is not None:
-            try:
-                cgroup.remove()
-            finally:
-                cgroup.close()
-        if host_id is not None:
-            host_id.close()
-        entry.close()  # last: whoever waits for the end of the run is told by it
+        try:
+            if cgroup is not None:
+                try:
+                    cgroup.remove()
+                finally:
+                    cgroup.close()
+        finally:
+            if host_id is not None:
+                host_id.close()
+            entry.close()  # last: whoever waits for the end of the run is told by it
 
 
 def _run(
@@ -158,8 +160,10 @@ def _run(
     )
     with launched:
         try:
-            monitor = Monitor(launched, watched)
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            try:
+                monitor = Monitor(launched, watched)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
             collected = monitor.run()
             entry.drain(monitor)
         finally:

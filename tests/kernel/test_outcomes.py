@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import sandbox
-from sandbox.errors import ExecuteError
+from sandbox.errors import ExecuteError, SetupError
 from sandbox.result import Verdict
 
 pytestmark = [pytest.mark.userns, pytest.mark.seccomp, pytest.mark.notify]
@@ -450,3 +450,30 @@ def test_same_codes_as_the_shell(commands: Path, sandbox_cli: Any) -> None:
         shell = subprocess.run(["sh", "-c", command], cwd=commands, stderr=subprocess.DEVNULL, check=False, timeout=10)
         ours = sandbox_cli("exec", "-q", "-p", "strict", "--", command, cwd=commands)
         assert ours.returncode == shell.returncode, command
+
+
+def test_a_cgroup_that_cannot_be_removed_leaves_no_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of a long-lived caller would be listed for ever, and its descriptors stay."""
+    from sandbox.cgroup.find import find_backend
+    from sandbox.cgroup.run import RunBase
+    from sandbox.cgroup.v1 import V1Run
+
+    if find_backend() is None:
+        pytest.skip("no place for cgroups here")
+
+    def run() -> sandbox.Result:
+        return sandbox.run(["true"], profile="strict", limits={"memory": "64M", "wall": 10})
+
+    run()
+    close = RunBase.close
+
+    def refuse(self: RunBase) -> None:
+        close(self)
+        raise SetupError("rmdir", 16, step="cgroup")
+
+    monkeypatch.setattr(RunBase, "close", refuse)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(SetupError, match="rmdir"):
+        run()
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert not [one for one in sandbox.running() if one.pid == os.getpid()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import select
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import sandbox
 from sandbox.plan.render import render_text
 from sandbox.plan.steps import MakeDirectory, Plan
 
@@ -183,3 +185,19 @@ def test_audit_log_that_the_payload_could_rewrite_is_refused(sandbox_cli: Any, t
     assert done.returncode == 125 and b"shared writable" in done.stderr
     assert not (tmp_path / "log").exists()
     assert sandbox_cli(*STRICT, "--audit", "log", "--", "true", cwd=tmp_path).returncode == 0
+
+
+def test_a_supervisor_that_cannot_start_leaves_no_signal_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread may take the last descriptor at that moment; a caller with all signals blocked is deaf to its user from then on."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, "no descriptor is left")
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    monkeypatch.setattr("sandbox.api.execute.Monitor", refuse)
+    try:
+        with pytest.raises(sandbox.SandboxError, match="EMFILE"):
+            sandbox.run(["true"])
+    finally:
+        after = signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert after == before
