@@ -203,6 +203,8 @@ class Sandbox:
                 run.join()
 
     def _start(self, argv: Words, item: bytes | str | Mapping[str, object], options: RunOptions) -> BackgroundRun:
+        if not isinstance(item, (bytes, bytearray, memoryview, str, Mapping)):  # a number would be taken for one of our descriptors
+            raise TypeError(f"an input must be bytes, text or a mapping, not {type(item).__name__}")
         given: dict[str, Any] = dict(item) if isinstance(item, Mapping) else {"stdin": item}
         words, stdin = given.pop("argv", argv), given.pop("stdin", None)
         call = self._prepare(words, cast("RunOptions", {**options, **given}))

@@ -303,3 +303,16 @@ def test_a_kill_within_a_kill(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> 
     thread.join(20)
     assert not thread.is_alive(), "it waits for itself"
     assert process.wait(20).verdict == "signaled"
+
+
+def test_a_number_is_no_input(box: Sandbox) -> None:
+    """`range(100)` as inputs would hand the caller's own descriptors to the program."""
+    ours, theirs = os.pipe()
+    try:
+        os.write(theirs, b"a secret")
+        os.close(theirs)
+        with pytest.raises(TypeError, match="not int"):
+            list(box.map(["cat"], [ours]))  # type: ignore[list-item]
+        assert os.read(ours, 100) == b"a secret"
+    finally:
+        os.close(ours)
