@@ -26,15 +26,13 @@ from sandbox.result import Verdict
 from sandbox.supervise.deadlines import PATIENCE_NS, SETUP_NS, Alarm, Deadlines, earliest
 from sandbox.supervise.instructions import Instructions
 from sandbox.supervise.notify import NotifyListener
-from sandbox.supervise.pausing import Pausing
+from sandbox.supervise.pausing import Pausing, StopWatch
 from sandbox.supervise.pump import Pump
 from sandbox.supervise.records import Collected, Snapshot, StatusChannel
 from sandbox.supervise.sampling import Sampling
 from sandbox.supervise.streams import StreamSet
 
 _DENIALS_A_TURN = 64
-_STOPPED_NS, _STOPPED_MOST_NS = 20_000_000, 160_000_000  # between two looks at a pause without a freezer
-_NOISE_NS = 1_000_000  # of CPU time, that the end of being stopped may take
 _SLICE_NS = 100_000  # the supervisor and init act in microseconds, and what they act against spins on every processor
 _SIGKILL, _SIGCONT = 9, 18
 
@@ -80,8 +78,7 @@ class Monitor:
         self._pausing = Pausing(partial(self._tell, "control"), watched.cgroup)
         self._sampling: Sampling | None = None
         self._instructions: Instructions | None = None
-        self._stopped = (0, 0)  # when a pause without a freezer was last looked at, and the CPU time until then
-        self._stopped_step = _STOPPED_NS
+        self._stop_watch = StopWatch()
         self._init_pidfd = -1
         self._init_pid = 0
         self.payload_pid = 0
@@ -176,7 +173,7 @@ class Monitor:
         now = time.monotonic_ns()
         self._deadlines.hold(now)
         if self._sampling is not None:
-            self._stopped, self._stopped_step = (now, self._sampling.cpu_ns()), _STOPPED_NS
+            self._stop_watch.begin(now, self._sampling.cpu_ns())
         return True
 
     def resume(self) -> bool:
@@ -266,7 +263,7 @@ class Monitor:
     def _next_ns(self) -> int | None:
         sample = self._sampling.next_ns if self._sampling is not None and self.state == "running" else None
         if self.state == "paused" and not self._pausing.frozen:
-            sample = self._stopped[0] + self._stopped_step
+            sample = self._stop_watch.next_ns
         # In the past it says nothing: then the listener itself is waited for.
         resume = self.collected.listener.resume_at_ns() if self._listener_fd() < 0 and self.collected.listener is not None else None
         return earliest(self._deadlines.next_ns(), sample, resume)
@@ -405,16 +402,13 @@ class Monitor:
                 self.kill(Verdict.MEMORY_LIMIT)
 
     def _check_stopped(self, sampling: Sampling, now: int) -> None:
-        """Look whether what was stopped by SIGSTOP has continued itself, as by a timer's SIGCONT: then its limits count, and it is stopped again."""
-        since, before = self._stopped
-        if now < since + self._stopped_step:
+        """Where what is stopped goes on by itself, its limits count, and it is stopped again."""
+        if now < self._stop_watch.next_ns:
             return
         used = sampling.cpu_ns()
-        if used - before <= _NOISE_NS:
-            self._stopped = (now, before)
-            self._stopped_step = min(_STOPPED_MOST_NS, 2 * self._stopped_step)
+        since = self._stop_watch.look(now, used)
+        if since is None:
             return
-        self._stopped, self._stopped_step = (now, used), _STOPPED_NS
         self._pausing.stop_again()
         cpu = self._watched.limits.cpu_ns
         if cpu is not None and used > cpu:

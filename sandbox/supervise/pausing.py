@@ -9,6 +9,8 @@ from sandbox.cgroup.model import CgroupRun
 from sandbox.plan import fds
 
 _SIGKILL = 9
+_SOON_NS, _LATE_NS = 20_000_000, 160_000_000  # between two looks at a pause without a freezer
+_NOISE_NS = 1_000_000  # of CPU time, that the end of being stopped may take
 
 
 class Pausing:
@@ -74,3 +76,34 @@ class Pausing:
         if self._frozen and self._cgroup is not None:
             self._cgroup.thaw()
             self._frozen = False
+
+
+class StopWatch:
+    """Whether what SIGSTOP has stopped goes on by itself, as by a SIGCONT of a timer: its CPU time is looked at, ever more rarely while nothing happens."""
+
+    def __init__(self) -> None:
+        self._looked = self._used = 0
+        self._step = _SOON_NS
+
+    def begin(self, now: int, used: int) -> None:
+        """Everything has been told to stop."""
+        self._looked, self._used, self._step = now, used, _SOON_NS
+
+    @property
+    def next_ns(self) -> int:
+        """When to look."""
+        return self._looked + self._step
+
+    def look(self, now: int, used: int) -> int | None:
+        """Return since when it may have run, None when it has not.
+
+        Args:
+            now: the time.
+            used: its CPU time.
+        """
+        since = self._looked
+        if used - self._used > _NOISE_NS:
+            self.begin(now, used)
+            return since
+        self._looked, self._step = now, min(_LATE_NS, 2 * self._step)
+        return None
