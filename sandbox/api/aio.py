@@ -35,9 +35,21 @@ async def in_thread(call: Callable[[], _Value], give_up: Callable[[], None] | No
         if give_up is not None:
             give_up()
         await _settle(task)
-        if not task.cancelled() and task.exception() is None and hasattr(made := task.result(), "kill"):
-            made.kill()
+        if not task.cancelled() and task.exception() is None:
+            await _settle(asyncio.get_running_loop().run_in_executor(None, _discard, task.result()))
         raise
+
+
+def _discard(made: object) -> None:
+    """End what was started for somebody who is gone, and wait for that."""
+    from sandbox.api.background import BackgroundRun
+    from sandbox.api.process import Process
+
+    if isinstance(made, Process):
+        made.__exit__(None, None, None)
+    elif isinstance(made, BackgroundRun):
+        made.kill()
+        made.join()
 
 
 async def _settle(task: asyncio.Future[_Value]) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 import sandbox
 from sandbox import DEVNULL, PIPE, Sandbox
+from sandbox.api.background import BackgroundRun
 
 pytestmark = [pytest.mark.userns, pytest.mark.seccomp, pytest.mark.notify]
 
@@ -316,3 +317,22 @@ def test_a_number_is_no_input(box: Sandbox) -> None:
         assert os.read(ours, 100) == b"a secret"
     finally:
         os.close(ours)
+
+
+@pytest.mark.parametrize("start", ["run_async", "popen_async"])
+def test_cancelled_while_it_starts(box: Sandbox, monkeypatch: pytest.MonkeyPatch, start: str) -> None:
+    """The thread that starts it is not interrupted; what it has started is over, and closed, when the cancellation arrives."""
+    started: list[BackgroundRun] = []
+    remember = box._remember
+    monkeypatch.setattr(box, "_remember", lambda run: (started.append(run), remember(run)))
+
+    async def main() -> None:
+        task = asyncio.ensure_future(getattr(box, start)(["sleep", "60"]))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        (run,) = started
+        assert run.ended
+
+    asyncio.run(main())
