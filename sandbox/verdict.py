@@ -31,6 +31,7 @@ class Outcome:
         usage: what was measured.
         mapped_file_bytes: largest sampled sum of mapped file pages, where memory is sampled; None where it is counted.
         denied_fatal: which rule's kill ended it, where that is known.
+        idle_ns: wall time less CPU time when the supervisor ended it, for its idle or its CPU time.
         killed_by: who asked for the end, where `killed_for` is ``signaled``.
     """
 
@@ -38,6 +39,7 @@ class Outcome:
     killed_for: Verdict | None
     usage: Usage
     mapped_file_bytes: int | None = None
+    idle_ns: int | None = None
     denied_fatal: str | None = None
     killed_by: str = ""
 
@@ -122,7 +124,7 @@ class _Facts:
         for limit, counter, value, unit in (
             ("wall", "CLOCK_MONOTONIC", usage.wall_ns, "ns"),
             ("cpu", usage.cpu_source, usage.cpu_ns, "ns"),
-            ("idle", f"CLOCK_MONOTONIC less {usage.cpu_source}", max(0, usage.wall_ns - usage.cpu_ns), "ns"),
+            ("idle", f"CLOCK_MONOTONIC less {usage.cpu_source}", self._idle_ns(), "ns"),
             ("output", "bytes read by the supervisor", usage.output_bytes, "bytes"),
         ):
             bound = self._limits.get("output_bytes" if limit == "output" else f"{limit}_ns")
@@ -130,6 +132,11 @@ class _Facts:
                 hit = value > bound or killed is _BY_LIMIT[limit]
                 found.append(Evidence(limit=limit, counter=counter, value=value, bound=bound, unit=unit, hit=hit))
         return (*self._memory(), *found, *self._signals(), *self._processes())
+
+    def _idle_ns(self) -> int:
+        """Wall time less CPU time; where the run was ended for that, as it was then: its end costs CPU time on every processor."""
+        then = self._outcome.idle_ns if self._outcome.killed_for is Verdict.IDLE_LIMIT else None
+        return max(0, self._usage.wall_ns - self._usage.cpu_ns) if then is None else then
 
     def _memory(self) -> list[Evidence]:
         usage, bound = self._usage, self._limits.get("memory_bytes")
@@ -233,7 +240,7 @@ class _Facts:
             case Verdict.WALL_LIMIT:
                 return f"wall {usage.wall_ns} ns, limit {limits.get('wall_ns')} ns"
             case Verdict.IDLE_LIMIT:
-                return f"wall less CPU time {max(0, usage.wall_ns - usage.cpu_ns)} ns, limit {limits.get('idle_ns')} ns"
+                return f"wall less CPU time {self._idle_ns()} ns, limit {limits.get('idle_ns')} ns"
             case Verdict.CPU_LIMIT:
                 return f"{usage.cpu_source} {usage.cpu_ns} ns, limit {limits.get('cpu_ns')} ns" + _signal_note(hits.get("cpu"))
             case Verdict.MEMORY_LIMIT:

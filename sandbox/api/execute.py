@@ -319,6 +319,7 @@ def _finish(
     outcome = Outcome(
         wait_status=collected.wait_status,
         killed_for=collected.killed_for,
+        idle_ns=collected.idle_ns,
         usage=usage,
         mapped_file_bytes=collected.sampled_file_bytes if "memory" in prepared.sampled else None,
         killed_by=killed_by,

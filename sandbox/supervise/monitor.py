@@ -394,7 +394,8 @@ class Monitor:
             return
         if due.wall_at is not None and now >= due.wall_at:
             self.kill(Verdict.WALL_LIMIT)
-        elif due.cpu_at is not None and now >= due.cpu_at and (passed := due.judge_cpu(now, self._sampling.cpu_ns())):
+        elif due.cpu_at is not None and now >= due.cpu_at and (passed := due.judge_cpu(now, used := self._sampling.cpu_ns())):
+            self.collected.idle_ns = due.lived_ns(now) - used
             self.kill(Verdict.CPU_LIMIT if passed == "cpu" else Verdict.IDLE_LIMIT)
         elif self._sampling.next_ns is not None and now >= self._sampling.next_ns and not self._sampling.put_off(due.wall_at, now):
             self._sampling.look(now)

@@ -24,6 +24,7 @@ class Collected:
     Attributes:
         wait_status: of the payload, None when init could not report it.
         killed_for: the limit for which the supervisor ended it.
+        idle_ns: wall time less CPU time when the supervisor ended it for that; being ended costs CPU time as well.
         wall_ns: from GO to the payload's end, pauses taken off.
         paused_ns: how long it was paused.
         tree: what all processes used that init or another parent waited for; None when init could not report it.
@@ -43,6 +44,7 @@ class Collected:
 
     wait_status: int | None = None
     killed_for: Verdict | None = None
+    idle_ns: int | None = None
     wall_ns: int = 0
     paused_ns: int = 0
     tree: Rusage | None = None

@@ -120,6 +120,17 @@ def test_every_limit_that_was_met_is_flagged() -> None:
     assert Evidence(limit="cpu", counter="cpu.stat", value=20 * S + 1, bound=20 * S, unit="ns", hit=True) in judged.evidence
 
 
+def test_idle_time_is_told_as_it_was_judged() -> None:
+    """The end of a run, on two processors, took more CPU time than wall time."""
+    ended = replace(outcome(9, killed=Verdict.IDLE_LIMIT), idle_ns=40 * S + 1)
+    judged = judge(ended)
+    assert judged.cause == f"wall less CPU time {40 * S + 1} ns, limit {40 * S} ns"
+    (fact,) = [fact for fact in judged.evidence if fact.limit == "idle"]
+    assert fact.hit and fact.value == 40 * S + 1
+    (fact,) = [fact for fact in judge(replace(ended, killed_for=Verdict.CPU_LIMIT)).evidence if fact.limit == "idle"]
+    assert not fact.hit and fact.value == 2 * S, "ended for another limit: as it came out"
+
+
 def test_limits_that_were_not_asked_for_are_no_evidence() -> None:
     none: dict[str, int | None] = dict.fromkeys(LIMITS)
     assert judge(outcome(0), **none).evidence == ()
