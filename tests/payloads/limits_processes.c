@@ -241,17 +241,21 @@ static void threads_of_many(long ask)
     finish();
 }
 
+static atomic_long settled; /* threads that fork no more */
+
 static void *forking_body(void *unused)
 {
     for (int i = 0; i < wanted / 8 && born(fork()); i++) {}
+    atomic_fetch_add(&settled, 1);
     stay();
     return unused;
 }
 
 static void at_once(long ask)
 {
+    long made = 0;
     wanted = ask;
-    for (int i = 0; i < 8; i++) {
+    for (; made < 8; made++) {
         pthread_t thread;
         if ((errno = pthread_create(&thread, NULL, forking_body, NULL))) {
             note();
@@ -259,7 +263,9 @@ static void at_once(long ask)
         }
         add(1);
     }
-    poll(NULL, 0, 30);
+    /* Or a thread would count what it forks in the place of children that have gone. */
+    for (int i = 0; i < 4000 && atomic_load(&settled) < made; i++)
+        poll(NULL, 0, 1);
     finish();
 }
 
