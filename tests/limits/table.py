@@ -193,7 +193,8 @@ def render_reference(found: dict[str, dict[tuple[str, str], Row]]) -> str:
         "*ended*: the run was killed with the limit's verdict. *refused*: a call failed and "
         "nothing more came of it. *run refused*: the host gives this user no such controller, and the "
         "run does not start without it. *signal*: the kernel ended the process. **not held**: it got past. "
-        "–: nobody has measured all ways there (`./dev vm limits` and `limits-root` do for v2).\n",
+        "cgroup v2 was measured in the emulated guests of `./dev vm limits` and `limits-root` (Linux 6.1, systemd 252), where systemd gives an ordinary "
+        "user no cpuset. –: nobody has measured this there.\n",
         "The policy is the narrowest shipped one that does not refuse the way's system calls by itself; what needs `default` comes to nothing in `strict`.\n",
         "## In short\n",
         "The most that was had beyond a limit by a way that was stopped, and by one that was not:\n",
