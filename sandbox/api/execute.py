@@ -130,46 +130,44 @@ def _run(
         streams.terminal(back)
         return [Pump(streams.stdin, back, close_source=False, close_destination=True), Pump(master, streams.stdout, count=True)]
 
-    # Until the run has somebody who ends it: an exception of a signal handler (KeyboardInterrupt) would leave processes and descriptors behind.
+    # Made before anything that it ends: an exception of a signal handler (KeyboardInterrupt) may come at any moment.
+    launched, pumps = Launched(), list[Pump]()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        if entry.open():
-            directories += (entry.directory,)
-        else:
-            plan, table = _make_table(build_request(prepared, outside_id=outside_id, cgroup=cgroup), prepared.run_id)
-        launched, pumps = _start(prepared, streams, table, directories, host_id)
-        entry.publish(launched.pid)
-    except BaseException:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        raise
-    outputs = pumps[1:]
-
-    watched = Watched(
-        limits=prepared.profile.limits,
-        started=on_started,
-        needs_word=prepared.external_map or cgroup is not None,
-        explain=lambda row, error: explain_failure(plan, table, row, error, run_id=prepared.run_id),
-        pumps=pumps,
-        cgroup=cgroup,
-        listen=listen,
-        terminal=attach if streams.terminal is not None else None,
-        watches=hooks.watches if entry.refused else (*hooks.watches, (entry.fd, entry.serve)),
-        on_start=hooks.on_start,
-        sample=prepared.sampled,
-        instructions=prepared.profile.measure_instructions,
-    )
-    with launched:
         try:
-            try:
-                monitor = Monitor(launched, watched)
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            collected = monitor.run()
-            entry.drain(monitor)
+            if entry.reserve():
+                directories += (entry.directory,)
+            else:
+                plan, table = _make_table(build_request(prepared, outside_id=outside_id, cgroup=cgroup), prepared.run_id)
+            _start(launched, pumps, prepared, streams, table, directories, host_id)
+            entry.open(launched.pid)
+            watched = Watched(
+                limits=prepared.profile.limits,
+                started=on_started,
+                needs_word=prepared.external_map or cgroup is not None,
+                explain=lambda row, error: explain_failure(plan, table, row, error, run_id=prepared.run_id),
+                pumps=pumps,
+                cgroup=cgroup,
+                listen=listen,
+                terminal=attach if streams.terminal is not None else None,
+                watches=hooks.watches if entry.refused else (*hooks.watches, (entry.fd, entry.serve)),
+                on_start=hooks.on_start,
+                sample=prepared.sampled,
+                instructions=prepared.profile.measure_instructions,
+            )
+            outputs = pumps[1:]
+            monitor = Monitor(launched, watched)
         finally:
-            for pump in pumps:
-                pump.close()
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        collected = monitor.run()
+        entry.drain(monitor)
+        for pump in pumps:
+            pump.close()
         counted = cgroup.usage() if cgroup is not None else None
+    finally:
+        for pump in pumps:
+            pump.close()
+        launched.close()
     captured = tuple(bytes(pump.captured) if pump.destination < 0 and not streams.terminal else None for pump in outputs)
     stdout, stderr = captured if len(captured) == 2 else (None, None)
     if streams.stdout is not None:
@@ -188,20 +186,23 @@ def _with_notes(finished: Finished, *notes: str) -> Finished:
 
 
 def _start(
-    prepared: Prepared, streams: Streams, table: Table, directories: tuple[int, ...], host_id: HostId | None
-) -> tuple[Launched, list[Pump]]:
-    """Open the streams and start the executor; nothing is left when it raises."""
-    children, pumps = _open_streams(streams)
+    launched: Launched,
+    pumps: list[Pump],
+    prepared: Prepared,
+    streams: Streams,
+    table: Table,
+    directories: tuple[int, ...],
+    host_id: HostId | None,
+) -> None:
+    """Open the streams and start the executor; when it raises nothing is left but what `launched` and `pumps` hold."""
+    children, made = _open_streams(streams)
+    pumps += made
     try:
         if host_id is not None and streams.terminal is None:
             # Pipes belong to who made them; `echo >/dev/stderr` opens one anew, which only its owner may.
             for fd in children:
                 os.fchown(fd, host_id.number, host_id.number)
-        return spawn(table, stdio=children, extra=directories, executor=prepared.command.executor, anchor=prepared.anchor), pumps
-    except BaseException:
-        for pump in pumps:
-            pump.close()
-        raise
+        spawn(launched, table, stdio=children, extra=directories, executor=prepared.command.executor, anchor=prepared.anchor)
     finally:
         for fd in children:
             os.close(fd)

@@ -40,43 +40,49 @@ class Registered:
         self._stats = ""
         self._stats_at = 0
         self._over = False
+        self._directory = -1
         self.names = entry_names(prepared.run_id)
         self.refused = ""
         self.killed_by = ""
 
-    def open(self) -> bool:
-        """Make the entry, as late as may be: what is made before the janitor lives, a SIGKILL leaves to the next look."""
-        prepared = self._prepared
-        name, argv = prepared.command.name, prepared.command.argv
-        content = encode_entry(
-            prepared.run_id, name=name, profile=prepared.profile.name, pid=os.getpid(), began_ns=monotonic_ns(), argv=argv
-        )
+    def reserve(self) -> bool:
+        """Find the place for the entry; return whether there is one. Nothing is made yet: the janitor that removes it is to live first."""
         try:
-            self._entry = Registration(make_place(os.environ, os.geteuid()), prepared.run_id, content)
-            self._control = Control(self._entry.listener, self._answer)
+            self._directory = make_place(os.environ, os.geteuid())
         except SandboxError as error:
             self.refused = error.message
         except OSError as error:
             self.refused = f"make an entry: {describe_errno(error.errno or 0)}"
-            self.close()
         return not self.refused
+
+    def open(self, janitor: int) -> None:
+        """Make the entry, once a janitor lives that removes it after a SIGKILL of ours; it ends the run should we not answer."""
+        prepared = self._prepared
+        if self.refused:
+            return
+        name, argv = prepared.command.name, prepared.command.argv
+        content = encode_entry(
+            prepared.run_id, name=name, profile=prepared.profile.name, pid=os.getpid(), began_ns=monotonic_ns(), argv=argv
+        )
+        directory, self._directory = self._directory, -1
+        try:
+            self._entry = Registration(directory, prepared.run_id, content)
+            self._entry.publish(janitor)
+            self._control = Control(self._entry.listener, self._answer)
+        except OSError as error:
+            self.refused = f"make an entry: {describe_errno(error.errno or 0)}"
+            self.close()
 
     @property
     def directory(self) -> int:
-        """The directory of the entry's files; borrowed."""
-        assert self._entry is not None
-        return self._entry.directory
+        """The directory of the entry's files, after `reserve` and until `open`; borrowed."""
+        return self._directory
 
     @property
     def fd(self) -> int:
         """What the supervisor's loop waits for."""
         assert self._control is not None
         return self._control.fd
-
-    def publish(self, janitor: int) -> None:
-        """Tell which process ends the run should the supervisor not answer."""
-        if self._entry is not None:
-            self._entry.publish(janitor)
 
     def serve(self, monitor: Monitor) -> None:
         """Answer what was asked; for the supervisor's loop."""
@@ -93,6 +99,9 @@ class Registered:
 
     def close(self) -> None:
         """Hang up, and remove what the janitor has not; idempotent."""
+        directory, self._directory = self._directory, -1
+        if directory >= 0:
+            os.close(directory)
         if self._entry is not None:
             self._entry.close()
         if self._control is not None:

@@ -49,7 +49,9 @@ class Anchor:
             try:
                 me = own(os.pidfd_open(os.getpid()))
                 wanted = {SOCKET: child, CLIENT: me, TABLE: memory, MOVED: self._moved, 3: first}
-                self.pid = spawn.spawn_executor(command, "sandbox-anchor", wanted)
+                pids: list[int] = []
+                spawn.spawn_executor(command, "sandbox-anchor", wanted, pids)
+                self.pid = pids[0]
                 self._pidfd = os.pidfd_open(self.pid)
                 self._moved = fcntl.fcntl(self._moved, fcntl.F_DUPFD_CLOEXEC, 0)
             except OSError as error:

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -61,14 +62,23 @@ class Descriptors:
 
 
 class Launched:
-    """A janitor that was started: its pid and pidfd, and the parent's ends."""
+    """A janitor: its pid and pidfd, and the parent's ends. Empty until `spawn` fills it.
 
-    __slots__ = ("descriptors", "pid", "pidfd")
+    It is there before the janitor, so that an interrupt at any moment finds somebody who ends what was started. Blocked signals are not enough: another
+    thread may take them, and Python runs the handler in the main thread all the same.
+    """
 
-    def __init__(self, pid: int, pidfd: int, descriptors: Descriptors) -> None:
-        self.pid = pid
-        self.pidfd = pidfd
-        self.descriptors = descriptors
+    __slots__ = ("descriptors", "pidfd", "pids")
+
+    def __init__(self) -> None:
+        self.pids: list[int] = []
+        self.pidfd = -1
+        self.descriptors = Descriptors(status=-1, go=-1, control=-1, release=-1)
+
+    @property
+    def pid(self) -> int:
+        """The janitor's pid, 0 before `spawn`."""
+        return self.pids[0] if self.pids else 0
 
     def __enter__(self) -> Launched:
         return self
@@ -80,6 +90,11 @@ class Launched:
         """Let go of everything, which kills what still runs, and reap the janitor; signals wait meanwhile, or an interrupt would leave a part of it."""
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
+            if self.pidfd < 0 and self.descriptors.go >= 0:
+                try:
+                    os.write(self.descriptors.go, bytes([fds.WORD_STOP]))
+                except OSError:
+                    pass
             if self.descriptors.release >= 0:
                 try:
                     os.write(self.descriptors.release, bytes([fds.WORD_RELEASE]))
@@ -94,6 +109,12 @@ class Launched:
                 except ChildProcessError:
                     pass
                 os.close(pidfd)
+            elif self.pids:  # it was never supervised
+                try:
+                    os.waitpid(self.pids[0], 0)
+                except ChildProcessError:
+                    pass
+            self.pids.clear()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -145,21 +166,30 @@ def sealed_memory(table: Table) -> int:
     return memory
 
 
-def spawn_executor(command: list[str], title: str, wanted: Mapping[int, int]) -> int:
-    """Start a program with an empty environment, all signals blocked, and descriptors by (number there → ours, borrowed); return its pid."""
+def spawn_executor(command: list[str], title: str, wanted: Mapping[int, int], pids: list[int]) -> None:
+    """Start a program with an empty environment, all signals blocked, and descriptors by (number there → ours, borrowed); add its pid to `pids`."""
     with owned_descriptors() as own:
         low = max(_LOW, 1 + max(wanted))
         moved = {target: own(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, low)) for target, fd in wanted.items()}
         actions = [(os.POSIX_SPAWN_DUP2, source, target) for target, source in moved.items()]
-        return os.posix_spawn(command[0], [title, *command[1:]], {}, file_actions=actions, setsigdef=SIGNALS, setsigmask=SIGNALS)
+        start = partial(os.posix_spawn, file_actions=actions, setsigdef=SIGNALS, setsigmask=SIGNALS)
+        # In one step for the interpreter: an exception of a signal handler cannot come between the start and the note of it.
+        pids.extend(map(start, (command[0],), ([title, *command[1:]],), ({},)))
 
 
 def spawn(
-    table: Table, *, stdio: tuple[int, int, int], extra: tuple[int, ...] = (), executor: str = "auto", anchor: Anchor | None = None
-) -> Launched:
+    launched: Launched,
+    table: Table,
+    *,
+    stdio: tuple[int, int, int],
+    extra: tuple[int, ...] = (),
+    executor: str = "auto",
+    anchor: Anchor | None = None,
+) -> None:
     """Start the executor.
 
     Args:
+        launched: an empty one, filled as things come to be; whatever happens, close it.
         table: what it will run.
         stdio: the payload's standard streams; borrowed.
         extra: descriptors for `fds.FIRST_EXTRA` and up; borrowed.
@@ -174,42 +204,27 @@ def spawn(
         owned.append(fd)
         return fd
 
-    parent_side: list[int] = []
+    ends = launched.descriptors
     try:
         memory = own(sealed_memory(table))
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC, 0)
         ours.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 1)
-        status = ours.detach()
-        parent_side.append(status)
+        ends.status = ours.detach()
         status_child = own(theirs.detach())
-        pipes = []
-        for _ in range(3):
-            reader, writer = os.pipe2(os.O_CLOEXEC)
-            own(reader)
-            parent_side.append(writer)
-            pipes.append((reader, writer))
-        (go_r, go), (control_r, control), (release_r, release) = pipes
+        go_r, ends.go = os.pipe2(os.O_CLOEXEC)
+        own(go_r)
+        control_r, ends.control = os.pipe2(os.O_CLOEXEC)
+        own(control_r)
+        release_r, ends.release = os.pipe2(os.O_CLOEXEC)
+        own(release_r)
         supervisor = own(os.pidfd_open(os.getpid()))
         wanted = (*stdio, memory, status_child, go_r, control_r, supervisor, release_r, *extra)
         assert wanted.index(memory) == fds.TABLE and wanted.index(release_r) == fds.RELEASE
         if anchor is not None:
-            pid = anchor.spawn(list(wanted))
+            launched.pids.append(anchor.spawn(list(wanted)))
         else:
-            pid = spawn_executor(executor_command(executor), "sandbox-init", dict(enumerate(wanted)))
-        try:
-            pidfd = os.pidfd_open(pid)
-        except OSError:  # no descriptor is left: nobody can supervise it
-            os.write(go, bytes([fds.WORD_STOP]))
-            os.write(release, bytes([fds.WORD_RELEASE]))
-            while parent_side:
-                os.close(parent_side.pop())
-            try:
-                os.waitpid(pid, 0)
-            except ChildProcessError:
-                pass
-            raise
-        parent_side.clear()
-        return Launched(pid, pidfd, Descriptors(status=status, go=go, control=control, release=release))
+            spawn_executor(executor_command(executor), "sandbox-init", dict(enumerate(wanted)), launched.pids)
+        launched.pidfd = os.pidfd_open(launched.pid)
     finally:
-        for fd in owned + parent_side:
+        for fd in owned:
             os.close(fd)

@@ -18,7 +18,7 @@ from sandbox.abi.arch import Arch
 from sandbox.api import prepare as preparing
 from sandbox.kernel.calls import pidfd_getfd
 from sandbox.kernel.probe import probe_host
-from sandbox.launch.spawn import spawn
+from sandbox.launch.spawn import Launched, spawn
 from sandbox.plan import fds
 from sandbox.plan import lower as lowering
 from sandbox.plan.build import Request, build_plan
@@ -116,7 +116,8 @@ def _launch(table: Table) -> tuple[dict[str, int], Stamps]:
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     kept = [null]
     try:
-        with spawn(table, stdio=(null, null, null)) as launched:
+        with Launched() as launched:
+            spawn(launched, table, stdio=(null, null, null))
             moments["spawned"] = time.monotonic_ns()
             channel = socket.socket(fileno=launched.descriptors.status)
             try:

@@ -18,7 +18,7 @@ from sandbox.api import execute as executing
 from sandbox.api import scope
 from sandbox.errors import SetupError
 from sandbox.launch.anchor import Anchor
-from sandbox.launch.spawn import executor_command
+from sandbox.launch.spawn import Launched, executor_command
 from sandbox.plan.anchor import build_waiting_table
 
 pytestmark = [pytest.mark.userns, pytest.mark.seccomp, pytest.mark.notify]
@@ -67,10 +67,9 @@ def test_what_it_starts_is_our_child_and_not_its_own(anchor: Anchor, through: Ca
     seen: list[tuple[int, int]] = []
     original = executing.spawn
 
-    def spawn(*args: Any, **options: Any) -> Any:
-        launched = original(*args, **options)
+    def spawn(launched: Launched, *args: Any, **options: Any) -> None:
+        original(launched, *args, **options)
         seen.append((launched.pid, parent(launched.pid)))
-        return launched
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(executing, "spawn", spawn)

@@ -19,7 +19,7 @@ from sandbox.api.execute import explain_failure
 from sandbox.api.prepare import Command, Prepared, build_request, prepare
 from sandbox.errors import SandboxError, SetupError
 from sandbox.launch.idmap import claim_host_id, write_maps
-from sandbox.launch.spawn import executor_command, spawn
+from sandbox.launch.spawn import Launched, executor_command, spawn
 from sandbox.plan.build import build_plan
 from sandbox.plan.codec import Table
 from sandbox.plan.lower import lower_plan
@@ -126,7 +126,8 @@ def run_table(
         watches=((always, on_wake),) if look is not None else (),
     )  # fmt: skip
     try:
-        launched = spawn(table, stdio=(ends[0][0], ends[1][1], ends[2][1]), executor=executor)
+        launched = Launched()
+        spawn(launched, table, stdio=(ends[0][0], ends[1][1], ends[2][1]), executor=executor)
     finally:
         for fd in (ends[0][0], ends[1][1], ends[2][1], *([] if look is not None else [always])):
             os.close(fd)

@@ -456,7 +456,6 @@ def test_a_cgroup_that_cannot_be_removed_leaves_no_entry(monkeypatch: pytest.Mon
     """A run of a long-lived caller would be listed for ever, and its descriptors stay."""
     from sandbox.cgroup.find import find_backend
     from sandbox.cgroup.run import RunBase
-    from sandbox.cgroup.v1 import V1Run
 
     if find_backend() is None:
         pytest.skip("no place for cgroups here")

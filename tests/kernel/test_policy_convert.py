@@ -63,7 +63,8 @@ def written(sandbox_cli, tmp_path: Path):
 
 
 def output(*words: str | os.PathLike[str], stdin: int | None = None, pass_fds: tuple[int, ...] = ()) -> str:
-    done = subprocess.run(words, stdin=stdin, capture_output=True, text=True, timeout=60, pass_fds=pass_fds)
+    # In a group of its own: the probe touches its group, and ours may hold processes of root's (runuser).
+    done = subprocess.run(words, stdin=stdin, capture_output=True, text=True, timeout=60, pass_fds=pass_fds, start_new_session=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
