@@ -98,7 +98,7 @@ if child == 0:
     import time
     time.sleep(60)
 def confused(self):
-    self.pid = child
+    self.pids[0] = child
     close(self)
 spawn.Launched.close = confused
 result = sandbox.run(['true'])
