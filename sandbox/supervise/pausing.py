@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 
 from sandbox.cgroup.model import CgroupRun
+from sandbox.kernel.calls import pidfd_send_signal
 from sandbox.plan import fds
 
 _SIGKILL = 9
@@ -60,9 +61,15 @@ class Pausing:
         if self._frozen:
             for pid in pids:
                 try:
-                    os.kill(pid, _SIGKILL)
+                    pidfd = os.pidfd_open(pid)
+                except OSError:
+                    continue
+                try:
+                    pidfd_send_signal(pidfd, _SIGKILL)
                 except OSError:
                     pass
+                finally:
+                    os.close(pidfd)
         self._tell(fds.KILL_ALL)
         self._thaw()
 

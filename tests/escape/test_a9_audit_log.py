@@ -173,7 +173,7 @@ def test_the_log_is_not_in_the_payload(tmp_path: Path, monkeypatch: pytest.Monke
         if log.parent == share:
             with pytest.raises(PolicyError, match="shared writable"):
                 sandbox.api.run(attack, volumes=[f"{share}:/share:rw"], audit=log)
-            monkeypatch.setattr("sandbox.api.prepare.check_log_place", lambda prepared, path: None)
+            monkeypatch.setattr("sandbox.api.call.check_log_place", lambda prepared, path: None)
         result = sandbox.api.run(attack, volumes=[f"{share}:/share:rw"], audit=log, timeout=5)
         assert result.stdout == expected, result
 
