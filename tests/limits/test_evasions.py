@@ -50,6 +50,8 @@ def test_without_the_limit_it_gets_past(way: Way, watch: Watch) -> None:
     result = outcome.run.result
     assert outcome.left == ()
     assert result.verdict not in limit.verdicts, result.cause
+    if limit.name == "cpus" and outcome.backend == "fallback" and way.name.startswith("unheeded"):
+        pytest.skip("without a cgroup nobody counts the CPU time of children that nobody waits for, and the limit is refused there")
     assert outcome.got > limit.bound, (result.cause, outcome.run.facts)
 
 
