@@ -86,7 +86,7 @@ def test_a_program_killed_for_its_memory_says_so(executor: str) -> None:
     assert "done" not in run.facts
     assert usage.memory_peak_bytes is not None and usage.memory_source is not None
     # Where memory is sampled the sum over all processes is the proof; the peak may be that of one process, between two looks.
-    assert usage.memory_source in result.cause or (backend(run) == "fallback" and "sampled RSS" in result.cause), result.cause
+    assert usage.memory_source in result.cause or (backend(run) == "sampled" and "sampled RSS" in result.cause), result.cause
     assert str(LIMIT) in result.cause, "against which limit"
     match backend(run):
         case "cgroup1" | "cgroup2":
