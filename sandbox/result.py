@@ -163,6 +163,8 @@ class Result:
     `exit_code` follows the shell: the payload's own code, or 128+n when signal n ended it.
     `stdout` and `stderr` are None when they were streamed elsewhere. `files` are what `collect` asked for, by path below the working directory.
     `denials` maps syscall names to how often they were refused and recorded.
+    `launched` tells what the run was started from: ``spawned`` by the caller, by a resident server everything ``anew``, from a ``template`` of the root,
+    from a ``pool``, or in a warm ``interpreter``.
     `evidence` has a fact for each limit that was set, `near_limits` those that chance could have turned round: docs/explanation/verdicts.md.
     """
 
@@ -185,6 +187,7 @@ class Result:
     near_limits: tuple[NearLimit, ...] = ()
     enforced: tuple[Enforcement, ...] = ()
     notes: tuple[str, ...] = ()
+    launched: str = "spawned"
 
     @property
     def ok(self) -> bool:
@@ -214,6 +217,7 @@ class Result:
             "denials_suppressed": self.denials_suppressed,
             "enforced": [{"what": e.what, "how": e.how, "weaker": e.weaker} for e in self.enforced],
             "notes": list(self.notes),
+            "launched": self.launched,
             "profile": {"name": self.profile, "digest": self.profile_digest},
             "policy": {"name": self.policy, "digest": self.policy_digest},
         }

@@ -257,6 +257,9 @@ PROFILE: dict[str, tuple[Schema, str]] = {
     "namespaces.time": (BOOLEAN, "A time namespace, in which the monotonic and the boot clock begin near zero."),
     "namespaces.nested": (BOOLEAN, "Leave room for namespaces made inside; the policy must allow the calls, too."),
     "namespaces.ids": ({"enum": [str(mode) for mode in IdMode]}, "`single`: one id is mapped. `range`: 65536 ids through newuidmap(1)."),
+    "launch.template": (BOOLEAN, "Let runs of one `Sandbox` inherit a finished root that was built once, instead of building each its own."),
+    "launch.recycle-network": (BOOLEAN, "Give a later run of the same `Sandbox` a network namespace in which nothing is left and nothing could be made."),
+    "launch.cgroups-ahead": (BOOLEAN, "Make the cgroup of the next run before it is asked for."),
     "measure.instructions": (BOOLEAN, "Count the user-mode instructions of all processes, where the host has and allows such a counter."),
     "identity.hostname": ({"type": "string", "minLength": 1, "maxLength": 64}, "Host name inside."),
     "identity.user": ({"type": "string", "pattern": "^[a-z_][a-z0-9_-]{0,31}$", "not": {"enum": ["root", "nobody"]}}, "Login name inside."),
@@ -270,6 +273,7 @@ TABLE_DOCS = {
     "environment": "Variables.",
     "namespaces": "What the run has of its own.",
     "identity": "Who the program is inside.",
+    "launch": "What a `Sandbox` of the Python interface may keep or make ahead; false makes it anew for each run.",
     "measure": "What to measure that costs something or that few hosts can.",
 }
 

@@ -133,7 +133,7 @@ class Profile:
 
     `fallback` names the limits (``memory``, ``processes``, ``cpu``) that may be enforced by rlimits and sampling where
     there is no cgroup; a limit that is not named there refuses the run instead. `etc` lists host files and directories below /etc
-    that are shared read-only when they exist. `digest` covers every byte of every file in `sources`, which the profile came from.
+    that are shared read-only when they exist. `launch_*` allow what a `Sandbox` may keep or make before a run needs it. `digest` covers every byte of every file in `sources`, which the profile came from.
     """
 
     name: str
@@ -153,6 +153,9 @@ class Profile:
     time_namespace: bool = False
     nested_namespaces: bool = False
     measure_instructions: bool = False
+    launch_template: bool = True
+    launch_recycle_network: bool = True
+    launch_cgroups_ahead: bool = True
     landlock: LandlockMode = LandlockMode.REQUIRED
     system: tuple[str, ...] = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
     etc: tuple[str, ...] = ()

@@ -274,6 +274,9 @@ FIELDS: dict[str, tuple[str, Converter]] = {
     "namespaces.nested": ("nested_namespaces", _boolean),
     "namespaces.ids": ("ids", _choice(IdMode)),
     "measure.instructions": ("measure_instructions", _boolean),
+    "launch.template": ("launch_template", _boolean),
+    "launch.recycle-network": ("launch_recycle_network", _boolean),
+    "launch.cgroups-ahead": ("launch_cgroups_ahead", _boolean),
     "identity.hostname": ("hostname", _hostname),
     "identity.user": ("user", _user),
     "identity.uid": ("uid", _integer(1, 65533)),
@@ -281,7 +284,7 @@ FIELDS: dict[str, tuple[str, Converter]] = {
     "identity.home": ("home", _home),
 }
 FIELDS.update({f"limits.{key}": (attribute, convert) for key, (attribute, convert) in LIMITS.items()})
-TABLES = ("limits", "mounts", "environment", "namespaces", "identity", "measure")
+TABLES = ("limits", "mounts", "environment", "namespaces", "identity", "measure", "launch")
 TOP_KEYS = ("extends", *(key for key in FIELDS if "." not in key), *TABLES)
 
 

@@ -70,6 +70,10 @@ nested = true
 ids = "range"
 [measure]
 instructions = true
+[launch]
+template = false
+recycle-network = false
+cgroups-ahead = false
 [identity]
 hostname = "box.example"
 user = "me"
@@ -105,6 +109,7 @@ home = "/home/me"
     assert profile.etc == ("/etc/ssl/certs", "/etc/localtime", "/etc/java-*-openjdk") and profile.system == ("/usr", "/opt/tools")
     assert profile.env_pass == ("LANG", "LC_*") and profile.env_set == (("A", "1"),)
     assert profile.measure_instructions
+    assert not (profile.launch_template or profile.launch_recycle_network or profile.launch_cgroups_ahead)
     assert (profile.proc, profile.network, profile.time_namespace, profile.nested_namespaces) == (
         ProcMode.NONE,
         NetworkMode.LOOPBACK,
