@@ -11,7 +11,7 @@ import random
 import select
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -37,12 +37,23 @@ def marked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preparing, "Prepared", prepared)
 
 
+@pytest.fixture(autouse=True)
+def alone(marked: None) -> Iterator[None]:
+    """Leave out who was there before, such as the session's watcher of tests/limits."""
+    others.update(processes())
+    yield
+    others.clear()
+
+
+others: set[int] = set()
+
+
 def cgroups() -> list[str]:
     return [path for hierarchy in read_hierarchies() for path in glob.glob(f"{hierarchy.point}/sandbox-{MARK}-*")]
 
 
 def processes() -> list[int]:
-    """Return our descendants but for zombies; this process is their subreaper, so that nobody is lost."""
+    """Return our descendants but for zombies and `others`; this process is their subreaper, so that nobody is lost."""
     with open(f"/proc/self/task/{os.getpid()}/children") as file:
         children = [int(word) for word in file.read().split()]
     found = []
@@ -54,7 +65,7 @@ def processes() -> list[int]:
             continue
         if state == "Z":
             os.waitpid(pid, 0)
-        else:
+        elif pid not in others:
             found.append(pid)
     return found
 
