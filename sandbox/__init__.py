@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 __version__ = "0.1.0"
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from sandbox.api import RunFailed, run
     from sandbox.api.aio import AsyncProcess
     from sandbox.api.function import SandboxedError, sandboxed

@@ -5,11 +5,12 @@ Pure; anybody may import it. The rules that turn evidence into a verdict live in
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Mapping
-from enum import StrEnum
-
+from sandbox.enums import StrEnum
 from sandbox.record import dataclass, field
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class Verdict(StrEnum):
@@ -229,8 +230,10 @@ def _plain(value: Evidence | Usage) -> dict[str, object]:
 
 def signal_name(number: int) -> str:
     """Return ``SIGKILL`` for 9, and ``signal 40`` for a number without a name."""
+    from signal import Signals
+
     try:
-        return signal.Signals(number).name
+        return Signals(number).name
     except ValueError:
         return f"signal {number}"
 

@@ -5,11 +5,15 @@ Pure. The rules are written down in docs/explanation/verdicts.md and nowhere els
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Mapping
-
 from sandbox.record import dataclass
 from sandbox.result import Evidence, NearLimit, Usage, Verdict, decode_wait_status, signal_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Mapping
+else:
+    import _signal as signal  # `signal` makes enumerations of it
 
 NEAR_SHARE = 0.05
 """How close to a limit a figure must come, as a share of the limit, for noise to turn the verdict round."""

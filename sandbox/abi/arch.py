@@ -6,7 +6,8 @@ Facts only: no syscall is made but uname(2) in `native_arch`. Any module may imp
 from __future__ import annotations
 
 import os
-from enum import StrEnum
+
+from sandbox.enums import StrEnum
 
 X32_SYSCALL_BIT = 0x40000000
 """Set in the number of every x32 call; its audit word is x86_64's, so a filter must test the number (Source: asm/unistd.h)."""

@@ -15,11 +15,15 @@ Pure; the compiler, the explainers and the audit log import this. Nothing is par
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
-from typing import Literal
 
 from sandbox.abi.arch import Arch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Literal
 
 Signature = tuple[tuple[str, str], ...]
 

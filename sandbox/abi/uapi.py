@@ -5,7 +5,10 @@ Source: include/uapi/linux/{mount,sched,prctl,landlock,seccomp,keyctl,openat2,se
 
 from __future__ import annotations
 
-from typing import Final
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
 
 AT_FDCWD: Final = -100
 AT_SYMLINK_NOFOLLOW: Final = 0x100

@@ -7,12 +7,13 @@ payload did; it raises only when the sandbox itself could not do what was asked.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from sandbox.errors import PolicyError, SandboxError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from sandbox.audit.sinks import Sink
     from sandbox.policy.profile import Profile, Volume
     from sandbox.result import Result

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
-from collections.abc import Callable
 from functools import lru_cache
 
 from sandbox.api.prepare import Prepared, build_request, cgroup_directories, open_backend
@@ -13,12 +11,10 @@ from sandbox.api.registered import Registered
 from sandbox.api.usage import make_usage
 from sandbox.audit.sinks import NullSink, Sink
 from sandbox.audit.summary import DenialSummary
-from sandbox.cgroup.model import CgroupRun, CgroupUsage
 from sandbox.errors import ExecuteError, InternalError, SandboxError, SetupError, describe_errno
 from sandbox.launch.idmap import HostId, claim_host_id, write_maps, write_range_maps
 from sandbox.launch.spawn import SIGNALS, Launched, spawn
 from sandbox.plan.build import Request, build_plan
-from sandbox.plan.codec import Table
 from sandbox.plan.lower import lower_plan
 from sandbox.plan.root import FileBytes
 from sandbox.plan.steps import CloneInit, ClonePayload, Execute, InstallFilter, MapIds, MountRoot, Plan, PrivateMounts, SetWorkdir
@@ -29,8 +25,18 @@ from sandbox.seccomp.decide import decide
 from sandbox.supervise.monitor import Monitor, Watched
 from sandbox.supervise.notify import NotifyListener
 from sandbox.supervise.pump import Pump
-from sandbox.supervise.records import Collected
 from sandbox.verdict import Outcome, classify_outcome
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Callable
+
+    from sandbox.cgroup.model import CgroupRun, CgroupUsage
+    from sandbox.plan.codec import Table
+    from sandbox.supervise.records import Collected
+else:
+    import _signal as signal  # `signal` makes enumerations of it
 
 _KEPT_BYTES = 256 << 10
 _ANY_ID = os.urandom(10).hex()  # stands for the run's id in a table that is kept

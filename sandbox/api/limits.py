@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from sandbox.abi import uapi
 from sandbox.cgroup.run import asked_of_cgroup
@@ -16,7 +14,10 @@ from sandbox.policy.profile import IoClass, Limits, Profile
 from sandbox.record import dataclass, replace
 from sandbox.result import Enforcement
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sandbox.abi.arch import Arch
     from sandbox.cgroup.model import Backend, BackendReport
     from sandbox.policy.model import SyscallPolicy

@@ -7,32 +7,34 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
 
 from sandbox.abi.arch import Arch
-from sandbox.abi.host import HostFeatures
 from sandbox.api.limits import Chosen, Scheduling, choose_limits
 from sandbox.api.recall import recall_filter, recall_policy, recall_profile
 from sandbox.cgroup.find import explain_backend, find_backend
-from sandbox.cgroup.model import Backend, BackendReport, CgroupRun
 from sandbox.errors import PolicyError, SetupError, UnsupportedError
 from sandbox.kernel.probe import probe_host
 from sandbox.plan.build import Request
 from sandbox.plan.root import Bind, RootSpec
-from sandbox.policy.model import SyscallPolicy
 from sandbox.policy.profile import CwdMode, IdMode, LandlockMode, Limits, Profile
 from sandbox.record import dataclass, field, replace
 from sandbox.registry.entry import SOCKET
 from sandbox.registry.place import list_hidden
 from sandbox.result import Enforcement
 from sandbox.rootfs.host import build_root_spec
-from sandbox.seccomp.filter import Filter
 from sandbox.seccomp.initfilter import build_init_filter
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from sandbox.abi.host import HostFeatures
+    from sandbox.cgroup.model import Backend, BackendReport, CgroupRun
     from sandbox.launch.anchor import Anchor
     from sandbox.plan.steps import Plan
+    from sandbox.policy.model import SyscallPolicy
+    from sandbox.seccomp.filter import Filter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from typing import TypeVar
 
-from sandbox.abi.arch import Arch
 from sandbox.policy.groups import groups_path
 from sandbox.policy.load import load_policy
 from sandbox.policy.locate import Kind, resolve
-from sandbox.policy.model import SyscallPolicy
-from sandbox.policy.profile import Profile
 from sandbox.policy.profile_load import load_profile
 from sandbox.seccomp.cache import load_filter
-from sandbox.seccomp.filter import Filter
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandbox.abi.arch import Arch
+    from sandbox.policy.model import SyscallPolicy
+    from sandbox.policy.profile import Profile
+    from sandbox.seccomp.filter import Filter
 
 _Value = TypeVar("_Value")
 _State = tuple[tuple[str, int, int, int, int], ...]

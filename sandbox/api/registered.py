@@ -6,7 +6,6 @@ To be found is no protection of anything: a run that cannot register goes on, an
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from sandbox.errors import SandboxError, describe_errno
 from sandbox.registry.control import Control
@@ -14,6 +13,7 @@ from sandbox.registry.entry import Registration, encode_entry, entry_names, mono
 from sandbox.registry.place import make_place
 from sandbox.result import Verdict
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.api.prepare import Prepared
     from sandbox.supervise.monitor import Monitor

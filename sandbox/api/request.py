@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
 
 from sandbox.api.recall import recall_profile
-from sandbox.policy.profile import Profile
 from sandbox.policy.profile_load import override_profile
 from sandbox.rootfs.volumes import parse_volume
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from sandbox.policy.profile import Profile
 
 
 def build_profile(

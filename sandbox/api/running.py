@@ -13,8 +13,8 @@ import signal as signals
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from enum import StrEnum
 
+from sandbox.enums import StrEnum
 from sandbox.errors import SandboxError, describe_errno
 from sandbox.record import dataclass
 from sandbox.registry.facts import Facts

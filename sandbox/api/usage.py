@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from sandbox.cgroup.model import CgroupUsage
 from sandbox.record import replace
 from sandbox.result import Usage
-from sandbox.supervise.records import Collected
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.cgroup.model import CgroupUsage
+    from sandbox.supervise.records import Collected
 
 _OOM_SOURCES = {"cgroup2": "memory.events oom_kill", "cgroup1": "memory.oom_control oom_kill"}
 

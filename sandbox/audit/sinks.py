@@ -8,11 +8,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import Protocol
 
 from sandbox.audit.events import Event, LogFull, render_json_line
 from sandbox.errors import SetupError
 from sandbox.record import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+else:
+    Protocol = object
 
 _FINAL_BYTES = 256  # kept free for the "log full" record
 DEFAULT_LOG_BYTES = 16 << 20

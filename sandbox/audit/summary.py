@@ -6,9 +6,12 @@ Pure values and text. Every floor above may import this module.
 from __future__ import annotations
 
 from sandbox.audit.events import escape_untrusted
-from sandbox.audit.sinks import SinkReport
 from sandbox.errors import describe_errno
 from sandbox.record import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.audit.sinks import SinkReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,11 +6,16 @@ A later feature (freezing, cpu quota, pressure) is a new method or a new optiona
 
 from __future__ import annotations
 
-from typing import Protocol
-
-from sandbox.policy.profile import Limits
 from sandbox.record import dataclass
-from sandbox.result import Enforcement
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from sandbox.policy.profile import Limits
+    from sandbox.result import Enforcement
+else:
+    Protocol = object
 
 INIT_PROCESSES = 1
 """Processes of ours inside the run's cgroup: its init. Limits are raised and peaks lowered by it, so that
@@ -93,7 +98,6 @@ class CgroupRun(Protocol):
     @property
     def backend(self) -> str:
         """``cgroup2`` or ``cgroup1``."""
-        ...
 
     @property
     def removals(self) -> tuple[tuple[int, str], ...]:
@@ -102,7 +106,6 @@ class CgroupRun(Protocol):
         For unlinkat(fd, path, AT_REMOVEDIR) by the janitor once everything is dead. ENOENT is success. EBUSY on a path
         that ends in the run's own name deserves a short retry; on a shared parent it means that others use it.
         """
-        ...
 
     @property
     def joins(self) -> tuple[tuple[int, str], ...]:
@@ -110,7 +113,6 @@ class CgroupRun(Protocol):
 
         For a janitor that was started first and opens them itself.
         """
-        ...
 
     @property
     def thaws(self) -> tuple[tuple[int, str], ...]:
@@ -118,7 +120,6 @@ class CgroupRun(Protocol):
 
         For the janitor, after the kill and before it waits; valid before `make`.
         """
-        ...
 
     @property
     def join_fds(self) -> tuple[int, ...]:
@@ -128,12 +129,10 @@ class CgroupRun(Protocol):
         before it unshares the cgroup namespace, else the namespace's root is the supervisor's own cgroup.
         Source: kernel kernel/cgroup/cgroup.c, cgroup_procs_write_start; commit e57457641613.
         """
-        ...
 
     @property
     def enforced(self) -> tuple[Enforcement, ...]:
         """What this cgroup enforces or measures, and by which file."""
-        ...
 
     @property
     def oom_fd(self) -> int | None:
@@ -144,7 +143,6 @@ class CgroupRun(Protocol):
         that inherited it as its minimum may set it again; so whoever starts the janitor as root must raise it there.
         Source: kernel fs/proc/base.c, __set_oom_adj.
         """
-        ...
 
     def clear_way(self) -> None:
         """Make the place fit for runs, which may mean moving our own processes; called before the janitor is started.
@@ -155,7 +153,6 @@ class CgroupRun(Protocol):
         Raises:
             SetupError: a call failed, or processes of others are in the way.
         """
-        ...
 
     def make(self) -> None:
         """Make the directories, apply the limits and read them back.
@@ -164,19 +161,15 @@ class CgroupRun(Protocol):
             SetupError: a call failed; what was made is removed again.
             UnsupportedError: a limit did not take effect as written, or cannot on this host.
         """
-        ...
 
     def cpu_ns(self) -> int:
         """Return the CPU time used so far by all present and past members, in nanoseconds; one pread."""
-        ...
 
     def usage(self) -> CgroupUsage:
         """Read every counter. Only before the directories are removed: the counters go with them."""
-        ...
 
     def current(self) -> CgroupNow:
         """Return what the run uses now: one pread of each file, which stay open after the first call; from `make` to `remove`."""
-        ...
 
     def freeze(self) -> bool:
         """Stop every member until `thaw`; return False where there is no freezer.
@@ -184,26 +177,21 @@ class CgroupRun(Protocol):
         True says that the kernel is at it: `current` tells when everything is frozen. A process in an uninterruptible wait (v1) is
         frozen when that ends. CPU time stands still meanwhile, wall time does not.
         """
-        ...
 
     def thaw(self) -> bool:
         """Let every member go on; return False where there is no freezer. Harmless when nothing is frozen."""
-        ...
 
     def kill(self) -> bool:
         """Kill every member at once; return False where the kernel has no such call (v1, v2 before 5.14).
 
         On v1 it thaws the run all the same: there a frozen process dies only after that.
         """
-        ...
 
     def remove(self) -> None:
         """Thaw what is frozen (v1) and remove the directories; idempotent. Waits up to two seconds for dying members, by event."""
-        ...
 
     def close(self) -> None:
         """Close every fd; idempotent. Does not remove."""
-        ...
 
 
 class Backend(Protocol):
@@ -212,22 +200,18 @@ class Backend(Protocol):
     @property
     def name(self) -> str:
         """``cgroup2`` or ``cgroup1``."""
-        ...
 
     @property
     def ready(self) -> bool:
         """Whether runs can be made; False for a place that must be opened first."""
-        ...
 
     @property
     def provides(self) -> frozenset[str]:
         """What it can limit, count or do: ``memory``, ``processes``, ``cpu``, ``cpus``, ``cpu-weight``, ``cpuset``, ``io`` (profile keys), ``freeze``."""
-        ...
 
     @property
     def where(self) -> str:
         """The directory that runs are made in, for messages."""
-        ...
 
     def reserve(self, run_id: str, limits: Limits) -> CgroupRun:
         """Return a run whose `removals` and `joins` are known but of which nothing exists yet.
@@ -241,11 +225,9 @@ class Backend(Protocol):
         Raises:
             UnsupportedError: a limit is asked for that `provides` lacks.
         """
-        ...
 
     def create(self, run_id: str, limits: Limits) -> CgroupRun:
         """Reserve and make in one call."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,12 +13,14 @@ blocks or kills. It is weaker than a cgroup, and `fallback_enforcements` says in
 from __future__ import annotations
 
 import os
-import re
 import time
 
-from sandbox.policy.profile import Limits
 from sandbox.record import dataclass
 from sandbox.result import Enforcement
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.policy.profile import Limits
 
 RLIMIT_CPU, RLIMIT_DATA, RLIMIT_NPROC = 0, 2, 6  # asm-generic/resource.h: the same on x86-64 and arm64
 
@@ -32,10 +34,10 @@ cgroup of that size would let start, and still stops one process from running fa
 """
 
 _NS_PER_TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
-_STATUS = re.compile(rb"^(?:RssAnon|RssShmem|VmPTE|VmSwap):[ \t]+([0-9]+) kB$", re.MULTILINE)
-_MAPPED = re.compile(rb"^RssFile:[ \t]+([0-9]+) kB$", re.MULTILINE)
-_ROLLUP = re.compile(rb"^(?:Pss_Anon|Pss_Shmem|SwapPss):[ \t]+([0-9]+) kB$", re.MULTILINE)
-_TABLES = re.compile(rb"^VmPTE:[ \t]+([0-9]+) kB$", re.MULTILINE)
+_STATUS = (b"RssAnon:", b"RssShmem:", b"VmPTE:", b"VmSwap:")
+_MAPPED = (b"RssFile:",)
+_ROLLUP = (b"Pss_Anon:", b"Pss_Shmem:", b"SwapPss:")
+_TABLES = (b"VmPTE:",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,12 +210,18 @@ def parse_stat(content: bytes) -> Stat | None:
         return None
 
 
-def sum_kib(content: bytes, lines: re.Pattern[bytes]) -> int:
-    """Add up the ``key: N kB`` lines of a status or smaps_rollup file that match, in KiB.
+def sum_kib(content: bytes, keys: tuple[bytes, ...]) -> int:
+    """Add up the ``key: N kB`` lines of a status or smaps_rollup file that have one of the keys, in KiB; none of them is the file's first line.
 
     The name in status is escaped by the kernel, so a process can't forge a line. Source: kernel fs/proc/array.c, proc_task_name.
     """
-    return sum(map(int, lines.findall(content)))
+    total = 0
+    for key in keys:
+        at = content.find(b"\n" + key)
+        words = content[at + 1 + len(key) : at + 64].split(None, 2) if at >= 0 else []
+        if len(words) > 1 and words[0].isdigit() and words[1] == b"kB":
+            total += int(words[0])
+    return total
 
 
 def rlimits_for(limits: Limits) -> list[tuple[int, int, int]]:

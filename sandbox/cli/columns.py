@@ -5,11 +5,14 @@ A command's words and a profile's name are text of somebody else's: nothing of t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from sandbox.api.running import Running, RunStats
 from sandbox.audit.events import escape_untrusted
 from sandbox.record import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sandbox.api.running import Running, RunStats
 
 _UNITS = ("B", "K", "M", "G", "T", "P", "E")
 _COMMAND_LENGTH = 2000

@@ -11,17 +11,21 @@ import json
 import os
 import sys
 import textwrap
-from collections.abc import Sequence
 from pathlib import Path
 
 from sandbox.cgroup.find import controllers_fix, explain_backend, manual_fix
-from sandbox.cgroup.model import BackendReport
 from sandbox.errors import SandboxError
 from sandbox.kernel import probe_calls
 from sandbox.kernel.probe_deep import probe_deep
 from sandbox.kernel.probe_judge import Finding, Need, Status
 from sandbox.kernel.probe_userns import apparmor_profile
 from sandbox.record import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sandbox.cgroup.model import BackendReport
 
 USAGE = """usage: sandbox doctor [--json | --apparmor-profile]
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from importlib.util import find_spec
-from types import ModuleType
 
 from sandbox.cli.options import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
 
 _TABLE = {
     "check": "find mistakes and gaps, compile and prove",

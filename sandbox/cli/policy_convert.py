@@ -6,13 +6,13 @@ import os
 import re
 import stat
 import sys
-from typing import TYPE_CHECKING
 
 from sandbox.cli.options import Option, UsageError
 from sandbox.cli.policy_text import ARCH, HELP, choose_arch, need, parse, printable, wrap
 from sandbox.errors import PolicyError, describe_errno
 from sandbox.policy.nearest import suggest
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 

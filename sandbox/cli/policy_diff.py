@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sandbox.cli.policy_text import ARCH, HELP, JSON, choose_arch, need, paint, parse, print_json, printable, show_place, wrap, wrap_text
 from sandbox.record import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.abi.arch import Arch
     from sandbox.policy.model import Outcome, RuleRef, SyscallPolicy

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sandbox.cli.options import Option, UsageError
 from sandbox.cli.policy_text import HELP, JSON, need, paint, parse, print_json, printable, show_place, wrap_text
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.policy.model import SyscallPolicy
     from sandbox.seccomp.explain import Case

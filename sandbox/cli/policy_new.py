@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from sandbox.cli.options import Option, UsageError
 from sandbox.cli.policy_text import HELP, need, parse, printable, show_place
 from sandbox.errors import PolicyError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.policy.model import SyscallPolicy
     from sandbox.policy.write import Wish

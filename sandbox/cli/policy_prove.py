@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sandbox.cli.options import Option
 from sandbox.cli.policy_text import HELP, JSON, choose_arch, need, paint, parse, print_json, printable
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.seccomp.prove import Counterexample, Proof
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
-
 from sandbox.cli.options import Option, UsageError
 from sandbox.cli.policy_text import (
     ARCH,
@@ -23,7 +20,10 @@ from sandbox.cli.policy_text import (
 )
 from sandbox.policy.nearest import suggest
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from sandbox.abi.arch import Arch
     from sandbox.policy.groups import Group
     from sandbox.policy.model import SyscallPolicy

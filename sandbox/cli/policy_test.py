@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sandbox.cli.options import Option
 from sandbox.cli.policy_text import HELP, JSON, need, paint, parse, print_json, printable, show_place, wrap, wrap_text
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.policy.expectations import ExpectationFile
     from sandbox.seccomp.expect import Check

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
 
 from sandbox.abi.arch import Arch, native_arch
 from sandbox.cli.options import Option, UsageError, format_options, parse_options
 from sandbox.policy.locate import data_path
-from sandbox.policy.model import RuleRef
 from sandbox.policy.nearest import suggest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sandbox.policy.model import RuleRef
 
 HELP = Option(name="help", short="h", help="this text")
 JSON = Option(name="json", help="as JSON")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
 
 from sandbox.api.running import (
     RunGone,
@@ -22,6 +21,10 @@ from sandbox.cli.columns import Column, lay_out, of_limit, short_count, short_si
 from sandbox.cli.main import error_text
 from sandbox.cli.options import Option, UsageError, format_options, parse_options
 from sandbox.errors import SandboxError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _HELP = Option(name="help", short="h", help="this text")
 _USERS = Option(name="all-users", help="other users' runs, too (for root)")

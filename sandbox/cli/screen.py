@@ -11,8 +11,11 @@ import signal
 import sys
 import termios
 import time
-from types import FrameType, TracebackType
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
+    from typing import Any
 
 _ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l"  # alternate screen, no cursor, no wrapping
 _BEGIN, _END = "\x1b[?2026h", "\x1b[0m\x1b[?2026l"  # shown at once, by terminals that know it

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
-import signal
-import termios
-import tty
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
+    from types import TracebackType
+    from typing import Any
+
     from sandbox.api.execute import Monitor
+else:
+    import _signal as signal  # `signal` makes enumerations of it
 
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -41,6 +43,8 @@ class Forwarder:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         # The terminal first: a signal that comes after the handlers are gone ends us on the spot.
         if self._terminal is not None:
+            import termios
+
             termios.tcsetattr(0, termios.TCSAFLUSH, self._terminal)
         signal.set_wakeup_fd(-1)
         for number, handler in self._before.items():
@@ -63,6 +67,9 @@ class Forwarder:
 
     def attach_terminal(self, master: int) -> None:
         """Remember the master of the payload's terminal, for window sizes, and make ours raw."""
+        import termios
+        import tty
+
         self._master = os.dup(master)
         self._copy_window_size()
         self._terminal = termios.tcgetattr(0)
@@ -70,6 +77,8 @@ class Forwarder:
 
     def _copy_window_size(self) -> None:
         if self._master >= 0:
+            import termios
+
             try:
                 size = fcntl.ioctl(0, termios.TIOCGWINSZ, bytes(8))
                 fcntl.ioctl(self._master, termios.TIOCSWINSZ, size)

@@ -1,11 +1,12 @@
-"""The system calls of a run that Python's `os` lacks: one thin ctypes wrapper each.
+"""The system calls of a run that Python's `os` lacks: one thin wrapper each.
 
-`supervise` and `launch` may import it. Nothing here decides anything; every wrapper raises `OSError` naming call and operands.
+`supervise` and `launch` may import it. Nothing here decides anything; every wrapper raises `OSError` naming call and operands. Made of `_ctypes`, the
+compiled part of ctypes: the other part costs more to import than a run's share of an interpreter.
 """
 
 from __future__ import annotations
 
-import ctypes
+import _ctypes
 import errno
 import os
 import struct
@@ -19,17 +20,28 @@ _PERF_FLAGS = 1 << 0 | 1 << 1 | 1 << 5 | 1 << 6 | 1 << 12  # disabled, inherit, 
 _PERF_FORMAT, _PERF_FD_CLOEXEC = 3, 8  # PERF_FORMAT_TOTAL_TIME_ENABLED | PERF_FORMAT_TOTAL_TIME_RUNNING
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
 _SCHED_ATTR = struct.Struct("<IIQiIQQQ")  # size, policy, flags, nice, priority, runtime, deadline, period
+_ITIMERSPEC = struct.Struct("4l")
 _CLOCK_MONOTONIC, _TFD_ABSTIME = 1, 1
 _TFD_FLAGS = 0o2004000  # TFD_CLOEXEC | TFD_NONBLOCK
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_syscall = _libc.syscall
-_syscall.restype = ctypes.c_long
-_syscall.argtypes = [ctypes.c_long] * 5
-_timerfd_create = _libc.timerfd_create
-_timerfd_create.argtypes = [ctypes.c_int, ctypes.c_int]
-_timerfd_settime = _libc.timerfd_settime
-_timerfd_settime.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
+class _Long(_ctypes._SimpleCData):  # type: ignore[type-arg]
+    _type_ = "l"
+
+
+class _Function(_ctypes.CFuncPtr):
+    _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
+    _restype_ = _Long
+
+
+_libc = _ctypes.dlopen(None, 2)  # type: ignore[arg-type]  # this program itself, RTLD_NOW
+_syscall_function = _Function(_ctypes.dlsym(_libc, "syscall"))
+_timerfd_create = _Function(_ctypes.dlsym(_libc, "timerfd_create"))
+_timerfd_settime = _Function(_ctypes.dlsym(_libc, "timerfd_settime"))
+
+
+def _syscall(number: int, *arguments: int | bytes) -> int:
+    """Make a system call; bytes are a pointer to memory that the kernel only reads."""
+    return int(_syscall_function(_Long(number), *[_Long(word) if isinstance(word, int) else word for word in arguments]))
 
 
 def pidfd_getfd(pidfd: int, target: int) -> int:
@@ -44,9 +56,9 @@ def pidfd_getfd(pidfd: int, target: int) -> int:
 
     Source: pidfd_getfd(2). Since: Linux 5.6.
     """
-    result = int(_syscall(_PIDFD_GETFD, pidfd, target, 0, 0))
+    result = _syscall(_PIDFD_GETFD, pidfd, target, 0, 0)
     if result < 0:
-        number = ctypes.get_errno()
+        number = _ctypes.get_errno()
         raise OSError(number, f"pidfd_getfd `{target}`: {os.strerror(number)}")
     return result
 
@@ -59,8 +71,8 @@ def pidfd_send_signal(pidfd: int, number: int) -> None:
 
     Source: pidfd_send_signal(2). Since: Linux 5.1.
     """
-    if int(_syscall(_PIDFD_SEND_SIGNAL, pidfd, number, 0, 0)) < 0:
-        error = ctypes.get_errno()
+    if _syscall(_PIDFD_SEND_SIGNAL, pidfd, number, 0, 0) < 0:
+        error = _ctypes.get_errno()
         raise OSError(error, f"pidfd_send_signal `{number}`: {os.strerror(error)}")
 
 
@@ -69,9 +81,9 @@ def timerfd_create() -> int:
 
     Source: timerfd_create(2). `epoll.poll` rounds its timeout up to milliseconds and the kernel adds 50 us of slack; a timer has neither.
     """
-    fd = int(_timerfd_create(_CLOCK_MONOTONIC, _TFD_FLAGS))
+    fd = int(_timerfd_create(_Long(_CLOCK_MONOTONIC), _Long(_TFD_FLAGS)))
     if fd < 0:
-        error = ctypes.get_errno()
+        error = _ctypes.get_errno()
         raise OSError(error, f"timerfd_create: {os.strerror(error)}")
     return fd
 
@@ -82,9 +94,8 @@ def timerfd_settime(fd: int, at_ns: int | None) -> None:
     Source: timerfd_create(2).
     """
     seconds, nanoseconds = divmod(max(1, at_ns) if at_ns is not None else 0, 1_000_000_000)
-    value = (ctypes.c_long * 4)(0, 0, seconds, nanoseconds)
-    if int(_timerfd_settime(fd, _TFD_ABSTIME, ctypes.addressof(value), None)) < 0:
-        error = ctypes.get_errno()
+    if int(_timerfd_settime(_Long(fd), _Long(_TFD_ABSTIME), _ITIMERSPEC.pack(0, 0, seconds, nanoseconds), None)) < 0:
+        error = _ctypes.get_errno()
         raise OSError(error, f"timerfd_settime `{at_ns}`: {os.strerror(error)}")
 
 
@@ -107,8 +118,8 @@ def set_slice(pid: int, slice_ns: int) -> bool:
         nice = os.getpriority(os.PRIO_PROCESS, pid)
     except OSError:
         return False
-    attributes = ctypes.create_string_buffer(_SCHED_ATTR.pack(_SCHED_ATTR.size, os.SCHED_OTHER, 0, nice, 0, slice_ns, 0, 0))
-    return int(_syscall(number, pid, ctypes.addressof(attributes), 0, 0)) == 0
+    attributes = _SCHED_ATTR.pack(_SCHED_ATTR.size, os.SCHED_OTHER, 0, nice, 0, slice_ns, 0, 0)
+    return _syscall(number, pid, attributes, 0, 0) == 0
 
 
 def perf_event_open(pid: int, kind: int, config: int) -> int:
@@ -122,10 +133,10 @@ def perf_event_open(pid: int, kind: int, config: int) -> int:
     number = _PERF_EVENT_OPEN.get(os.uname().machine)
     if number is None:
         raise OSError(errno.ENOSYS, "perf_event_open")
-    attributes = ctypes.create_string_buffer(_PERF_ATTR.pack(kind, _PERF_ATTR.size, config, 0, 0, _PERF_FORMAT, _PERF_FLAGS, 0, 0, 0))
-    fd = int(_syscall(number, ctypes.addressof(attributes), pid, -1, -1, _PERF_FD_CLOEXEC))
+    attributes = _PERF_ATTR.pack(kind, _PERF_ATTR.size, config, 0, 0, _PERF_FORMAT, _PERF_FLAGS, 0, 0, 0)
+    fd = _syscall(number, attributes, pid, -1, -1, _PERF_FD_CLOEXEC)
     if fd < 0:
-        error = ctypes.get_errno()
+        error = _ctypes.get_errno()
         raise OSError(error, f"perf_event_open `{pid}` {kind}:{config}: {os.strerror(error)}")
     return fd
 

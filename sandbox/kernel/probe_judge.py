@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import errno
 import os
-from enum import StrEnum
 
+from sandbox.enums import StrEnum
 from sandbox.kernel.probe import parse_release
 from sandbox.kernel.probe_trial import Outcome
 from sandbox.kernel.probe_userns import UsernsFacts, explain_userns_refusal

@@ -17,7 +17,8 @@ from __future__ import annotations
 import errno
 import struct
 from fcntl import ioctl
-from typing import NamedTuple
+
+from sandbox.record import dataclass
 
 NOTIF_RECV = 0xC0502100  # _IOWR('!', 0, struct seccomp_notif)
 NOTIF_SEND = 0xC0182101  # _IOWR('!', 1, struct seccomp_notif_resp)
@@ -37,7 +38,8 @@ _LAST_ERRNO = 4095  # MAX_ERRNO: beyond it a "failure" reads as success in libc
 assert _NOTIFICATION.size == NOTIFICATION_BYTES and _RESPONSE.size == RESPONSE_BYTES
 
 
-class Notification(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Notification:
     """One system call that waits for an answer.
 
     `pid` is the calling thread's id in the reader's pid namespace, 0 when it cannot be seen from there. `number` is signed.
@@ -89,8 +91,8 @@ def receive_notification(fd: int, buffer: bytearray) -> Notification | None:
         if error.errno in (errno.ENOENT, errno.EINTR):
             return None
         raise
-    fields = _NOTIFICATION.unpack_from(buffer)
-    return Notification._make((*fields[:6], fields[6:]))
+    identity, pid, flags, number, arch, pointer, *args = _NOTIFICATION.unpack_from(buffer)
+    return Notification(identity, pid, flags, number, arch, pointer, tuple(args))
 
 
 def refuse_call(fd: int, identity: int, error: int) -> bool:

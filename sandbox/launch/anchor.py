@@ -36,7 +36,7 @@ class Anchor:
         self._lock = _thread.allocate_lock()
         self.command = tuple(command)
         machine = os.uname().machine
-        with spawn.owned_descriptors() as own:
+        with spawn.Owned() as own:
             first = own(spawn.sealed_memory(build_waiting_table(machine, self.command)))
             self._table = build_anchor_table(machine, self.command, title)
             memory = own(spawn.sealed_memory(self._table))

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import fcntl
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
-from types import TracebackType
-from typing import TYPE_CHECKING
 
 from sandbox.errors import SandboxError
 from sandbox.plan import fds
-from sandbox.plan.codec import Table
 from sandbox.record import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
+    from collections.abc import Mapping
+    from functools import partial
+    from types import TracebackType
+
     from sandbox.launch.anchor import Anchor
+    from sandbox.plan.codec import Table
+else:
+    import _signal as signal  # `signal` makes enumerations of it
+    from _functools import partial
 
 NATIVE = os.path.join(os.path.dirname(__file__), "native", "sandbox-init")  # no pathlib: its import costs more than a launch
 REFERENCE = os.path.join(os.path.dirname(__file__), "executor.py")
@@ -137,19 +140,23 @@ def executor_command(kind: str = "auto") -> list[str]:
     return [sys.executable, "-I", "-S", REFERENCE]
 
 
-@contextmanager
-def owned_descriptors() -> Iterator[Callable[[int], int]]:
-    """Return a function that takes descriptors, which are closed at the end."""
-    owned: list[int] = []
+class Owned:
+    """Context manager: descriptors that are closed at the end; called with one, it takes and returns it."""
 
-    def own(fd: int) -> int:
-        owned.append(fd)
+    __slots__ = ("_fds",)
+
+    def __init__(self) -> None:
+        self._fds: list[int] = []
+
+    def __call__(self, fd: int) -> int:
+        self._fds.append(fd)
         return fd
 
-    try:
-        yield own
-    finally:
-        for fd in owned:
+    def __enter__(self) -> Owned:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        for fd in self._fds:
             os.close(fd)
 
 
@@ -168,7 +175,7 @@ def sealed_memory(table: Table) -> int:
 
 def spawn_executor(command: list[str], title: str, wanted: Mapping[int, int], pids: list[int]) -> None:
     """Start a program with an empty environment, all signals blocked, and descriptors by (number there → ours, borrowed); add its pid to `pids`."""
-    with owned_descriptors() as own:
+    with Owned() as own:
         low = max(_LOW, 1 + max(wanted))
         moved = {target: own(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, low)) for target, fd in wanted.items()}
         actions = [(os.POSIX_SPAWN_DUP2, source, target) for target, source in moved.items()]

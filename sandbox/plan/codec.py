@@ -10,8 +10,8 @@ Pure. Imported by `plan.lower` (writes), `launch` (reads records, the reference 
 from __future__ import annotations
 
 import struct
-from enum import IntEnum, IntFlag
 
+from sandbox.enums import IntEnum, IntFlag
 from sandbox.record import dataclass, field
 
 MAGIC = 0x31544253  # "SBT1"

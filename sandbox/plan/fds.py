@@ -5,7 +5,10 @@ The spawner puts them there; `close_range` in the janitor's first row closes eve
 
 from __future__ import annotations
 
-from typing import Final
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
 
 TABLE: Final = 3  # sealed memfd; closed by the executor once mapped
 STATUS: Final = 4  # SOCK_SEQPACKET, records to the supervisor

@@ -6,8 +6,6 @@ the run path. Pure. Imported by `load.py` and `seccomp.compile`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
 from sandbox.abi.arch import Arch
 from sandbox.abi.constants import choices, constant
 from sandbox.abi.signatures import argument_index, is_per_command, is_pointer, signature
@@ -30,6 +28,10 @@ from sandbox.policy.model import (
     Value,
 )
 from sandbox.policy.nearest import suggest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 _ORDERS = (Operator.LT, Operator.LE, Operator.GT, Operator.GE)
 _ALLOWING = (Action.ALLOW, Action.LOG)

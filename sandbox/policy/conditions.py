@@ -9,12 +9,16 @@ compiler uses are derived elsewhere (`cubes.py`) and tested against it. Pure. Im
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
 
-from sandbox.abi.arch import Arch
 from sandbox.abi.constants import constant
 from sandbox.abi.signatures import argument_index, argument_mask
 from sandbox.policy.model import AllOf, AnyOf, Comparison, Condition, Membership, Operator, Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sandbox.abi.arch import Arch
 
 _TOKEN = re.compile(r"\s*(0[xX][0-9a-fA-F]+|0[oO]?[0-7]+|0[bB][01]+|[0-9]+|[A-Za-z_][A-Za-z0-9_]*|==|!=|<=|>=|[<>&|~(){},-])", re.ASCII)
 _NUMBER = re.compile(r"0[xX][0-9a-fA-F]+|0[oO][0-7]+|0[bB][01]+|0|[1-9][0-9]*", re.ASCII)

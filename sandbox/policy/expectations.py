@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno as _errno
 import os
-from typing import Any
 
 from sandbox.errors import PolicyError
 from sandbox.policy.lines import TableLines, scan_lines
@@ -16,6 +15,10 @@ from sandbox.policy.model import Place
 from sandbox.policy.nearest import suggest
 from sandbox.policy.toml_source import read_toml
 from sandbox.record import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 TOP_KEYS = ("policy", "policies", "case")
 CASE_KEYS = ("call", "calls", "expect", "recorded", "arch", "why")

@@ -7,13 +7,16 @@ Every syscall stands in exactly one group, so a rule on two groups never contrad
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType
 
 from sandbox.errors import PolicyError
 from sandbox.policy.locate import data_path
 from sandbox.record import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _NAME = re.compile(r"[a-z][a-z0-9-]*", re.ASCII)
 _HEADER = re.compile(r"^\[([a-z0-9-]+)\]", re.ASCII | re.MULTILINE)

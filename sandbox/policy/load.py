@@ -10,7 +10,7 @@ import errno as _errno
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from sandbox.abi.arch import Arch
 from sandbox.abi.tables import known_anywhere, syscall_names
@@ -21,6 +21,10 @@ from sandbox.policy.lines import TableLines, scan_lines
 from sandbox.policy.model import Action, Condition, Layer, Mention, Outcome, Place, Rule, SyscallPolicy
 from sandbox.policy.nearest import suggest
 from sandbox.policy.toml_source import parse_toml
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _MAXIMUM_BYTES = 1 << 20
 _MAXIMUM_EXTENDS = 64

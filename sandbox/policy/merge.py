@@ -10,8 +10,11 @@ from __future__ import annotations
 import hashlib
 
 from sandbox.errors import PolicyError
-from sandbox.policy.load import GroupMembers
 from sandbox.policy.model import Entry, Layer, Mention, Rule, RuleRef, SyscallPolicy
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.policy.load import GroupMembers
 
 _LANGUAGE = b"sandbox policy language 1\n"
 

@@ -14,7 +14,10 @@ from sandbox.policy.check import check_policy
 from sandbox.policy.lines import scan_lines
 from sandbox.policy.load import GROUPS, load_policy, parse_layer, read_stack
 from sandbox.policy.merge import merge_layers
-from sandbox.policy.model import Layer, SyscallPolicy
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.policy.model import Layer, SyscallPolicy
 
 _MAXIMUM = 50
 

@@ -6,10 +6,12 @@ Every floor may import this module.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from enum import StrEnum
-
+from sandbox.enums import StrEnum
 from sandbox.record import dataclass, field
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class Action(StrEnum):

@@ -5,8 +5,7 @@ Only types live here; `profile_load.py` fills them from TOML. Every floor may im
 
 from __future__ import annotations
 
-from enum import StrEnum
-
+from sandbox.enums import StrEnum
 from sandbox.record import dataclass, field
 
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections.abc import Callable, Iterable
-from enum import StrEnum
-from typing import TypeAlias
+from collections.abc import Callable
 
 from sandbox.errors import PolicyError
 from sandbox.policy.nearest import suggest
@@ -18,6 +16,13 @@ from sandbox.policy.places import Where
 from sandbox.policy.profile import CwdMode, IdMode, LandlockMode, NetworkMode, ProcMode, Volume
 from sandbox.policy.profile_shares import convert_cpus, convert_cpuset, convert_io, convert_io_priority
 from sandbox.units import format_duration, format_size, parse_duration, parse_size
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import TypeAlias
+
+    from sandbox.enums import StrEnum
 
 Converter: TypeAlias = Callable[[object, Where], object]
 

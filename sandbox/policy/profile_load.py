@@ -7,8 +7,6 @@ a weaker sandbox. `api`, `cli` and the tests import this module.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from typing import Any
 
 from sandbox.errors import PolicyError
 from sandbox.policy.locate import names, resolve
@@ -18,6 +16,11 @@ from sandbox.policy.profile import Limits, Profile, Volume
 from sandbox.policy.profile_fields import FIELDS, LIMITS, TABLES, TOP_KEYS, check_variable, check_volume_targets
 from sandbox.policy.toml_source import TomlSource, read_toml
 from sandbox.record import dataclass, replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
 
 _MAXIMUM_DEPTH = 8
 

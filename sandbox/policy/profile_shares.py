@@ -8,9 +8,12 @@ from __future__ import annotations
 import re
 
 from sandbox.policy.nearest import suggest
-from sandbox.policy.places import Where
 from sandbox.policy.profile import IoClass, IoLimit, IoPriority
 from sandbox.units import parse_size
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.policy.places import Where
 
 _MOST_PROCESSORS = 8192  # NR_CPUS of the largest kernels
 _CPUS = re.compile(r"[0-9]{1,4}(?:\.[0-9]{1,6})?")

@@ -9,11 +9,14 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable
-from typing import Any
 
 from sandbox.errors import PolicyError, describe_errno
 from sandbox.record import dataclass, field
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 _MAXIMUM_BYTES = 1 << 20
 _HEADER = re.compile(r"\s*\[(\[?)([^\[\]]+)\]")  # blanks are taken off afterwards, in linear time

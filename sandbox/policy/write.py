@@ -14,8 +14,11 @@ from sandbox.policy.load import GROUPS, parse_layer
 from sandbox.policy.locate import is_path
 from sandbox.policy.merge import merge_layers
 from sandbox.policy.mistakes import stack_of
-from sandbox.policy.model import SyscallPolicy
 from sandbox.record import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.policy.model import SyscallPolicy
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,63}", re.ASCII)
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import select
 import struct
-from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
+    from collections.abc import Callable
 
 REQUEST_BYTES = 64
 ANSWER_BYTES = 2048

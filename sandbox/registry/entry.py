@@ -10,7 +10,10 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Sequence
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 SOCKET = ".sock"
 MAGIC = "sandbox-run 1\n"

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
 
 from sandbox.errors import SandboxError, describe_errno
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 VARIABLE = "SANDBOX_RUNTIME_DIR"
 _NAME = "sandbox"

@@ -11,10 +11,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Sequence
 
 from sandbox.errors import PolicyError, describe_errno
 from sandbox.record import dataclass, field
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _MAXIMUM_ENTRIES = 100_000
 _MAXIMUM_DEPTH = 64

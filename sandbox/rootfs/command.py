@@ -10,12 +10,16 @@ import os
 import posixpath
 import re
 import stat
-from collections.abc import Iterator, Mapping
 
 from sandbox.errors import ExecuteError, SandboxError
 from sandbox.plan.root import FileBytes
 from sandbox.rootfs.interpreters import Interpreters, find_pyenv, is_pyenv_shims
-from sandbox.rootfs.view import View
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from sandbox.rootfs.view import View
 
 STANDARD_PATH = ("/usr/local/bin", "/usr/bin", "/bin")
 _SHEBANG_DEPTH = 4  # as the kernel: BINPRM_BUF_SIZE of 256 and five levels, execve(2); four interpreters after the script

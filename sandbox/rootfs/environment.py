@@ -6,9 +6,13 @@ imports this module.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
-from sandbox.policy.profile import Profile
+    from sandbox.policy.profile import Profile
+
+
 
 
 def compose_environment(profile: Profile, environ: Mapping[str, str], *, path: str, extra: Mapping[str, str]) -> dict[str, str]:

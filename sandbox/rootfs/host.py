@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
-from collections.abc import Callable, Mapping, Sequence
 
 from sandbox.errors import PolicyError, describe_errno
 from sandbox.plan.root import Bind, Directory, FileBytes, RootSpec, Symlink, Tmpfs
@@ -22,6 +21,10 @@ from sandbox.rootfs.submounts import Mounts, read_mounts
 from sandbox.rootfs.system import add_base
 from sandbox.rootfs.view import View, is_within
 from sandbox.rootfs.volumes import caller_homes, check_volume, check_writable, protected_paths
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
 
 _NOT_OURS = ("/proc", "/sys", "/dev", "/run", "/etc", "/boot")
 

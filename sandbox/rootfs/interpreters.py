@@ -9,10 +9,13 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
-from collections.abc import Mapping
 
 from sandbox.plan.root import Bind, Symlink
 from sandbox.rootfs.view import View, is_within, read_head, walk_host
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _PROGRAM_DIRECTORIES = ("bin", "sbin", "condabin")
 _UNKNOWN = "program directory"

@@ -10,9 +10,12 @@ import posixpath
 import stat
 
 from sandbox.plan.root import Bind, Directory, FileBytes, Symlink, Tmpfs
-from sandbox.policy.profile import Profile
 from sandbox.rootfs.sockets import find_private, is_public
 from sandbox.rootfs.view import View, is_within
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.policy.profile import Profile
 
 _NOBODY = 65534  # what unmapped ids look like: kernel.overflowuid
 

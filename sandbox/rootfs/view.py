@@ -8,10 +8,13 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
-from collections.abc import Iterator
 
 from sandbox.errors import PolicyError
 from sandbox.plan.root import Bind, FileBytes, RootEntry, Symlink, Tmpfs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _MAXIMUM_LINKS = 40  # as the kernel: MAXSYMLINKS, path_resolution(7)
 

@@ -10,7 +10,6 @@ import os
 import posixpath
 import stat
 import sys
-from collections.abc import Mapping
 
 from sandbox.errors import PolicyError, describe_errno
 from sandbox.plan.root import Bind
@@ -19,6 +18,10 @@ from sandbox.policy.places import Where
 from sandbox.policy.profile import Profile, Volume
 from sandbox.policy.profile_fields import mount_target
 from sandbox.rootfs.view import is_within
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _KERNEL_TREES = ("/proc", "/sys", "/dev")
 _KINDS = {

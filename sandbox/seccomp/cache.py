@@ -18,8 +18,11 @@ from sandbox.abi.constants import constant
 from sandbox.abi.signatures import argument_index, argument_mask
 from sandbox.abi.tables import syscall_number
 from sandbox.policy.conditions import leaves, names
-from sandbox.policy.model import SyscallPolicy
 from sandbox.seccomp.filter import INSTRUCTION_BYTES, MAXIMUM_INSTRUCTIONS, Filter, make_filter, proof_digest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.policy.model import SyscallPolicy
 
 COMPILER_VERSION = 3
 """Raise it whenever the compiler may produce other bytes for the same input, or `policy.check` may refuse what it accepted: a hit is not checked again."""

@@ -6,12 +6,14 @@ cubes, libseccomp or BPF, so a mistake there cannot hide here. Pure. Imported by
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from sandbox.abi.arch import X32_SYSCALL_BIT, Arch
 from sandbox.abi.tables import syscall_name
 from sandbox.policy.conditions import holds
 from sandbox.policy.model import Action, Decision, Outcome, RuleRef, SyscallPolicy
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _NO_CALL = 0xFFFF_FFFF
 

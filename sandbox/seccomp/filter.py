@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 
-from sandbox.abi.arch import Arch
 from sandbox.record import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.abi.arch import Arch
 
 INSTRUCTION_BYTES = 8
 MAXIMUM_INSTRUCTIONS = 4096

@@ -10,7 +10,10 @@ import os
 import time
 
 from sandbox.kernel.calls import timerfd_create, timerfd_settime
-from sandbox.policy.profile import Limits
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.policy.profile import Limits
 
 SETUP_NS = 30_000_000_000
 """How long the set-up of a sandbox may take."""

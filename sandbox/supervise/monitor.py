@@ -10,27 +10,33 @@ import errno
 import os
 import select
 import time
-from collections.abc import Callable
-from functools import partial
 
-from sandbox.cgroup.model import CgroupRun
 from sandbox.cgroup.none import parse_stat
 from sandbox.errors import InternalError, ProtocolError, SandboxError, SetupError
 from sandbox.kernel.calls import pidfd_getfd, pidfd_send_signal, set_slice
-from sandbox.launch.spawn import Launched
 from sandbox.plan import fds
 from sandbox.plan.codec import Kind, Record
-from sandbox.policy.profile import Limits
 from sandbox.record import dataclass
 from sandbox.result import Verdict
 from sandbox.supervise.deadlines import PATIENCE_NS, SETUP_NS, Alarm, Deadlines, earliest
 from sandbox.supervise.instructions import Instructions
-from sandbox.supervise.notify import NotifyListener
 from sandbox.supervise.pausing import Pausing, StopWatch
-from sandbox.supervise.pump import Pump
 from sandbox.supervise.records import Collected, Snapshot, StatusChannel
 from sandbox.supervise.sampling import Sampling
 from sandbox.supervise.streams import StreamSet
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from functools import partial
+
+    from sandbox.cgroup.model import CgroupRun
+    from sandbox.launch.spawn import Launched
+    from sandbox.policy.profile import Limits
+    from sandbox.supervise.notify import NotifyListener
+    from sandbox.supervise.pump import Pump
+else:
+    from _functools import partial
 
 _DENIALS_A_TURN = 64
 _SLICE_NS = 100_000  # the supervisor and init act in microseconds, and what they act against spins on every processor

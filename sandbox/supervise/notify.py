@@ -14,14 +14,10 @@ import errno as _errno
 import os
 import select
 import time
-from collections.abc import Callable
-from typing import Protocol
 
 from sandbox.abi.arch import Arch, audit_arch
 from sandbox.audit.decode import decode_arguments, name_arch, name_syscall
 from sandbox.audit.events import Denial, Suppressed
-from sandbox.audit.sinks import Sink
-from sandbox.audit.summary import DenialSummary
 from sandbox.audit.tally import Counter, Tally, TokenBucket
 from sandbox.errors import InternalError, describe_errno
 from sandbox.kernel.seccomp_notify import (
@@ -32,6 +28,16 @@ from sandbox.kernel.seccomp_notify import (
     refuse_call,
     set_sync_wake_up,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol
+
+    from sandbox.audit.sinks import Sink
+    from sandbox.audit.summary import DenialSummary
+else:
+    Protocol = object
 
 _SECOND_NS = 1_000_000_000
 _PAUSE_NS = 10_000_000  # when the rate is used up, wait for this much of it, not for one call: fewer wake-ups

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
 
-from sandbox.cgroup.model import CgroupRun
 from sandbox.kernel.calls import pidfd_send_signal
 from sandbox.plan import fds
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from sandbox.cgroup.model import CgroupRun
 
 _SIGKILL = 9
 _SOON_NS, _LATE_NS = 20_000_000, 160_000_000  # between two looks at a pause without a freezer

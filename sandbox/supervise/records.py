@@ -11,8 +11,11 @@ import struct
 from sandbox.errors import ProtocolError
 from sandbox.plan.codec import RECORD, Record, Rusage, decode_record
 from sandbox.record import dataclass, field
-from sandbox.result import Verdict
-from sandbox.supervise.notify import NotifyListener
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.result import Verdict
+    from sandbox.supervise.notify import NotifyListener
 
 _UCRED = struct.Struct("iII")
 

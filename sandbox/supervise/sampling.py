@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import time
 
-from sandbox.cgroup.model import CgroupNow, CgroupRun
 from sandbox.cgroup.none import TreeSampler, process_cpu_ns
 from sandbox.errors import SandboxError
-from sandbox.policy.profile import Limits
 from sandbox.record import replace
-from sandbox.supervise.records import Collected, Snapshot
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.cgroup.model import CgroupNow, CgroupRun
+    from sandbox.policy.profile import Limits
+    from sandbox.supervise.records import Collected, Snapshot
 
 _INTERVAL_NS = 20_000_000
 _FIRST_NS = 5_000_000

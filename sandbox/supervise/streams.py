@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import select
 
-from sandbox.supervise.pump import Pump
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.supervise.pump import Pump
+
 
 _ALWAYS_READY = -1  # instead of an epoll mask: a regular file
 
