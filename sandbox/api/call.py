@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sandbox.api.execute import Hooks, Streams, execute
-from sandbox.api.prepare import Command, Prepared, check_log_place, load_command_profile, prepare
+from sandbox.api.prepare import Command, Prepared, check_log_place, load_command_profile, open_backend, prepare
 from sandbox.audit.events import escape_untrusted
 from sandbox.policy.profile_load import override_profile
 from sandbox.record import dataclass, replace
@@ -19,6 +19,7 @@ from sandbox.rootfs.volumes import parse_volume
 from sandbox.units import parse_size
 
 if TYPE_CHECKING:
+    from sandbox.api.recipe import Recipes
     from sandbox.audit.sinks import Sink
     from sandbox.policy.profile import Profile, Volume
     from sandbox.result import Result
@@ -68,7 +69,7 @@ class Call:
     collect_bytes: int
 
 
-def prepare_call(argv: Words, settings: Settings, changes: Changes, *, origin: str) -> Call:
+def prepare_call(argv: Words, settings: Settings, changes: Changes, *, origin: str, recipes: Recipes | None = None) -> Call:
     """Check the arguments of one run and prepare it.
 
     Args:
@@ -76,6 +77,7 @@ def prepare_call(argv: Words, settings: Settings, changes: Changes, *, origin: s
         settings: what the caller set for all runs.
         changes: what this run adds; the same limit or variable here counts.
         origin: what errors of profile values call these arguments.
+        recipes: where calls are kept; only calls with these very settings.
 
     Raises:
         SandboxError: as `prepare`.
@@ -87,6 +89,28 @@ def prepare_call(argv: Words, settings: Settings, changes: Changes, *, origin: s
     words = tuple(os.fspath(word) for word in argv)
     if not words:
         raise ValueError("argv is empty")
+    files = {name: _content(content) for name, content in (changes.files or {}).items()}
+    if recipes is None:
+        return _make_call(words, settings, changes, files, origin)
+    if changes.name:
+        from sandbox.registry.facts import check_name
+
+        check_name(changes.name)
+    # By their text: 1 and True are equal, and a list is no key.
+    key = (words, repr((changes.volumes, changes.limits, changes.timeout, changes.env, changes.collect, changes.collect_limit)))
+    given = [item.partition(":")[0] if isinstance(item, str) else item.source for item in (*settings.volumes, *changes.volumes)]
+    if settings.cwd is not None:
+        given.append(os.fspath(settings.cwd))
+    given = [os.path.expanduser(path) for path in given]
+
+    def make(marks: Mapping[str, bytes]) -> Call:
+        call = _make_call(words, settings, changes, marks, origin)
+        return replace(call, prepared=open_backend(call.prepared))
+
+    return recipes.find(key, files, changes.name, given, make)
+
+
+def _make_call(words: tuple[str, ...], settings: Settings, changes: Changes, files: Mapping[str, bytes], origin: str) -> Call:
     env = {**(settings.env or {}), **(changes.env or {})}
     for word in (*words, *env.keys(), *env.values()):
         if "\0" in word:
@@ -110,7 +134,7 @@ def prepare_call(argv: Words, settings: Settings, changes: Changes, *, origin: s
             ),
             cwd=None if settings.cwd is None else os.path.realpath(os.fspath(settings.cwd)),
             environ=dict(os.environ),
-            files={name: _content(content) for name, content in (changes.files or {}).items()},
+            files=files,
             require_cgroup=settings.require_cgroup,
             executor=settings.executor,
             name=changes.name,

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
-from functools import lru_cache
 
-from sandbox.api.prepare import Prepared, build_request, cgroup_directories, open_backend
+from sandbox.api.prepare import Prepared, build_request, cgroup_directories, open_backend, uptime_s
 from sandbox.api.registered import Registered
+from sandbox.api.tables import ANY_ID, generalize, make_table, name_run
 from sandbox.api.usage import make_usage
 from sandbox.audit.sinks import NullSink, Sink
 from sandbox.audit.summary import DenialSummary
 from sandbox.errors import ExecuteError, InternalError, SandboxError, SetupError, describe_errno
 from sandbox.launch.idmap import HostId, claim_host_id, write_maps, write_range_maps
 from sandbox.launch.spawn import SIGNALS, Launched, spawn
-from sandbox.plan.build import Request, build_plan
-from sandbox.plan.lower import lower_plan
-from sandbox.plan.root import FileBytes
 from sandbox.plan.steps import CloneInit, ClonePayload, Execute, InstallFilter, MapIds, MountRoot, Plan, PrivateMounts, SetWorkdir
 from sandbox.policy.profile import IdMode
 from sandbox.record import dataclass, field, replace
@@ -33,13 +30,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sandbox.cgroup.model import CgroupRun, CgroupUsage
+    from sandbox.plan.build import Request
     from sandbox.plan.codec import Table
     from sandbox.supervise.records import Collected
 else:
     import _signal as signal  # `signal` makes enumerations of it
 
-_KEPT_BYTES = 256 << 10
-_ANY_ID = os.urandom(10).hex()  # stands for the run's id in a table that is kept
+_make_table = make_table
 
 
 @dataclass(slots=True, kw_only=True)
@@ -117,7 +114,7 @@ def _run(
 ) -> Finished:  # fmt: skip
     directories = cgroup_directories(cgroup)
     outside_id = host_id.number if host_id is not None else -1
-    plan, table = _make_table(build_request(prepared, outside_id=outside_id, cgroup=cgroup, entries=entry.names), prepared.run_id)
+    plan, table = _find_table(prepared, outside_id, cgroup, entry.names)
 
     def on_started(pid: int) -> None:
         if cgroup is not None:
@@ -144,7 +141,7 @@ def _run(
             if entry.reserve():
                 directories += (entry.directory,)
             else:
-                plan, table = _make_table(build_request(prepared, outside_id=outside_id, cgroup=cgroup), prepared.run_id)
+                plan, table = _find_table(prepared, outside_id, cgroup, ())
             _start(launched, pumps, prepared, streams, table, directories, host_id)
             entry.open(launched.pid)
             watched = Watched(
@@ -214,32 +211,17 @@ def _start(
             os.close(fd)
 
 
-def _make_table(request: Request, run_id: str) -> tuple[Plan, Table]:
-    """Equal requests have equal tables: a program that runs one thing often builds it once. Large files of the caller's are not kept for that.
+def _find_table(prepared: Prepared, outside_id: int, cgroup: CgroupRun | None, entries: tuple[str, ...]) -> tuple[Plan, Table]:
+    def request() -> Request:
+        return build_request(prepared, outside_id=outside_id, cgroup=cgroup, entries=entries)
 
-    What differs between two runs is their id, in the names of cgroups and entries: a kept table has another word in its place, as long as the id, which nobody
-    outside this process can know.
-    """
-    given = sum(len(entry.content) for entry in request.root.entries if isinstance(entry, FileBytes))
-    if given > _KEPT_BYTES or len(run_id) != len(_ANY_ID):
-        return _build_table(request)
-
-    def general(files: tuple[tuple[int, str], ...]) -> tuple[tuple[int, str], ...]:
-        return tuple((index, name.replace(run_id, _ANY_ID)) for index, name in files)
-
-    named = replace(
-        request, joins=general(request.joins), removals=general(request.removals), thaws=general(request.thaws), entries=general(request.entries)
-    )  # fmt: skip
-    plan, table = _kept_table(named)
-    return plan, replace(table, data=table.data.replace(_ANY_ID.encode(), run_id.encode()))
-
-
-def _build_table(request: Request) -> tuple[Plan, Table]:
-    plan = build_plan(request)
-    return plan, lower_plan(plan)
-
-
-_kept_table = lru_cache(maxsize=16)(_build_table)
+    kept = prepared.kept
+    if kept is None:
+        return _make_table(request(), prepared.run_id)
+    # A root run's id is in no table: the maps are written from outside.
+    variant = ("spawned", bool(entries), uptime_s(prepared))
+    plan, table = kept.find(variant, lambda: generalize(request(), prepared.run_id))
+    return plan, replace(table, data=name_run(kept.fill(variant, table, prepared.command.files), prepared.run_id))
 
 
 def _open_streams(streams: Streams) -> tuple[tuple[int, int, int], list[Pump]]:
@@ -281,14 +263,14 @@ def _write_maps(prepared: Prepared, pid: int, host_id: HostId | None) -> None:
         write_range_maps(pid, inside_uid=profile.uid, inside_gid=profile.gid, uid=prepared.host.uid, gid=prepared.host.gid, user=user)
 
 
-def explain_failure(plan: Plan, table: Table, row: int, error: int, *, run_id: str = _ANY_ID) -> SandboxError:
+def explain_failure(plan: Plan, table: Table, row: int, error: int, *, run_id: str = ANY_ID) -> SandboxError:
     """Turn (row, errno) into an error in the words of the step it belongs to."""
     if not 0 <= row < len(table.rows):
         return InternalError(f"the executor ran past its table (row {row})", hint="please report this")
     entry = table.rows[row]
     steps = plan.steps()
     step = steps[entry.step]
-    place = f"step {entry.step + 1} of {len(steps)}, {step.describe()}".replace(_ANY_ID, run_id)
+    place = f"step {entry.step + 1} of {len(steps)}, {step.describe()}".replace(ANY_ID, run_id)
     hint: str | None = None
     match step:
         case Execute(path=path):
@@ -309,7 +291,7 @@ def explain_failure(plan: Plan, table: Table, row: int, error: int, *, run_id: s
             hint = f"`{path}` is not a directory that the payload's user may enter"
         case _:
             pass
-    return SetupError(entry.label.replace(_ANY_ID, run_id), error, step=place, hint=hint)
+    return SetupError(entry.label.replace(ANY_ID, run_id), error, step=place, hint=hint)
 
 
 def _finish(

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from sandbox.abi.host import HostFeatures
+    from sandbox.api.tables import Kept
     from sandbox.cgroup.model import Backend, BackendReport, CgroupRun
     from sandbox.launch.anchor import Anchor
     from sandbox.plan.steps import Plan
@@ -61,7 +62,7 @@ class Prepared:
     """A launch that only waits to be started; `backend` is None where rlimits and sampling stand in.
 
     `sampled` names the limits that sampling enforces, `cgroup_limits` are those that the cgroup is to apply. `anchor` starts the run where
-    only a process that is there already can (`open_backend`).
+    only a process that is there already can (`open_backend`). `kept` has the tables of the recipe that it is from, where it is from one.
     """
 
     run_id: str
@@ -80,7 +81,9 @@ class Prepared:
     rlimits: tuple[tuple[int, int, int], ...]
     enforced: tuple[Enforcement, ...]
     notes: tuple[str, ...]
+    oom_protected: bool = False
     anchor: Anchor | None = None
+    kept: Kept | None = None
 
     @property
     def as_root(self) -> bool:
@@ -124,7 +127,7 @@ def prepare(command: Command) -> Prepared:
             "an ordinary caller", "identity.ids", reason="root's payload gets a single id of its own", hint="run as an ordinary user"
         )
     return Prepared(
-        run_id=f"{time.time_ns() // 1_000_000:x}-{os.urandom(4).hex()}",
+        run_id=new_run_id(),
         command=command,
         profile=profile,
         policy=policy,
@@ -136,7 +139,13 @@ def prepare(command: Command) -> Prepared:
         **_limit_fields(chosen),
         enforced=(*_walls(profile, policy, compiled, host, command.audit), *chosen.enforced),
         notes=(*root.notes, *chosen.notes),
+        oom_protected=_is_oom_protected(),
     )
+
+
+def new_run_id() -> str:
+    """Return an id that no other run has: the time in milliseconds, so that ids sort by it, and chance."""
+    return f"{time.time_ns() // 1_000_000:x}-{os.urandom(4).hex()}"
 
 
 def open_backend(prepared: Prepared) -> Prepared:
@@ -178,6 +187,7 @@ def open_backend(prepared: Prepared) -> Prepared:
     return replace(
         prepared,
         **_limit_fields(chosen),
+        kept=None,
         anchor=scope.anchor if scope is not None and chosen.backend is not None else None,
         enforced=(*prepared.enforced[: len(prepared.enforced) - len(before.enforced)], *chosen.enforced),
         notes=(*prepared.root.notes, *chosen.notes, f"systemd: {reason}"),
@@ -233,9 +243,14 @@ def build_request(prepared: Prepared, *, outside_id: int, cgroup: CgroupRun | No
         io_priority=prepared.scheduling.io_priority,
         affinity=prepared.scheduling.affinity,
         interactive=prepared.command.interactive,
-        oom_protected=_is_oom_protected(),
-        uptime_s=int(time.clock_gettime(time.CLOCK_MONOTONIC)) if prepared.profile.time_namespace else 0,
+        oom_protected=prepared.oom_protected,
+        uptime_s=uptime_s(prepared),
     )
+
+
+def uptime_s(prepared: Prepared) -> int:
+    """Return the host's uptime in seconds where the payload is to begin near zero; else 0."""
+    return int(time.clock_gettime(time.CLOCK_MONOTONIC)) if prepared.profile.time_namespace else 0
 
 
 def cgroup_directories(cgroup: CgroupRun | None) -> tuple[int, ...]:

@@ -26,12 +26,13 @@ if TYPE_CHECKING:
     from sandbox.seccomp.filter import Filter
 
 _Value = TypeVar("_Value")
-_State = tuple[tuple[str, int, int, int, int], ...]
+State = tuple[tuple[str, int, int, int, int], ...]
 _KEPT = 64
-_SETTLED_NS = 2_000_000_000  # coarser than any file system's clock
+SETTLED_NS = 2_000_000_000
+"""A file whose ctime is younger may have changed while it was read; coarser than any file system's clock."""
 
-_policies: dict[str, tuple[_State, SyscallPolicy]] = {}
-_profiles: dict[str, tuple[_State, Profile]] = {}
+_policies: dict[str, tuple[State, SyscallPolicy]] = {}
+_profiles: dict[str, tuple[State, Profile]] = {}
 _filters: dict[tuple[int, Arch, bool], tuple[SyscallPolicy, Filter]] = {}
 
 
@@ -67,7 +68,7 @@ def recall_filter(policy: SyscallPolicy, arch: Arch, *, notify: bool) -> Filter:
 
 
 def _recall(
-    memory: dict[str, tuple[_State, _Value]],
+    memory: dict[str, tuple[State, _Value]],
     kind: Kind,
     name: str,
     load: Callable[[str], _Value],
@@ -75,20 +76,26 @@ def _recall(
 ) -> _Value:
     path = os.path.abspath(resolve(name, kind))
     entry = memory.get(path)
-    if entry is not None and entry[0] == _state(tuple(item[0] for item in entry[0])):
+    if entry is not None and entry[0] == source_state(tuple(item[0] for item in entry[0])):
         return entry[1]
     began_ns = time.time_ns()
     value = load(name)
-    state = _state(sources(value))
+    state = source_state(sources(value))
     # A file that changed while it was read has a young ctime; such a value is used but not kept.
-    if all(item[4] < began_ns - _SETTLED_NS for item in state):
+    if all(item[4] < began_ns - SETTLED_NS for item in state):
         if len(memory) >= _KEPT:
             memory.clear()
         memory[path] = (state, value)
     return value
 
 
-def _state(paths: tuple[str, ...]) -> _State:
+def source_paths(profile: Profile, policy: SyscallPolicy) -> tuple[str, ...]:
+    """Return the files that a profile and a policy come from."""
+    return tuple(dict.fromkeys((*profile.sources, *policy.sources, str(groups_path()))))
+
+
+def source_state(paths: tuple[str, ...]) -> State:
+    """Return what changes with an edit of these files: inode, size and times of each."""
     found = []
     for path in paths:
         try:

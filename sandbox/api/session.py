@@ -15,6 +15,7 @@ from sandbox.api.background import BackgroundRun
 from sandbox.api.call import Call, Changes, Contents, Settings, Words, execute_call, open_sink, prepare_call
 from sandbox.api.execute import Hooks, Streams
 from sandbox.api.process import PIPE, Process, Stream
+from sandbox.api.recipe import Recipes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -72,13 +73,14 @@ class Sandbox:
             profile=profile,
             policy=policy,
             volumes=tuple(volumes),
-            limits=limits,
-            env=env,
+            limits=None if limits is None else dict(limits),
+            env=None if env is None else dict(env),
             cwd=cwd,
             audit=audit,
             require_cgroup=require_cgroup,
             executor=executor,
         )
+        self._recipes = Recipes()
         self._lock = threading.Lock()
         self._open: weakref.WeakSet[BackgroundRun] = weakref.WeakSet()
         self._closed = False
@@ -217,7 +219,7 @@ class Sandbox:
     def _prepare(self, argv: Words, options: RunOptions) -> Call:
         if self._closed:
             raise ValueError("this Sandbox is closed")
-        return prepare_call(argv, self._settings, Changes(**options), origin="argument of `Sandbox`")
+        return prepare_call(argv, self._settings, Changes(**options), origin="argument of `Sandbox`", recipes=self._recipes)
 
     def _remember(self, run: BackgroundRun) -> None:
         with self._lock:

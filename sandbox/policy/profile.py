@@ -132,7 +132,8 @@ class Profile:
 
     `fallback` names the limits (``memory``, ``processes``, ``cpu``) that may be enforced by rlimits and sampling where
     there is no cgroup; a limit that is not named there refuses the run instead. `etc` lists host files and directories below /etc
-    that are shared read-only when they exist. `launch_*` allow what a `Sandbox` may keep or make before a run needs it. `digest` covers every byte of every file in `sources`, which the profile came from.
+    that are shared read-only when they exist. `launch_*` allow what a `Sandbox` may keep or make before a run needs it. `digest` covers
+    every byte of every file in `sources`, which the profile came from.
     """
 
     name: str

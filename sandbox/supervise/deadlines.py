@@ -137,7 +137,7 @@ class Deadlines:
 
 
 class Alarm:
-    """A timer whose descriptor becomes readable at a moment, to the nanosecond: epoll's own timeout is rounded up to milliseconds."""
+    """A timer whose descriptor becomes readable at a moment, to the nanosecond: poll's own timeout is in milliseconds."""
 
     def __init__(self) -> None:
         self.fd = timerfd_create()
@@ -156,6 +156,18 @@ class Alarm:
             os.close(fd)
 
 
+def count_processors() -> int:
+    """Return the processors of this host that are online; looked at anew once a second, for the C library reads a file."""
+    global _processors
+    now = time.monotonic_ns()
+    if now >= _processors[1]:
+        _processors = os.cpu_count() or 1, now + 1_000_000_000
+    return _processors[0]
+
+
+_processors = 1, 0
+
+
 def earliest(*moments: int | None) -> int | None:
     """Return the first of several moments, None when none of them ever comes."""
-    return min((moment for moment in moments if moment is not None), default=None)
+    return min([moment for moment in moments if moment is not None], default=None)

@@ -1,7 +1,7 @@
-"""The supervisor's loop: one epoll over records, streams, denials and deadlines, from STARTED to REAPED.
+"""The supervisor's loop: one poll over records, streams, denials and deadlines, from STARTED to the end.
 
 It decides no policy and knows no profile: limits come as values, what to do at a stage as callables. Whatever happens in
-here, `run` ends with every process of the sandbox dead and the janitor reaped.
+here, `run` ends with every process of the sandbox dead.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from sandbox.plan import fds
 from sandbox.plan.codec import Kind, Record
 from sandbox.record import dataclass
 from sandbox.result import Verdict
-from sandbox.supervise.deadlines import PATIENCE_NS, SETUP_NS, Alarm, Deadlines, earliest
+from sandbox.supervise.deadlines import PATIENCE_NS, SETUP_NS, Deadlines, count_processors, earliest
 from sandbox.supervise.instructions import Instructions
+from sandbox.supervise.loop import Loop
 from sandbox.supervise.pausing import Pausing, StopWatch
 from sandbox.supervise.records import Collected, Snapshot, StatusChannel
 from sandbox.supervise.sampling import Sampling
@@ -39,6 +40,7 @@ else:
     from _functools import partial
 
 _DENIALS_A_TURN = 64
+_SETTLE_NS = 1_500_000  # after the start: a run that is over by then needs none of it
 _SLICE_NS = 100_000  # the supervisor and init act in microseconds, and what they act against spins on every processor
 _SIGKILL, _SIGCONT = 9, 18
 
@@ -76,11 +78,9 @@ class Monitor:
         launched.descriptors.status = -1
         self._launched = launched
         self._watched = watched
-        self._epoll = select.epoll()
-        self._streams = StreamSet(self._epoll, watched.pumps, watched.limits.output_bytes)
-        self._deadlines = Deadlines(watched.limits, os.cpu_count() or 1)
-        self._alarm = Alarm()
-        self._handlers: dict[int, Callable[[], object]] = {}
+        self._loop = Loop()
+        self._streams = StreamSet(self._loop.poll, watched.pumps, watched.limits.output_bytes)
+        self._deadlines = Deadlines(watched.limits, count_processors())
         self._pausing = Pausing(partial(self._tell, "control"), watched.cgroup)
         self._sampling: Sampling | None = None
         self._instructions: Instructions | None = None
@@ -89,6 +89,9 @@ class Monitor:
         self._init_pid = 0
         self.payload_pid = 0
         self._go_ns = 0
+        self._settle_ns: int | None = None
+        self._short = False
+        self._listening = False
         self._done = False
         self._doomed = False
         self._hurried = False
@@ -101,9 +104,8 @@ class Monitor:
         Raises:
             SandboxError: the set-up failed; nothing of the run is left.
         """
-        short = set_slice(0, _SLICE_NS)
         try:
-            self._loop()
+            self._supervise()
             if self._failure is not None:
                 raise self._failure
             self._drain()
@@ -114,8 +116,6 @@ class Monitor:
             return self.collected
         finally:
             self._finish()
-            if short:
-                set_slice(0, 0)
 
     def kill(self, verdict: Verdict | None) -> None:
         """Kill the whole run; the first verdict given stays.
@@ -203,7 +203,7 @@ class Monitor:
         )
         return at if self._sampling is None or self._done else self._sampling.describe(at)
 
-    def watch(self, fd: int, callback: Callable[[Monitor], None], events: int = select.EPOLLIN) -> None:
+    def watch(self, fd: int, callback: Callable[[Monitor], None], events: int = select.POLLIN) -> None:
         """Call back in the loop when a descriptor is ready, until `unwatch`; an exception of it ends the run.
 
         Args:
@@ -211,16 +211,11 @@ class Monitor:
             callback: must not block.
             events: what to wait for.
         """
-        self._handle(fd, lambda: callback(self), events)
+        self._loop.add(fd, lambda: callback(self), events)
 
     def unwatch(self, fd: int) -> None:
         """Wait for that descriptor no more."""
-        if self._handlers.pop(fd, None) is not None:
-            self._epoll.unregister(fd)
-
-    def _handle(self, fd: int, handler: Callable[[], object], events: int = select.EPOLLIN) -> None:
-        self._epoll.register(fd, events)
-        self._handlers[fd] = handler
+        self._loop.remove(fd)
 
     def _tell(self, pipe: str, word: int) -> None:
         fd = getattr(self._launched.descriptors, pipe)
@@ -232,47 +227,49 @@ class Monitor:
 
     # ---- the loop ------------------------------------------------------------------------------------------
 
-    def _loop(self) -> None:
-        if self._watched.cgroup is not None and not self._watched.needs_word:
+    def _supervise(self) -> None:
+        watched, loop, streams = self._watched, self._loop, self._streams
+        if watched.cgroup is not None and not watched.needs_word:
             raise InternalError("a cgroup without a word for init")
-        self._handle(self._channel.fileno(), self._on_status)
-        self._handle(self._launched.pidfd, self._on_janitor_gone)
-        self._epoll.register(self._alarm.fd, select.EPOLLIN)
-        for fd, callback in self._watched.watches:
+        loop.add(self._channel.fileno(), self._on_status)
+        loop.add(self._launched.pidfd, self._on_janitor_gone)
+        for fd, callback in watched.watches:
             self.watch(fd, callback)
         while not self._done:
-            ready_now = self._streams.arm(self._listener_fd())
-            self._alarm.set(self._next_ns())
-            ready = self._epoll.poll(0.0 if ready_now else -1.0, 16)
+            streams.arm()
+            self._arm_listener()
+            ready = loop.wait(self._next_ns())
             self._check_deadlines()  # before anything else: moving bytes and answering denials may take a millisecond
             for fd, _ in ready:
-                handler = self._handlers.get(fd)
-                if handler is not None:
-                    handler()
-                elif self.collected.listener is not None and fd == self.collected.listener.fileno():
-                    self.collected.listener.handle_ready(_DENIALS_A_TURN)
-                else:
-                    self._streams.on_ready(fd)
-            for pump in ready_now:
-                self._streams.move(pump)
-            if self._streams.exceeded and self.collected.killed_for is None:
+                if not loop.handle(fd):
+                    streams.on_ready(fd)
+            if streams.exceeded and self.collected.killed_for is None:
                 self.kill(Verdict.OUTPUT_LIMIT)
 
-    def _listener_fd(self) -> int:
-        """The listener's descriptor, -1 while it is not to be waited for."""
+    def _arm_listener(self) -> None:
+        """Wait for denied calls, but not while they are held up, nor once nobody can make any."""
         listener = self.collected.listener
-        if listener is None or listener.hung_up:
-            return -1
+        if listener is None:
+            return
         resume = listener.resume_at_ns()
-        return listener.fileno() if resume is None or resume <= time.monotonic_ns() else -1
+        wanted = not listener.hung_up and (resume is None or resume <= time.monotonic_ns())
+        if wanted != self._listening:
+            self._listening = wanted
+            if wanted:
+                self._loop.add(listener.fileno(), partial(listener.handle_ready, _DENIALS_A_TURN))
+            else:
+                self._loop.remove(listener.fileno())
 
     def _next_ns(self) -> int | None:
-        sample = self._sampling.next_ns if self._sampling is not None and self.state == "running" else None
-        if self.state == "paused" and not self._pausing.frozen:
+        if self._sampling is None:
+            return self._deadlines.next_ns()
+        state = self.state
+        sample = self._sampling.next_ns if state == "running" else None
+        if state == "paused" and not self._pausing.frozen:
             sample = self._stop_watch.next_ns
         # In the past it says nothing: then the listener itself is waited for.
-        resume = self.collected.listener.resume_at_ns() if self._listener_fd() < 0 and self.collected.listener is not None else None
-        return earliest(self._deadlines.next_ns(), sample, resume)
+        resume = self.collected.listener.resume_at_ns() if not self._listening and self.collected.listener is not None else None
+        return earliest(self._deadlines.next_ns(), sample, resume, self._settle_ns)
 
     # ---- what can happen -----------------------------------------------------------------------------------
 
@@ -312,7 +309,7 @@ class Monitor:
                     return
                 self._watched.started(record.pid)
                 if self._watched.cgroup is not None and self._watched.cgroup.oom_fd is not None:
-                    self._handle(self._watched.cgroup.oom_fd, self._on_oom)
+                    self._loop.add(self._watched.cgroup.oom_fd, self._on_oom)
                 if self._watched.needs_word:
                     self._tell("go", fds.WORD_MADE)
             case Kind.READY:
@@ -367,24 +364,28 @@ class Monitor:
         watched = self._watched
         self._sampling = Sampling(self._init_pid, record.pid, watched.limits, watched.sample, self.collected, watched.cgroup)
         self.payload_pid = record.pid
-        set_slice(self._init_pid, _SLICE_NS)
         if watched.instructions:
             self._instructions = Instructions(record.pid)
         if self._watched.on_start is not None:
             self._watched.on_start(self)
         self._go_ns = time.monotonic_ns()
+        self._settle_ns = self._go_ns + _SETTLE_NS
         self._deadlines.begin(self._go_ns)
         self._tell("go", fds.WORD_GO)
 
     def _on_oom(self) -> None:
         assert self._watched.cgroup is not None and self._watched.cgroup.oom_fd is not None
-        self.unwatch(self._watched.cgroup.oom_fd)
+        self._loop.remove(self._watched.cgroup.oom_fd)
         self.collected.cgroup_oom = True
         self.kill(Verdict.MEMORY_LIMIT)
 
     def _check_deadlines(self) -> None:
         now = time.monotonic_ns()
         due = self._deadlines
+        if self._settle_ns is not None and now >= self._settle_ns:
+            self._settle_ns = None
+            self._short = set_slice(0, _SLICE_NS)
+            set_slice(self._init_pid, _SLICE_NS)
         if due.kill_at is not None and now >= due.kill_at:
             self.kill(None)
             due.kill_at = now + PATIENCE_NS
@@ -431,19 +432,20 @@ class Monitor:
 
     def _drain(self) -> None:
         """Everything is dead: move what is left in the pipes."""
+        loop, streams = self._loop, self._streams
         for fd in (self._channel.fileno(), self._launched.pidfd):
-            self.unwatch(fd)
-        self._epoll.unregister(self._alarm.fd)
-        while not self._streams.empty_sources():
-            immediate = self._streams.arm()
-            if not self._streams.waiting:
+            loop.remove(fd)
+        if self._listening and self.collected.listener is not None:
+            loop.remove(self.collected.listener.fileno())
+        while not streams.empty_sources():
+            streams.arm()
+            if not streams.waiting:
                 continue
-            for fd, _ in self._epoll.poll(0 if immediate or self._hurried else -1, 16):
-                self._handlers.get(fd, partial(self._streams.on_ready, fd))()
-            for pump in immediate:
-                self._streams.move(pump)
+            for fd, _ in loop.wait(0 if self._hurried else None):
+                if not loop.handle(fd):
+                    streams.on_ready(fd)
             if self._hurried:
-                self._streams.cut()
+                streams.cut()
         if self._streams.exceeded and self.collected.killed_for is None:
             self.collected.killed_for = Verdict.OUTPUT_LIMIT
 
@@ -458,6 +460,7 @@ class Monitor:
         if self._init_pidfd >= 0:
             os.close(self._init_pidfd)
             self._init_pidfd = -1
-        self._epoll.close()
-        self._alarm.close()
+        self._loop.close()
         self._channel.close()
+        if self._short:
+            set_slice(0, 0)

@@ -1,6 +1,6 @@
-"""The pumps of one run in the supervisor's epoll: who waits for what, and how much output there was.
+"""The pumps of one run in the supervisor's poll: who waits for what, and how much output there was.
 
-`pump` moves bytes; this keeps epoll's interest up to date with the pumps' and counts what comes against the output limit.
+`pump` moves bytes; this keeps the interest up to date with the pumps' and counts what comes against the output limit.
 """
 
 from __future__ import annotations
@@ -12,22 +12,20 @@ if TYPE_CHECKING:
     from sandbox.supervise.pump import Pump
 
 
-_ALWAYS_READY = -1  # instead of an epoll mask: a regular file
-
 
 class StreamSet:
     """All pumps of a run.
 
     Args:
-        epoll: borrowed; only descriptors of pumps, and those of `extra`, are put there or taken out by this object.
+        poll: borrowed; only descriptors of pumps are put there or taken out by this object.
         pumps: the list may grow while the run goes on.
         limit: bytes of output allowed, None for any number.
 
     `output_bytes` is what was read of the counted streams; `exceeded` becomes true with the first byte past the limit.
     """
 
-    def __init__(self, epoll: select.epoll, pumps: list[Pump], limit: int | None) -> None:
-        self._epoll = epoll
+    def __init__(self, poll: select.poll, pumps: list[Pump], limit: int | None) -> None:
+        self._poll = poll
         self._interest: dict[int, int] = {}
         self._limit = limit
         self.pumps = pumps
@@ -39,44 +37,25 @@ class StreamSet:
         """Whether there is any descriptor to wait for."""
         return bool(self._interest)
 
-    def arm(self, extra: int = -1) -> list[Pump]:
-        """Bring epoll's interest up to date; return pumps on files that epoll does not take because they are always ready.
-
-        Args:
-            extra: one more descriptor to read from, while it is given.
-        """
+    def arm(self) -> None:
+        """Bring the interest up to date. A regular file is always ready, so pumps on one take turns with everything else."""
         wanted: dict[int, int] = {}
         for pump in self.pumps:
             if (fd := pump.read_fd()) >= 0:
-                wanted[fd] = wanted.get(fd, 0) | select.EPOLLIN
+                wanted[fd] = wanted.get(fd, 0) | select.POLLIN
             elif (fd := pump.write_fd()) >= 0:
-                wanted[fd] = wanted.get(fd, 0) | select.EPOLLOUT
-        if extra >= 0:
-            wanted[extra] = select.EPOLLIN
-        for fd in [fd for fd in self._interest if fd not in wanted]:
-            del self._interest[fd]
-            try:
-                self._epoll.unregister(fd)
-            except OSError:
-                pass  # closed meanwhile, or a regular file
+                wanted[fd] = wanted.get(fd, 0) | select.POLLOUT
+        if wanted == self._interest:
+            return
+        for fd in self._interest:
+            if fd not in wanted:
+                self._poll.unregister(fd)
         for fd, events in wanted.items():
-            if self._interest.get(fd) not in (events, _ALWAYS_READY):
-                self._interest[fd] = self._set(fd, events, known=fd in self._interest)
-        return [pump for pump in self.pumps if self._interest.get(max(pump.read_fd(), pump.write_fd())) == _ALWAYS_READY]
-
-    def _set(self, fd: int, events: int, *, known: bool) -> int:
-        try:
-            (self._epoll.modify if known else self._epoll.register)(fd, events)
-        except PermissionError:  # a regular file
-            return _ALWAYS_READY
-        except FileNotFoundError:
-            self._epoll.register(fd, events)
-        except FileExistsError:
-            self._epoll.modify(fd, events)
-        return events
+            self._poll.register(fd, events)
+        self._interest = wanted
 
     def on_ready(self, fd: int) -> None:
-        """Move what can be moved on a descriptor that epoll named."""
+        """Move what can be moved on a descriptor that poll named."""
         for pump in self.pumps:
             if fd in (pump.read_fd(), pump.write_fd()):
                 self.move(pump)
@@ -89,12 +68,9 @@ class StreamSet:
         else:
             self._take(pump)
         for fd in before - {pump.source, pump.destination}:
-            # Closed, or the caller's own and at its end, which epoll would tell again and again; the number may be another file's at the next look.
+            # Closed, or the caller's own and at its end, which poll would tell again and again; the number may be another file's at the next look.
             if self._interest.pop(fd, None) is not None:
-                try:
-                    self._epoll.unregister(fd)
-                except OSError:
-                    pass
+                self._poll.unregister(fd)
 
     def _take(self, pump: Pump) -> int:
         limit = self._limit if pump.count else None

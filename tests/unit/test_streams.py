@@ -1,4 +1,4 @@
-"""The pumps in the supervisor's epoll: what is not to be waited for any more is not told any more."""
+"""The pumps in the supervisor's poll: what is not to be waited for any more is not told any more."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from sandbox.supervise.streams import StreamSet
 
 
 def test_the_callers_input_at_its_end_wakes_nobody() -> None:
-    """It stays open, for it is borrowed; left in epoll it would be told at every turn, and the supervisor would never sleep again."""
+    """It stays open, for it is borrowed; left in the poll it would be told at every turn, and the supervisor would never sleep again."""
     source_r, source_w = os.pipe()
     target_r, target_w = os.pipe()
-    with select.epoll() as epoll:
-        streams = StreamSet(epoll, [Pump(source_r, target_w, close_source=False, close_destination=True)], None)
-        os.write(source_w, b"x")
-        os.close(source_w)
-        for _ in range(3):
-            streams.arm()
-            for fd, _ in epoll.poll(0):
-                streams.on_ready(fd)
-        assert os.read(target_r, 10) == b"x"
-        assert streams.pumps[0].ended
+    poll = select.poll()
+    streams = StreamSet(poll, [Pump(source_r, target_w, close_source=False, close_destination=True)], None)
+    os.write(source_w, b"x")
+    os.close(source_w)
+    for _ in range(3):
         streams.arm()
-        assert epoll.poll(0) == []
+        for fd, _ in poll.poll(0):
+            streams.on_ready(fd)
+    assert os.read(target_r, 10) == b"x"
+    assert streams.pumps[0].ended
+    streams.arm()
+    assert poll.poll(0) == []
     os.close(source_r)
     os.close(target_r)

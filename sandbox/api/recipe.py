@@ -1,0 +1,175 @@
+"""What a `Sandbox` keeps of a run for the next one like it: the prepared launch and its table.
+
+To prepare is to look at the host: at directories, links, the mount table, sysctls. For a second what was seen is taken as it is; then it is looked at
+anew. Not so what the caller itself changes and expects to count at once: profile and policy files, its environment, working directory and ids, the calling
+thread's priority, and which directories and files it shares. What could not be prepared is never kept.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from sandbox.api.limits import caller_scheduling
+from sandbox.api.prepare import new_run_id
+from sandbox.api.recall import SETTLED_NS, source_paths, source_state
+from sandbox.api.tables import KEPT_BYTES, Kept, placeholder, placeholder_size
+from sandbox.errors import PolicyError
+from sandbox.plan.root import Bind
+from sandbox.record import replace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sandbox.api.call import Call
+    from sandbox.api.recall import State
+    from sandbox.cgroup.model import Backend
+
+AGE_NS = 1_000_000_000
+"""How long what was seen of the host is taken as it was."""
+
+_RECIPES = 64
+_Identity = tuple[tuple[str, tuple[int, int, int] | None], ...]
+
+
+class _Recipe:
+    """One kept call, and what shows that it still holds."""
+
+    __slots__ = ("began_ns", "call", "circumstances", "marks", "paths", "shared", "sources")
+
+    def __init__(
+        self, call: Call, began_ns: int, circumstances: tuple[object, ...], given: Sequence[str], marks: Mapping[str, bytes]
+    ) -> None:
+        self.call = call
+        self.began_ns = began_ns
+        self.circumstances = circumstances
+        self.marks = marks
+        prepared = call.prepared
+        own = (entry.source for entry in prepared.root.entries if isinstance(entry, Bind) and not entry.source.startswith("/etc/"))
+        self.shared = _identify((*given, *own, prepared.root.argv0))
+        self.paths = source_paths(prepared.profile, prepared.policy)
+        state = source_state(self.paths)
+        # A file that changed while it was read has a young ctime: good for this run, not for the next.
+        self.sources: State | None = None if any(item[4] > time.time_ns() - SETTLED_NS for item in state) else state
+
+    def holds(self, circumstances: tuple[object, ...]) -> bool:
+        return (
+            time.monotonic_ns() - self.began_ns < AGE_NS
+            and self.circumstances == circumstances
+            and self.sources == source_state(self.paths)
+            and self.shared == _identify(path for path, _ in self.shared)
+        )
+
+
+class Recipes:
+    """The kept calls of one `Sandbox`; thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: dict[object, _Recipe] = {}
+
+    def find(
+        self, key: object, files: Mapping[str, bytes], name: str, given: Sequence[str], make: Callable[[Mapping[str, bytes]], Call]
+    ) -> Call:
+        """Return a call like the one that was asked for before, or make it.
+
+        Args:
+            key: all that the caller said, but for files and the run's name.
+            files: contents by name.
+            name: the run's name, checked already.
+            given: paths to share in the caller's words, absolute.
+            make: prepares a call with these files.
+
+        Raises:
+            SandboxError: as `make`.
+        """
+        if sum(map(len, files.values())) > KEPT_BYTES:
+            return make(files)
+        key = (key, tuple((file, *_shape(content)) for file, content in files.items()))
+        circumstances = _circumstances()
+        with self._lock:
+            recipe = self._kept.get(key)
+        if recipe is None or not recipe.holds(circumstances):
+            marks = recipe.marks if recipe is not None else {file: placeholder(content) for file, content in files.items()}
+            began = time.monotonic_ns()
+            try:
+                call = make(marks)
+            except PolicyError:
+                if not files:
+                    raise
+                return make(files)  # a limit that the files are just below
+            recipe = self._keep(key, recipe, _Recipe(call, began, circumstances, given, marks))
+        call = recipe.call
+        prepared = call.prepared
+        command = prepared.command
+        if files or name != command.name:
+            command = replace(command, name=name, files=files)
+        return replace(call, prepared=replace(prepared, run_id=new_run_id(), command=command))
+
+    def forget(self) -> None:
+        """Keep nothing: the next runs look at the host anew."""
+        with self._lock:
+            self._kept.clear()
+
+    def _keep(self, key: object, before: _Recipe | None, made: _Recipe) -> _Recipe:
+        """Keep a call; where the host looks as it did, the tables of the one before go on to be good."""
+        if before is not None and before.shared == made.shared and _same(before.call, made.call):
+            made.call = before.call
+        else:
+            made.call = replace(made.call, prepared=replace(made.call.prepared, kept=Kept(made.marks)))
+        with self._lock:
+            if len(self._kept) >= _RECIPES and key not in self._kept:
+                self._kept.pop(next(iter(self._kept)))
+            self._kept[key] = made
+        return made
+
+
+def _same(before: Call, made: Call) -> bool:
+    """Whether two prepared calls are the same but for what each run has of its own."""
+    ours, theirs = before.prepared, made.prepared
+    return replace(before, prepared=replace(ours, kept=None, run_id="", command=replace(ours.command, name=""))) == replace(
+        made, prepared=replace(theirs, run_id="", command=replace(theirs.command, name=""), backend=_same_place(ours.backend, theirs.backend))
+    )
+
+
+def _same_place(ours: Backend | None, theirs: Backend | None) -> Backend | None:
+    """Backends are made anew by each look; those of one place are the same."""
+    if ours is not None and type(ours) is type(theirs) and vars(ours) == vars(theirs):
+        return ours
+    return theirs
+
+
+def _shape(content: bytes) -> tuple[int, bool]:
+    return placeholder_size(content), content.startswith((b"#!", b"\x7fELF"))
+
+
+def _circumstances() -> tuple[object, ...]:
+    """Return what a caller may change between two runs and expects to count at once."""
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        here = ""
+    return (_environment(), here, os.geteuid(), os.getegid(), caller_scheduling())
+
+
+def _environment() -> Mapping[str, str]:
+    # A copy of the encoded variables costs a tenth of one of the texts.
+    data = getattr(os.environ, "_data", os.environ)
+    return dict(data)  # both of bytes or both of texts: only compared
+
+
+def _identify(paths: Iterable[str]) -> _Identity:
+    found: list[tuple[str, tuple[int, int, int] | None]] = []
+    for path in paths:
+        try:
+            status = os.stat(path)
+            found.append((path, (status.st_dev, status.st_ino, status.st_mode)))
+        except OSError:
+            found.append((path, None))
+    return tuple(found)
+
+
+__all__ = ["AGE_NS", "Recipes"]

@@ -1,0 +1,143 @@
+"""Plans and tables of runs: built once for equal requests, changed where two runs differ by their ids or the bytes of a file.
+
+Only `api` imports it.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from functools import lru_cache
+
+from sandbox.plan.build import build_plan
+from sandbox.plan.codec import HEADER, ROW, Op, Table
+from sandbox.plan.lower import lower_plan
+from sandbox.plan.root import FileBytes
+from sandbox.record import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Mapping
+
+    from sandbox.plan.build import Request
+    from sandbox.plan.steps import Plan
+
+KEPT_BYTES = 256 << 10
+"""Tables with larger files of the caller's are not kept."""
+
+ANY_ID = os.urandom(10).hex()
+"""Stands for the run's id in a table that is kept; nobody outside this process can know it. Ids have its length."""
+
+_VARIANTS = 8
+_ARGUMENTS = 8  # where a row's six words begin
+
+
+class Kept:
+    """The plans and tables of one recipe.
+
+    Args:
+        contents: the files' placeholders by the names that the caller gave, each as long as the file may become; see `placeholder`.
+    """
+
+    __slots__ = ("_contents", "_made", "_places")
+
+    def __init__(self, contents: Mapping[str, bytes] | None = None) -> None:
+        self._contents = dict(contents or {})
+        self._made: dict[Hashable, tuple[Plan, Table]] = {}
+        self._places: dict[Hashable, dict[str, tuple[int, tuple[int, ...]]]] = {}
+
+    def find(self, variant: Hashable, build: Callable[[], Request]) -> tuple[Plan, Table]:
+        """Return plan and table of one way to start the recipe.
+
+        Args:
+            variant: what determines the request besides the recipe.
+            build: makes it, with `ANY_ID` in the place of a run's id.
+        """
+        made = self._made.get(variant)
+        if made is None:
+            made = _build(build())
+            if len(self._made) >= _VARIANTS:
+                self._made.clear()
+                self._places.clear()
+            self._places[variant] = {name: _locate(made[1], content) for name, content in self._contents.items()}
+            self._made[variant] = made
+        return made
+
+    def fill(self, variant: Hashable, table: Table, contents: Mapping[str, bytes]) -> bytes:
+        """Return the bytes of a table of `find` with one run's files in it."""
+        if not contents:
+            return table.data
+        places = self._places.get(variant) or {name: _locate(table, content) for name, content in self._contents.items()}
+        data = bytearray(table.data)
+        for name, content in contents.items():
+            at, lengths = places[name]
+            data[at : at + len(content)] = content
+            for place in lengths:
+                struct.pack_into("<Q", data, place, len(content))
+        return bytes(data)
+
+
+def placeholder_size(content: bytes) -> int:
+    """Return how long the placeholder is."""
+    return max(64, 1 << max(0, len(content) - 1).bit_length())
+
+
+def placeholder(content: bytes) -> bytes:
+    """Return bytes that stand for a file's in a table that is kept: at least as many, and unlike any others."""
+    size = placeholder_size(content)
+    mark = os.urandom(16)
+    # What the root's builder sees of a file is its first bytes, by which it is executable or not.
+    head = content[:4] if content.startswith((b"#!", b"\x7fELF")) else b""
+    return head + mark + bytes(size - len(head) - len(mark))
+
+
+def _locate(table: Table, content: bytes) -> tuple[int, tuple[int, ...]]:
+    """Return where a placeholder lies in a table, and the words that say how long it is: of the write, and of the look at what that returned."""
+    at = table.data.index(content[:20])
+    rows = HEADER.unpack_from(table.data)[2]
+    step = next(
+        row.step for index, row in enumerate(table.rows)
+        if row.op is Op.CALL and ROW.unpack_from(table.data, rows + index * ROW.size)[5] == at
+    )  # fmt: skip
+    lengths = []
+    for index, row in enumerate(table.rows):
+        if row.step == step:
+            lengths += [
+                rows + index * ROW.size + _ARGUMENTS + 8 * place for place, word in enumerate(row.args)
+                if isinstance(word, int) and word == len(content)
+            ]  # fmt: skip
+    assert len(lengths) == 2, "a file is written by one call, whose result is looked at"
+    return at, tuple(lengths)
+
+
+def make_table(request: Request, run_id: str) -> tuple[Plan, Table]:
+    """Return the plan and the table of one request. Equal ones have equal tables, but for the ids in the names of cgroups and entries."""
+    given = sum(len(entry.content) for entry in request.root.entries if isinstance(entry, FileBytes))
+    if given > KEPT_BYTES or len(run_id) != len(ANY_ID):
+        return _build(request)
+    plan, table = _kept(generalize(request, run_id))
+    return plan, replace(table, data=name_run(table.data, run_id))
+
+
+def name_run(data: bytes, run_id: str) -> bytes:
+    """Return a table's bytes with a run's id in the place of `ANY_ID`."""
+    return data.replace(ANY_ID.encode(), run_id.encode())
+
+
+def generalize(request: Request, run_id: str) -> Request:
+    """Return a request with `ANY_ID` in the place of a run's id."""
+
+    def general(files: tuple[tuple[int, str], ...]) -> tuple[tuple[int, str], ...]:
+        return tuple((index, name.replace(run_id, ANY_ID)) for index, name in files)
+
+    return replace(
+        request, joins=general(request.joins), removals=general(request.removals), thaws=general(request.thaws), entries=general(request.entries)
+    )  # fmt: skip
+
+
+def _build(request: Request) -> tuple[Plan, Table]:
+    plan = build_plan(request)
+    return plan, lower_plan(plan)
+
+
+_kept = lru_cache(maxsize=16)(_build)
