@@ -1,6 +1,6 @@
 """Numbers of the kernel's user API that the plan's rows are made of. Data only.
 
-Source: include/uapi/linux/{mount,sched,prctl,landlock,seccomp,keyctl,openat2,securebits,time,fs}.h, asm-generic/{ioctls,resource}.h.
+Source: include/uapi/linux/{mount,sched,prctl,landlock,seccomp,keyctl,openat2,securebits,time,fs}.h, asm-generic/{ioctls,resource,mman-common}.h.
 """
 
 from __future__ import annotations
@@ -49,6 +49,10 @@ MOUNT_ATTR_NOEXEC: Final = 0x8
 MS_PRIVATE: Final = 1 << 18
 MS_REC: Final = 1 << 14
 MNT_DETACH: Final = 2
+PROT_READ: Final = 1
+PROT_WRITE: Final = 2
+MAP_PRIVATE: Final = 2
+MAP_ANONYMOUS: Final = 0x20
 
 CLONE_NEWTIME: Final = 0x00000080
 CLONE_PIDFD: Final = 0x00001000
@@ -71,6 +75,7 @@ WALL: Final = 0x40000000
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_DUMPABLE: Final = 4
 PR_CAPBSET_DROP: Final = 24
+PR_SET_CHILD_SUBREAPER: Final = 36
 PR_SET_SECUREBITS: Final = 28
 PR_SET_NO_NEW_PRIVS: Final = 38
 PR_CAP_AMBIENT: Final = 47

@@ -138,4 +138,6 @@ def _explain(table: Table, row: int, error: int) -> SetupError:
         from sandbox.kernel.probe_userns import gather_userns_facts, userns_refusal_hint
 
         hint = userns_refusal_hint(error, gather_userns_facts())
-    return SetupError(entry.label if entry is not None else "go through the table", error, step="start a process through the anchor", hint=hint)
+    return SetupError(
+        entry.label if entry is not None else "go through the table", error, step="start a process through the anchor", hint=hint
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
 import struct
@@ -20,7 +21,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspa
 from sandbox.abi.arch import native_arch
 from sandbox.abi.tables import syscall_number
 from sandbox.plan import fds
-from sandbox.plan.codec import HEADER, MAGIC, RECORD, ROW, Flag, Kind, Op
+from sandbox.plan.codec import COMMAND, COMMAND_MAGIC, HEADER, MAGIC, NO_ROW, RECORD, REQUEST, REQUEST_MAGIC, ROW, Ask, Flag, Kind, Op
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
@@ -38,10 +39,13 @@ def _number(name: str) -> int:
 
 
 # Looked up before the first clone: nothing is imported or resolved inside the sandbox.
-_CLONE3, _WAIT4, _PPOLL, _READ, _WRITE, _KILL, _GETRUSAGE, _SIGNALFD4, _CLOCK_GETTIME, _EXIT_GROUP = (
+_CLONE3, _WAIT4, _PPOLL, _READ, _WRITE, _KILL, _GETRUSAGE, _SIGNALFD4, _CLOCK_GETTIME, _EXIT_GROUP, _SETNS, _UNSHARE, _CLOSE_RANGE = (
     _number(name)
-    for name in ("clone3", "wait4", "ppoll", "read", "write", "kill", "getrusage", "signalfd4", "clock_gettime", "exit_group")
+    for name in (
+        "clone3", "wait4", "ppoll", "read", "write", "kill", "getrusage", "signalfd4", "clock_gettime", "exit_group", "setns", "unshare", "close_range",
+    )
 )  # fmt: skip
+_NEWNET, _IDLE_NETWORKS, _LAST = 0x40000000, 16, 0xFFFFFFFF
 
 
 def _call(number: int, *args: int) -> int:
@@ -81,7 +85,7 @@ class Executor:
             result = 0
             if op == Op.CALL:
                 result = _call(number, *args)
-                while result == -errno.EINTR and flags & Flag.RETRY:
+                while (result == -errno.EINTR and flags & Flag.RETRY) or (result > 0 and flags & Flag.REPEAT):
                     result = _call(number, *args)
             elif op == Op.CLONE:
                 result = _call(_CLONE3, args[0], args[1])
@@ -96,6 +100,10 @@ class Executor:
                 _leave(args[0])
             elif op == Op.REAP:
                 self._reap(*args[:5])
+            elif op == Op.SERVE:
+                _Server(args[0], args[2], args[4] if args[4] < fds.REQUESTS * 2 else -1).serve()
+            elif op == Op.COMMAND:
+                result = self._command(*args[:4])
             else:
                 result = -errno.EPROTO
             if result < 0 and -result not in tolerated:
@@ -110,6 +118,34 @@ class Executor:
     def _word(self, address: int) -> int:
         (value,) = struct.unpack_from("<Q", self.memory, address - self.base)
         return int(value)
+
+    def _command(self, fd: int, block: int, room: int, pointers: int) -> int:
+        """Read a command block and make its offsets pointers; the same checks as `command` in init.c."""
+        memory = (ctypes.c_ubyte * room).from_address(block)
+        got, wanted = 0, COMMAND.size
+        relocations = count = 0
+        while got < wanted:
+            result = _call(_READ, fd, block + got, wanted - got)
+            if result == -errno.EINTR:
+                continue
+            if result <= 0:
+                return result or -errno.ECANCELED
+            got += result
+            if got < COMMAND.size:
+                continue
+            magic, wanted, relocations, count, *_ = COMMAND.unpack_from(memory)
+            if magic != COMMAND_MAGIC or not COMMAND.size <= wanted <= room or relocations % 4 or relocations + 4 * count > wanted:
+                return -errno.ECANCELED
+        for index in range(count):
+            (offset,) = struct.unpack_from("<I", memory, relocations + 4 * index)
+            if offset % 8 or offset + 8 > wanted:
+                return -errno.ECANCELED
+            (word,) = struct.unpack_from("<Q", memory, offset)
+            if word >= wanted:
+                return -errno.ECANCELED
+            struct.pack_into("<Q", memory, offset, word + block)
+        struct.pack_into("<3Q", self.memory, pointers - self.base, *COMMAND.unpack_from(memory)[4:])
+        return 0
 
     def _fail(self, row: int, error: int) -> NoReturn:
         struct.pack_into("<IIq", self.memory, self.failure, Kind.FAILED, row, error)
@@ -175,6 +211,129 @@ class Executor:
         struct.pack_into("<qq", self.memory, record - self.base + 8, status.value, end)
         _call(_WRITE, status_fd, record, RECORD.size)
         _leave(0)
+
+
+def _above(fd: int) -> int:
+    """Move a descriptor of the server's own to where no request's will be."""
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, fds.REQUESTS)
+    finally:
+        os.close(fd)
+
+
+class _Server:
+    """The life of a server; the same states as `serve` in init.c."""
+
+    def __init__(self, requests: int, most: int, proc: int) -> None:
+        import _socket
+
+        self._most = most
+        self._proc = proc
+        self._socket = _socket.socket(fileno=requests)
+        self._members: dict[int, tuple[int, int]] = {}  # pid → status socket, network namespace or -1
+        self._idle: list[int] = []
+
+    def serve(self) -> NoReturn:
+        """Clone an init for each request until there is nobody to ask."""
+        import _socket
+        import select
+
+        mask = ctypes.c_uint64(1 << (_SIGCHLD - 1))
+        signals = _above(_call(_SIGNALFD4, -1, ctypes.addressof(mask), 8, 0o2004000))
+        drain = ctypes.create_string_buffer(128)
+        room = _socket.CMSG_SPACE(4 * fds.MAXIMUM_PASSED)
+        while True:
+            self._reap_members()
+            poll = select.poll()
+            poll.register(signals, select.POLLIN)
+            if len(self._members) < self._most:
+                poll.register(self._socket.fileno(), select.POLLIN)
+            ready = dict(poll.poll())
+            while signals in ready and _call(_READ, signals, ctypes.addressof(drain), 128) == 128:
+                pass
+            if self._socket.fileno() not in ready:
+                continue
+            try:
+                data, ancillary, flags, _ = self._socket.recvmsg(REQUEST.size, room, _socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                continue
+            except OSError:
+                data, ancillary, flags = b"", [], 0
+            if not data:
+                _leave(0)
+            passed = sum(len(content) for _, _, content in ancillary) // 4
+            if len(data) == REQUEST.size and not flags & _socket.MSG_CTRUNC and passed >= fds.SERVED_EXTRA:
+                magic, ask, clone_flags = REQUEST.unpack(data)
+                if magic == REQUEST_MAGIC:
+                    self._launch(clone_flags, bool(ask & Ask.RECYCLE_NETWORK), passed)
+            _call(_CLOSE_RANGE, 0, fds.REQUESTS - 1, 0)
+
+    def _launch(self, clone_flags: int, recycle: bool, passed: int) -> None:
+        net = -1
+        result = 0
+        if recycle:
+            net, result = self._enter_network()
+        if result >= 0:
+            arguments = ctypes.create_string_buffer(struct.pack("<11Q", clone_flags, 0, 0, 0, _SIGCHLD, 0, 0, 0, 0, 0, 0), 88)
+            result = _call(_CLONE3, ctypes.addressof(arguments), 88)
+        if result == 0:
+            if self._proc < 0:
+                _call(_CLOSE_RANGE, passed, _LAST, 0)
+            else:
+                _call(_CLOSE_RANGE, passed, self._proc - 1, 0)
+                _call(_CLOSE_RANGE, self._proc + 1, _LAST, 0)
+            Executor(fds.TABLE).run()
+        if result > 0:
+            self._members[result] = (_above(fds.STATUS), net)
+            return
+        if net >= 0:
+            self._idle.append(net)
+        self._tell(fds.STATUS, struct.pack("<IIqq144x", Kind.FAILED, NO_ROW, -result, 0))
+
+    def _enter_network(self) -> tuple[int, int]:
+        """Go into a network namespace that was proved clean, or a new one; return its descriptor and what the kernel said."""
+        if self._idle:
+            net = self._idle.pop()
+            return net, _call(_SETNS, net, _NEWNET)
+        result = _call(_UNSHARE, _NEWNET)
+        if result < 0:
+            return -1, result
+        try:
+            return _above(os.open("self/ns/net", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)), 0
+        except OSError as error:
+            return -1, -(error.errno or errno.EIO)
+
+    def _reap_members(self) -> None:
+        status, rusage = ctypes.c_int(), ctypes.create_string_buffer(144)
+        while (pid := _call(_WAIT4, -1, ctypes.addressof(status), _WNOHANG | _WALL, ctypes.addressof(rusage))) > 0:
+            if pid not in self._members:
+                continue
+            fd, net = self._members.pop(pid)
+            self._tell(fd, struct.pack("<IIqq144s", Kind.REAPED, 0, status.value, 0, rusage.raw))
+            if fd >= 0:
+                os.close(fd)
+            if net >= 0 and len(self._idle) < _IDLE_NETWORKS and self._is_clean(net):
+                self._idle.append(net)
+            elif net >= 0:
+                os.close(net)
+
+    def _is_clean(self, net: int) -> bool:
+        if _call(_SETNS, net, _NEWNET) < 0:
+            return False
+        try:
+            fd = os.open("self/net/sockstat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
+        except OSError:
+            return False
+        try:
+            return os.read(fd, 16) == b"sockets: used 0\n"
+        finally:
+            os.close(fd)
+
+    def _tell(self, fd: int, record: bytes) -> None:
+        try:
+            os.write(fd, record)
+        except OSError:
+            pass  # nobody listens any more
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from sandbox.plan import fds
 from sandbox.plan.codec import Op, Table
 from sandbox.plan.steps import (
     AttachTree,
+    AwaitCommand,
     AwaitGo,
     CloexecFrom,
     CloneDevice,
@@ -23,6 +24,7 @@ from sandbox.plan.steps import (
     DropCapabilities,
     EnterRoot,
     Execute,
+    ExecuteCommand,
     ForbidNamespaces,
     Guard,
     InstallFilter,
@@ -50,7 +52,7 @@ from sandbox.plan.steps import (
     WriteFile,
 )
 
-_BUILDS_ROOT = (MountRoot, MakeDirectory, MakeSymlink, WriteFile, AttachTree, MountTmpfs, MountProc, MaskProc, MountDevpts)
+BUILDS_ROOT = (MountRoot, MakeDirectory, MakeSymlink, WriteFile, AttachTree, MountTmpfs, MountProc, MaskProc, MountDevpts)
 # The only steps that may go on after an error, and why: a capability number, a /proc file, a namespace type or inotify that this kernel does not have; a
 # process that is dead already; a supervisor that is gone; a cgroup or an entry that somebody else removed.
 _TOLERANT = (DropCapabilities, MaskProc, ForbidNamespaces, LimitWatches, Guard)
@@ -66,32 +68,47 @@ def check_plan(plan: Plan, *, filtered: bool) -> None:
     Raises:
         InternalError: an invariant does not hold; a bug of ours.
     """
-    _sequence("janitor", plan.janitor, (NewSession, CloseFrom, CloneInit, Guard))
-    _ends("janitor", plan.janitor, (CloneInit, Guard))
-    _sequence("init", plan.init, (JoinCgroups, PrivateMounts, MountRoot, MountDevpts, RootReadOnly, EnterRoot, ClonePayload, NotDumpable))
-    _ends("init", plan.init, (ClonePayload, NotDumpable, CloseFrom, DropCapabilities, NoNewPrivileges, InstallFilter, Reap))
-    confine: tuple[type[Step], ...] = (CloexecFrom, NewSession, DropCapabilities, NoNewPrivileges)
-    last: tuple[type[Step], ...] = (InstallFilter, AwaitGo, Execute) if filtered else (AwaitGo, Execute)
-    _sequence("payload", plan.payload, confine + last)
-    _ends("payload", plan.payload, last)
+    check_sequence("janitor", plan.janitor, (NewSession, CloseFrom, CloneInit, Guard))
+    check_end("janitor", plan.janitor, (CloneInit, Guard))
+    check_sequence(
+        "init", plan.init, (JoinCgroups, PrivateMounts, MountRoot, MountDevpts, RootReadOnly, EnterRoot, ClonePayload, NotDumpable)
+    )
+    check_end("init", plan.init, (ClonePayload, NotDumpable, CloseFrom, DropCapabilities, NoNewPrivileges, InstallFilter, Reap))
     entered = _index(plan.init, EnterRoot)
     for position, step in enumerate(plan.init):
-        _require(not isinstance(step, _BUILDS_ROOT) or position < entered, f"`{step.describe()}` comes after the root was entered")
+        require(not isinstance(step, BUILDS_ROOT) or position < entered, f"`{step.describe()}` comes after the root was entered")
+    check_payload(plan, filtered=filtered)
+    _check_trees(plan)
+    check_targets(plan)
+    check_ground(plan.init)
+
+
+def check_payload(plan: Plan, *, filtered: bool) -> None:
+    """Prove the order of the payload's own steps: rights are used, dropped, and the filter is last before it is let go."""
+    confine: tuple[type[Step], ...] = (CloexecFrom, NewSession, DropCapabilities, NoNewPrivileges)
+    waits = any(isinstance(step, AwaitCommand) for step in plan.payload)
+    last: tuple[type[Step], ...] = (AwaitCommand, ExecuteCommand) if waits else (AwaitGo, Execute)
+    if filtered:
+        last = (InstallFilter, *last)
+    check_sequence("payload", plan.payload, confine + last)
+    check_end("payload", plan.payload, last)
     for step in plan.payload:
-        _require(not isinstance(step, (*_BUILDS_ROOT, CloneTree, CloneDevice)), f"the payload takes a mount step: `{step.describe()}`")
-        if isinstance(step, (SetLimit, NewKeyring, MapIds)):
-            _require(
+        require(not isinstance(step, (*BUILDS_ROOT, CloneTree, CloneDevice)), f"the payload takes a mount step: `{step.describe()}`")
+        if isinstance(step, (SetLimit, NewKeyring, MapIds, ForbidNamespaces, LimitWatches)):
+            require(
                 plan.payload.index(step) < _index(plan.payload, DropCapabilities), f"`{step.describe()}` needs rights that were dropped"
             )
         if isinstance(step, RestrictLandlock):
-            _require(plan.payload.index(step) > _index(plan.payload, NoNewPrivileges), "Landlock comes before no_new_privs")
-    _check_trees(plan)
+            require(plan.payload.index(step) > _index(plan.payload, NoNewPrivileges), "Landlock comes before no_new_privs")
+
+
+def check_targets(plan: Plan) -> None:
+    """Prove that every path that is made or mounted on is absolute and normal."""
     for path in _targets(plan.steps()):
-        _require(path.startswith("/") and path == _normal(path), f"target `{path}` is not absolute and normal")
-    _check_ground(plan.init)
+        require(path.startswith("/") and path == _normal(path), f"target `{path}` is not absolute and normal")
 
 
-def _check_ground(steps: Iterable[Step]) -> None:
+def check_ground(steps: Iterable[Step]) -> None:
     """Nothing is made inside a shared tree: in a writable one that would be a change of the host."""
     ours = {"/": True}
     for step in steps:
@@ -104,7 +121,7 @@ def _check_ground(steps: Iterable[Step]) -> None:
                 parent = path.rpartition("/")[0]
                 while parent and parent not in ours:
                     parent = parent.rpartition("/")[0]
-                _require(ours[parent or "/"], f"`{path}` would be made in the shared tree `{parent}`")
+                require(ours[parent or "/"], f"`{path}` would be made in the shared tree `{parent}`")
             case _:
                 pass
 
@@ -117,20 +134,21 @@ def check_table(plan: Plan, table: Table) -> None:
     """
     steps = plan.steps()
     clones = [row for row in table.rows if row.op is Op.CLONE]
-    _require(len(clones) == 2, "a table must have exactly two clones")
+    sections = sum(bool(section) for section in (plan.janitor, plan.init, plan.payload))
+    require(len(clones) == sections - 1, "a table must have one clone fewer than processes")
     for index, row in enumerate(table.rows):
         step = steps[row.step]
-        _require(not row.tolerate or isinstance(step, _TOLERANT), f"row {index} (`{row.label}`) goes on after an error")
+        require(not row.tolerate or isinstance(step, _TOLERANT), f"row {index} (`{row.label}`) goes on after an error")
     for row in clones:
-        _require(table.rows.index(row) < row.number < len(table.rows), "a clone's child must continue further down")
+        require(table.rows.index(row) < row.number < len(table.rows), "a clone's child must continue further down")
 
 
 def _check_trees(plan: Plan) -> None:
     taken = [step.key for step in plan.steps() if isinstance(step, (CloneTree, CloneDevice))]
     attached = [step.key for step in plan.steps() if isinstance(step, AttachTree)]
-    _require(sorted(taken) == sorted(attached) and len(set(taken)) == len(taken), "every tree that is taken is attached once")
+    require(sorted(taken) == sorted(attached) and len(set(taken)) == len(taken), "every tree that is taken is attached once")
     removals = [fd for step in plan.janitor if isinstance(step, Guard) for fd, _ in step.removals + step.thaws + step.entries]
-    _require(all(fd >= fds.FIRST_EXTRA for fd in removals), "descriptors of cgroups and entries overlap the fixed ones")
+    require(all(fd >= fds.FIRST_EXTRA for fd in removals), "descriptors of cgroups and entries overlap the fixed ones")
 
 
 def _targets(steps: Iterable[Step]) -> Iterable[str]:
@@ -144,24 +162,26 @@ def _normal(path: str) -> str:
     return "/" + "/".join(parts)
 
 
-def _sequence(name: str, steps: tuple[Step, ...], kinds: tuple[type[Step], ...]) -> None:
+def check_sequence(name: str, steps: tuple[Step, ...], kinds: tuple[type[Step], ...]) -> None:
     """Each kind occurs, and its last occurrence comes before the last of the next kind."""
     places = [_index(steps, kind) for kind in kinds]
-    _require(places == sorted(places), f"{name}: steps out of order: {', '.join(kind.__name__ for kind in kinds)}")
+    require(places == sorted(places), f"{name}: steps out of order: {', '.join(kind.__name__ for kind in kinds)}")
 
 
-def _ends(name: str, steps: tuple[Step, ...], kinds: tuple[type[Step], ...]) -> None:
+def check_end(name: str, steps: tuple[Step, ...], kinds: tuple[type[Step], ...]) -> None:
+    """The last steps are exactly of these kinds."""
     tail = steps[-len(kinds) :]
-    _require(tuple(type(step) for step in tail) == kinds, f"{name}: does not end in {', '.join(kind.__name__ for kind in kinds)}")
+    require(tuple(type(step) for step in tail) == kinds, f"{name}: does not end in {', '.join(kind.__name__ for kind in kinds)}")
 
 
 def _index(steps: tuple[Step, ...], kind: type[Step]) -> int:
     """The place of the last step of a kind."""
     places = [position for position, step in enumerate(steps) if isinstance(step, kind)]
-    _require(bool(places), f"no step `{kind.__name__}`")
+    require(bool(places), f"no step `{kind.__name__}`")
     return places[-1]
 
 
-def _require(holds: bool, what: str) -> None:
+def require(holds: bool, what: str) -> None:
+    """Raise unless it holds."""
     if not holds:
         raise InternalError(f"plan check: {what}", hint="please report this; nothing was started")

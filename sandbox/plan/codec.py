@@ -18,7 +18,14 @@ MAGIC = 0x31544253  # "SBT1"
 HEADER = struct.Struct("<IIIIIIII")  # magic, size, rows offset, rows, relocations offset, relocations, failure record, status fd
 ROW = struct.Struct("<BBHI6QII4H")  # op, slot mask, flags, number or target, args, store, reserved, tolerated errnos
 RECORD = struct.Struct("<IIqq144s")  # kind, row, a, b, struct rusage
-RUSAGE = struct.Struct("<18q")  # utime, stime (s, us each), maxrss, ixrss, idrss, isrss, minflt, majflt, nswap, inblock, oublock, …; getrusage(2)
+RUSAGE = struct.Struct(
+    "<18q"
+)  # utime, stime (s, us each), maxrss, ixrss, idrss, isrss, minflt, majflt, nswap, inblock, oublock, …; getrusage(2)
+REQUEST = struct.Struct("<IIQ")  # magic, `Ask` flags, clone flags; what a server is asked for
+REQUEST_MAGIC = 0x31525153  # "SQR1"
+COMMAND = struct.Struct("<IIIIQQQ")  # magic, size, relocations offset, relocations; then pointers to path, argv, environment
+COMMAND_MAGIC = 0x31435153  # "SQC1"
+NO_ROW = 0xFFFF_FFFF  # in a FAILED record: the server could not clone the run's init
 _BLOCK = 512  # in which inblock and oublock count; kernel include/linux/task_io_accounting_ops.h
 
 
@@ -29,7 +36,9 @@ class Op(IntEnum):
     CLONE = 1  # clone3(2); the child goes on at row `target`, the caller at the next row
     EXPECT = 2  # memory at args[0], args[1] bytes wide, masked with args[2], must equal args[3]; else errno args[4]
     EXIT = 3  # exit_group(args[0])
-    REAP = 4  # the loop of pid 1: args = payload pid, control fd, record, status fd
+    REAP = 4  # the loop of pid 1: args = payload pid, control fd, record, status fd, patience in ns
+    SERVE = 5  # the loop of a server: args = requests fd, members, how many, record, /proc fd or -1
+    COMMAND = 6  # read a command block: args = fd, memory for it, its size, where three pointers go
 
 
 class Flag(IntFlag):
@@ -37,9 +46,16 @@ class Flag(IntFlag):
 
     STORE32 = 1  # store 32 bits instead of 64
     RETRY = 2  # call again on EINTR
+    REPEAT = 4  # call again as long as the result is above 0: wait4 until nobody is left
 
 
 NO_FLAG = Flag(0)
+
+
+class Ask(IntFlag):
+    """What a request wants besides a clone."""
+
+    RECYCLE_NETWORK = 1  # a network namespace that was used before and is proved empty, or a new one to be used again
 
 
 class Kind(IntEnum):
@@ -49,7 +65,7 @@ class Kind(IntEnum):
     STARTED = 2  # init runs; the sender's pid is in the message's credentials
     READY = 3  # the payload is confined and waits: a = notify listener or -1, b = pty master or -1
     EXITED = 4  # init: a = wait status of the payload, b = CLOCK_MONOTONIC ns of its end, rusage of all children
-    REAPED = 5  # janitor: a = wait status of init, rusage of init and its children
+    REAPED = 5  # janitor or server: a = wait status of init, rusage of init and its children
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +198,35 @@ class TableBuilder:
             status_fd,
         )
         return Table(data=header + body + tail, rows=tuple(self.rows))
+
+
+def encode_request(clone_flags: int, ask: Ask) -> bytes:
+    """Return one request to a server; the descriptors go beside it."""
+    return REQUEST.pack(REQUEST_MAGIC, ask, clone_flags)
+
+
+def encode_command(path: str, argv: tuple[str, ...], environment: tuple[tuple[str, str], ...]) -> bytes:
+    """Return the block that an `Op.COMMAND` row reads from GO: what to execute, as offsets that the executor makes pointers of."""
+    data = bytearray(COMMAND.size)
+    pointers = [COMMAND.size - 24, COMMAND.size - 16, COMMAND.size - 8]
+
+    def place(content: bytes) -> int:
+        data.extend(content)
+        return len(data) - len(content)
+
+    def vector(items: list[str]) -> int:
+        places = [place(item.encode("utf-8", "surrogateescape") + b"\0") for item in items]
+        data.extend(bytes(-len(data) % 8))
+        at = place(struct.pack(f"<{len(places) + 1}Q", *places, 0))
+        pointers.extend(at + 8 * index for index in range(len(places)))
+        return at
+
+    start = place(path.encode("utf-8", "surrogateescape") + b"\0")
+    arguments, names = vector(list(argv)), vector([f"{name}={value}" for name, value in environment])
+    data.extend(bytes(-len(data) % 4))
+    relocations = place(struct.pack(f"<{len(pointers)}I", *pointers))
+    COMMAND.pack_into(data, 0, COMMAND_MAGIC, len(data), relocations, len(pointers), start, arguments, names)
+    return bytes(data)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

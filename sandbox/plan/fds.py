@@ -29,3 +29,12 @@ KILL_ALL: Final = 255
 LAST_SIGNAL: Final = 64
 
 FIRST_EXTRA: Final = 9  # cgroup.procs files, then directories to remove cgroups from
+
+SERVED_EXTRA: Final = 7
+"""The first of a run's extra descriptors when a server starts it: there is no janitor that needs the two before `FIRST_EXTRA`."""
+REQUESTS: Final = 96
+"""Of a server: SOCK_SEQPACKET, one request of `codec.REQUEST` a message, with the run's descriptors, which take the lowest free numbers."""
+SERVER_PROC: Final = 97
+"""Of a server with a template: O_PATH of the host's /proc, which the runs inherit until their execve."""
+MAXIMUM_PASSED: Final = 64
+"""How many descriptors one request may bring; they stay below `REQUESTS`."""

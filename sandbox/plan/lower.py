@@ -17,6 +17,8 @@ from sandbox.plan import fds
 from sandbox.plan.check import check_table
 from sandbox.plan.codec import NO_FLAG, RECORD, Arg, Flag, Kind, Op, Ref, Row, Slot, Table, TableBuilder
 from sandbox.plan.steps import (
+    AdoptOrphans,
+    AwaitCommand,
     AwaitGo,
     AwaitSupervisor,
     BecomeIds,
@@ -27,11 +29,15 @@ from sandbox.plan.steps import (
     DieWithJanitor,
     DropCapabilities,
     DropGroups,
+    Dumpable,
     Execute,
+    ExecuteCommand,
     ForbidNamespaces,
     Guard,
+    InheritRoot,
     InstallFilter,
     JoinCgroups,
+    KeepHostProc,
     LimitWatches,
     LoopbackUp,
     MapIds,
@@ -45,9 +51,11 @@ from sandbox.plan.steps import (
     PreferForOom,
     Reap,
     ReportStarted,
+    ReserveCommand,
     ResetScheduling,
     ResetSignals,
     RestrictLandlock,
+    Serve,
     SetAffinity,
     SetHostname,
     SetIoPriority,
@@ -60,6 +68,9 @@ from sandbox.record import dataclass, field, replace
 
 _RECORD_A, _RECORD_B, _RECORD_RUSAGE = 8, 16, 24
 _LEFT_IGNORED = (32, 33)  # glibc's own two, which posix_spawn(3) sets to be ignored whatever it is asked (spawni.c)
+MEMBERS = 1024
+"""How many runs of a server may live at once."""
+MEMBER_BYTES = 16  # struct member of init.c
 _ALL_NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time")
 
 
@@ -139,7 +150,7 @@ def lower_plan(plan: Plan) -> Table:
     failure = low.record(Kind.FAILED)
     low.ready = low.record(Kind.READY, a=-1, b=-1)
     starts: list[int] = []
-    for section in (plan.janitor, plan.init, plan.payload):
+    for section in filter(None, (plan.janitor, plan.init, plan.payload)):
         starts.append(len(low.builder.rows))
         for step in section:
             low.step += 1
@@ -204,6 +215,8 @@ def _guard(low: Lowering, step: Guard) -> None:
         Ref(record.offset + _RECORD_RUSAGE),
         flags=Flag.RETRY,
     )
+    if step.server:
+        low.call("wait4", -1, 0, uapi.WALL, 0, tolerate=(errno.ECHILD,), flags=Flag.RETRY | Flag.REPEAT, label="its runs")
     low.send(record, tolerate=(errno.EPIPE, errno.ECONNRESET))
     if step.removals or step.entries:
         low.call("close", fds.STATUS)
@@ -222,9 +235,10 @@ def _die_with_janitor(low: Lowering, step: DieWithJanitor) -> None:
 
 def _report_started(low: Lowering, step: ReportStarted) -> None:
     # Init ends the run by kill(-1): as pid 1 that is the sandbox, as anybody else it would be every process of the caller.
-    number = low.slot("init-number")
-    low.call("getpid", store=number)
-    low.expect(Ref(number), 8, 0xFFFFFFFFFFFFFFFF, 1, errno.ECHILD, "to be pid 1")
+    if step.pid_one:
+        number = low.slot("init-number")
+        low.call("getpid", store=number)
+        low.expect(Ref(number), 8, 0xFFFFFFFFFFFFFFFF, 1, errno.ECHILD, "to be pid 1")
     low.send(low.record(Kind.STARTED))
 
 
@@ -292,6 +306,35 @@ def _forbid_namespaces(low: Lowering, step: ForbidNamespaces) -> None:
 def _limit_watches(low: Lowering, step: LimitWatches) -> None:
     for name, allowed in (("instances", step.instances), ("watches", step.watches)):
         low.write_file(Slot(low.slot("host-proc")), f"sys/user/max_inotify_{name}", str(allowed), tolerate=(errno.ENOENT,))
+
+
+def _adopt_orphans(low: Lowering, step: AdoptOrphans) -> None:
+    low.call("prctl", uapi.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0, label="PR_SET_CHILD_SUBREAPER")
+
+
+def _keep_host_proc(low: Lowering, step: KeepHostProc) -> None:
+    low.call("dup3", Slot(low.slot("host-proc")), fds.SERVER_PROC, uapi.O_CLOEXEC, label="the host's /proc")
+
+
+def _inherit_root(low: Lowering, step: InheritRoot) -> None:
+    # The working directory is the root; nobody is in this mount namespace but us.
+    low.slots["root"] = low.builder.slot(uapi.AT_FDCWD)
+    low.slots["host-proc"] = low.builder.slot(fds.SERVER_PROC)
+    _dumpable(low, step)
+
+
+def _dumpable(low: Lowering, step: Dumpable | InheritRoot) -> None:
+    low.call("prctl", uapi.PR_SET_DUMPABLE, 1, 0, 0, 0, label="PR_SET_DUMPABLE")
+
+
+def _serve(low: Lowering, step: Serve) -> None:
+    low.send(low.record(Kind.READY, a=-1, b=-1))
+    proc = (fds.SERVER_PROC,) if step.template else ()
+    # Nothing below REQUESTS stays open: what a request brings takes those numbers.
+    _close_from(low, CloseFrom(first=0, keep=(fds.REQUESTS, *proc)))
+    members = low.builder.reserve(MEMBER_BYTES * MEMBERS)
+    record = low.record(Kind.REAPED)
+    low.operate(Op.SERVE, fds.REQUESTS, members, MEMBERS, record, fds.SERVER_PROC if step.template else -1, label="serve")
 
 
 def _clone_payload(low: Lowering, step: ClonePayload) -> None:
@@ -398,6 +441,22 @@ def _await_go(low: Lowering, step: AwaitGo) -> None:
     low.await_word(fds.WORD_GO, "go")
 
 
+def _reserve_command(low: Lowering, step: ReserveCommand) -> None:
+    memory = low.slot("command-memory")
+    low.call("mmap", 0, step.size_bytes, uapi.PROT_READ | uapi.PROT_WRITE, uapi.MAP_PRIVATE | uapi.MAP_ANONYMOUS, -1, 0, store=memory)
+
+
+def _await_command(low: Lowering, step: AwaitCommand) -> None:
+    low.send(low.ready)
+    pointers = low.slots["command"] = low.builder.reserve(24).offset
+    low.operate(Op.COMMAND, fds.GO, Slot(low.slot("command-memory")), step.size_bytes, Ref(pointers), label="command")
+
+
+def _execute_command(low: Lowering, step: ExecuteCommand) -> None:
+    pointers = low.slot("command")
+    low.call("execve", Slot(pointers), Slot(pointers + 8), Slot(pointers + 16), label="of the command")
+
+
 def _execute(low: Lowering, step: Execute) -> None:
     argv = low.builder.vector([word.encode("utf-8", "surrogateescape") for word in step.argv])
     environment = low.builder.vector([f"{name}={value}".encode("utf-8", "surrogateescape") for name, value in step.environment])
@@ -482,5 +541,21 @@ def _lower_step(low: Lowering, step: Step) -> None:
             _execute(low, step)
         case Reap():
             _reap(low, step)
+        case AdoptOrphans():
+            _adopt_orphans(low, step)
+        case KeepHostProc():
+            _keep_host_proc(low, step)
+        case Serve():
+            _serve(low, step)
+        case InheritRoot():
+            _inherit_root(low, step)
+        case Dumpable():
+            _dumpable(low, step)
+        case ReserveCommand():
+            _reserve_command(low, step)
+        case AwaitCommand():
+            _await_command(low, step)
+        case ExecuteCommand():
+            _execute_command(low, step)
         case _:
             raise InternalError(f"no rows for step `{type(step).__name__}`")

@@ -28,6 +28,7 @@ from sandbox.plan.steps import (
     PrivateMounts,
     RootReadOnly,
     Step,
+    TakeStash,
     WriteFile,
 )  # fmt: skip
 
@@ -79,6 +80,9 @@ def lower_mount_step(low: Lowering, step: Step) -> bool:
             terminals = (("newinstance", ""), ("ptmxmode", "666"), ("mode", "620"), ("max", str(_TERMINALS)))
             _filesystem(low, "devpts", terminals, uapi.MOUNT_ATTR_NOSUID | uapi.MOUNT_ATTR_NOEXEC, low.slot("mount"))
             _attach(low, Slot(low.slot("mount")), "/dev/pts")
+        case TakeStash(path=path, key=key):
+            flags = uapi.O_PATH | uapi.O_CLOEXEC | uapi.O_NOFOLLOW[low.arch]
+            low.call("openat", _root(low), path[1:], flags, store=low.slot(key), label=f"`{path}`")
         case OpenTerminal():
             _open_terminal(low)
         case RootReadOnly():
@@ -111,8 +115,10 @@ def _attach(low: Lowering, mount: Arg, path: str) -> None:
     low.call("move_mount", mount, "", _root(low), path[1:], uapi.MOVE_MOUNT_F_EMPTY_PATH, label=f"on `{path}`")
 
 
-def _set_attributes(low: Lowering, mount: Arg, attributes: int, *, recursive: bool = True, tolerate: tuple[int, ...] = ()) -> None:
-    block = low.builder.blob(struct.pack("<QQQQ", attributes, 0, 0, 0))
+def _set_attributes(
+    low: Lowering, mount: Arg, attributes: int, *, recursive: bool = True, private: bool = False, tolerate: tuple[int, ...] = ()
+) -> None:
+    block = low.builder.blob(struct.pack("<QQQQ", attributes, 0, uapi.MS_PRIVATE if private else 0, 0))
     flags = uapi.AT_EMPTY_PATH | (uapi.AT_RECURSIVE if recursive else 0)
     low.call("mount_setattr", mount, "", flags, block, _ATTRIBUTES, tolerate=tolerate)
 
@@ -131,7 +137,8 @@ def _clone_tree(low: Lowering, step: CloneTree) -> None:
     source, tree = _open_source(low, bind.source), low.slot(step.key)
     low.call("open_tree", Slot(source), "", _CLONE_FLAGS, store=tree, label=f"`{bind.source}`")
     attributes = _SAFE | (0 if bind.writable else uapi.MOUNT_ATTR_RDONLY) | (0 if bind.executable else uapi.MOUNT_ATTR_NOEXEC)
-    _set_attributes(low, Slot(tree), attributes)
+    # Taken by root's janitor it would be a peer of the host's mount, and so of every other copy of it.
+    _set_attributes(low, Slot(tree), attributes, private=True)
     low.call("close", Slot(source))
 
 
@@ -143,7 +150,7 @@ def _clone_device(low: Lowering, step: CloneDevice) -> None:
     low.expect(Ref(facts.offset + _STATX_RDEV_MAJOR), 4, 0xFFFFFFFF, step.major, errno.ENODEV, f"major {step.major}")
     low.expect(Ref(facts.offset + _STATX_RDEV_MINOR), 4, 0xFFFFFFFF, step.minor, errno.ENODEV, f"minor {step.minor}")
     low.call("open_tree", Slot(source), "", _CLONE_FLAGS, store=tree, label=f"`/dev/{step.name}`")
-    _set_attributes(low, Slot(tree), uapi.MOUNT_ATTR_NOSUID | uapi.MOUNT_ATTR_NOEXEC)
+    _set_attributes(low, Slot(tree), uapi.MOUNT_ATTR_NOSUID | uapi.MOUNT_ATTR_NOEXEC, private=True)
     low.call("close", Slot(source))
 
 

@@ -24,9 +24,12 @@ from sandbox.plan.steps_mounts import (
     OpenTerminal,
     PrivateMounts,
     RootReadOnly,
+    TakeStash,
     WriteFile,
 )
 from sandbox.plan.steps_processes import (
+    AdoptOrphans,
+    AwaitCommand,
     AwaitGo,
     AwaitSupervisor,
     BecomeIds,
@@ -37,11 +40,15 @@ from sandbox.plan.steps_processes import (
     DieWithJanitor,
     DropCapabilities,
     DropGroups,
+    Dumpable,
     Execute,
+    ExecuteCommand,
     ForbidNamespaces,
     Guard,
+    InheritRoot,
     InstallFilter,
     JoinCgroups,
+    KeepHostProc,
     LimitWatches,
     LoopbackUp,
     MapIds,
@@ -53,9 +60,11 @@ from sandbox.plan.steps_processes import (
     PreferForOom,
     Reap,
     ReportStarted,
+    ReserveCommand,
     ResetScheduling,
     ResetSignals,
     RestrictLandlock,
+    Serve,
     SetAffinity,
     SetHostname,
     SetIoPriority,
@@ -72,6 +81,7 @@ Step: TypeAlias = (
     | ForbidNamespaces | LimitWatches | ClonePayload | NotDumpable | CloexecFrom | ResetScheduling | SetNice | SetIoPriority
     | SetAffinity | SetLimit | NewKeyring | PreferForOom | RestrictLandlock | ResetSignals
     | SetWorkdir | DropCapabilities | NoNewPrivileges | InstallFilter | AwaitGo | Execute | Reap
+    | AdoptOrphans | KeepHostProc | Serve | InheritRoot | Dumpable | TakeStash | ReserveCommand | AwaitCommand | ExecuteCommand
 )  # fmt: skip
 
 
@@ -79,7 +89,8 @@ Step: TypeAlias = (
 class Plan:
     """The whole launch, in order, by process.
 
-    `janitor` ends in CloneInit and Guard, `init` in ClonePayload and Reap, `payload` in Execute. `notes` says what is weaker than asked, and why.
+    `janitor` ends in CloneInit and Guard, `init` in ClonePayload and Reap, `payload` in Execute. A server's plan has no `payload`: its `init` ends in
+    Serve; that of a run that a server starts has no `janitor`. `notes` says what is weaker than asked, and why.
     """
 
     arch: str
@@ -94,7 +105,9 @@ class Plan:
 
 
 __all__ = [
+    "AdoptOrphans",
     "AttachTree",
+    "AwaitCommand",
     "AwaitGo",
     "AwaitSupervisor",
     "BecomeIds",
@@ -107,12 +120,16 @@ __all__ = [
     "DieWithJanitor",
     "DropCapabilities",
     "DropGroups",
+    "Dumpable",
     "EnterRoot",
     "Execute",
+    "ExecuteCommand",
     "ForbidNamespaces",
     "Guard",
+    "InheritRoot",
     "InstallFilter",
     "JoinCgroups",
+    "KeepHostProc",
     "LimitWatches",
     "LoopbackUp",
     "MakeDirectory",
@@ -135,10 +152,12 @@ __all__ = [
     "PrivateMounts",
     "Reap",
     "ReportStarted",
+    "ReserveCommand",
     "ResetScheduling",
     "ResetSignals",
     "RestrictLandlock",
     "RootReadOnly",
+    "Serve",
     "SetAffinity",
     "SetHostname",
     "SetIoPriority",
@@ -146,5 +165,6 @@ __all__ = [
     "SetNice",
     "SetWorkdir",
     "Step",
+    "TakeStash",
     "WriteFile",
 ]

@@ -153,6 +153,17 @@ class OpenTerminal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TakeStash:
+    """Open a tree that the server's root keeps where the run's own tmpfs will cover it; attached, that is: moved, like any other."""
+
+    path: str
+    key: str
+
+    def describe(self) -> str:
+        return f"take the tree kept at `{self.path}`"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RootReadOnly:
     def describe(self) -> str:
         return "make the root tmpfs read-only"

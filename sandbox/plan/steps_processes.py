@@ -41,22 +41,100 @@ class CloneInit:
 class Guard:
     """The janitor's wait: whatever ends first, kill init, reap it, report, remove cgroups and the run's entry among the running ones.
 
-    `thaws` are files that take THAWED between the kill and the wait: on cgroup v1 a frozen init would never end. `entries` are removed last, in order.
+    `thaws` are files that take THAWED between the kill and the wait: on cgroup v1 a frozen init would never end. `entries` are removed last,
+    in order. With `server`, what is guarded is a server, whose runs' ends are waited for as well.
     """
 
     removals: tuple[tuple[int, str], ...]
     thaws: tuple[tuple[int, str], ...] = ()
     entries: tuple[tuple[int, str], ...] = ()
+    server: bool = False
 
     def describe(self) -> str:
         names = ", ".join(f"`{name}`" for _, name in self.removals)
         entries = ", ".join(f"`{name}`" for _, name in self.entries)
         return (
-            "wait; kill init when the supervisor dies"
-            + ("; thaw it" if self.thaws else "")
+            f"wait; kill {'the server' if self.server else 'init'} when the supervisor dies"
+            + (
+                "; thaw" + (" its runs, wait for their end" if self.server else " it")
+                if self.thaws
+                else "; wait for its runs"
+                if self.server
+                else ""
+            )
             + (f"; remove cgroups {names}" if names else "")
             + (f"; remove the entry {entries}" if entries else "")
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdoptOrphans:
+    """PR_SET_CHILD_SUBREAPER: the runs of a server that was killed become the keeper's children, so that it waits for their end before it removes anything."""
+
+    def describe(self) -> str:
+        return "adopt the runs of a server that ends"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepHostProc:
+    """dup3(2) of the host's /proc to the number at which the runs of a server find it."""
+
+    def describe(self) -> str:
+        return "keep the host's /proc for the runs (closed before execve)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serve:
+    """A server's life: clone an init for each request, report the end of each, until the socket of requests closes."""
+
+    template: bool
+
+    def describe(self) -> str:
+        return "serve: clone an init for each request" + (", into a copy of this root" if self.template else "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InheritRoot:
+    """Nothing is mounted: clone3(2) has copied the mount namespace in which the server built the root. Dumpable again, see `Dumpable`."""
+
+    def describe(self) -> str:
+        return "live in a copy of the server's root"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dumpable:
+    """PR_SET_DUMPABLE 1: the server is not, and its child's /proc/self files would belong to the host's root."""
+
+    def describe(self) -> str:
+        return "dumpable again, unlike the server"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReserveCommand:
+    """mmap(2) of the memory that the command is read into, while no filter stands; only what is used of it takes memory."""
+
+    size_bytes: int
+
+    def describe(self) -> str:
+        return f"reserve memory for a command of up to {self.size_bytes} bytes"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwaitCommand:
+    """Report READY, then read from GO what to execute: `ExecuteCommand` takes its three pointers from there."""
+
+    size_bytes: int
+
+    def describe(self) -> str:
+        return "report ready, wait for a command"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecuteCommand:
+    """execve(2) of what the command says."""
+
+    def describe(self) -> str:
+        return "execute the command"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,10 +147,12 @@ class DieWithJanitor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportStarted:
-    """First record: tells the supervisor init's pid by the message's credentials."""
+    """First record: tells the supervisor init's pid by the message's credentials. A server that has no pid namespace is not pid 1 (`pid_one`)."""
+
+    pid_one: bool = True
 
     def describe(self) -> str:
-        return "report: init started"
+        return "report: init started" if self.pid_one else "report: server started"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,10 +10,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.plan.codec import HEADER, MAGIC, RECORD, ROW, RUSAGE, Flag, Kind, Op, Ref, Row, Slot, TableBuilder, decode_record
+from sandbox.plan import codec, fds
+from sandbox.plan.codec import (
+    COMMAND,
+    HEADER,
+    MAGIC,
+    RECORD,
+    REQUEST,
+    ROW,
+    RUSAGE,
+    Ask,
+    Flag,
+    Kind,
+    Op,
+    Ref,
+    Row,
+    Slot,
+    TableBuilder,
+    decode_record,
+    encode_command,
+)
+from sandbox.plan.lower import MEMBER_BYTES
 
 SOURCE = Path(__file__).parents[2] / "sandbox" / "launch" / "native" / "init.c"
-SIZES = {"header": HEADER.size, "row": ROW.size, "record": RECORD.size}
+SIZES = {
+    "header": HEADER.size, "row": ROW.size, "record": RECORD.size, "request": REQUEST.size, "command": COMMAND.size, "member": MEMBER_BYTES,
+}  # fmt: skip
 
 
 def decode_rows(data: bytes) -> tuple[tuple[int, ...], list[tuple[int, ...]], list[int]]:
@@ -38,10 +60,15 @@ def test_c_side_declares_the_same_sizes_and_numbers() -> None:
     text = SOURCE.read_text()
     declared = dict(re.findall(r"_Static_assert\(sizeof\(struct (\w+)\) == (\d+)", text))
     assert {name: int(size) for name, size in declared.items()} == SIZES
-    assert int(re.search(r"MAGIC = (0x[0-9a-f]+)", text)[1], 16) == MAGIC  # type: ignore[index]
+    numbers = {name: int(value, 0) for name, value in re.findall(r"\b([A-Z][A-Z_0-9]+) = (0x[0-9a-f]+|[1-9]\d*)\b", text)}
+    assert numbers["MAGIC"] == MAGIC
+    assert (numbers["REQUEST_MAGIC"], numbers["COMMAND_MAGIC"]) == (codec.REQUEST_MAGIC, codec.COMMAND_MAGIC)
+    assert "NO_ROW = -1 " in text and codec.NO_ROW == 0xFFFF_FFFF
+    assert (numbers["ASK_RECYCLE_NETWORK"], numbers["KIND_REAPED"]) == (Ask.RECYCLE_NETWORK, Kind.REAPED)
+    assert (numbers["STATUS_FD"], numbers["FIRST_FREE"], numbers["MAXIMUM_PASSED"]) == (fds.STATUS, fds.SERVED_EXTRA, fds.MAXIMUM_PASSED)
     ops = re.search(r"enum \{ (OP_\w+(?:, OP_\w+)*) \}", text)
     assert ops is not None and ops[1].split(", ") == [f"OP_{op.name}" for op in Op]
-    assert [int(value) for value in re.findall(r"FLAG_(?:STORE32|RETRY) = (\d)", text)] == [Flag.STORE32, Flag.RETRY]
+    assert [int(value) for value in re.findall(r"FLAG_(?:STORE32|RETRY|REPEAT) = (\d)", text)] == list(Flag)
     assert int(re.search(r"KIND_FAILED = (\d)", text)[1]) == Kind.FAILED  # type: ignore[index]
 
 
@@ -165,3 +192,38 @@ def test_records(kind: int, row: int, number: int, times: list[int]) -> None:
 def test_anything_else_is_no_record(data: bytes) -> None:
     record = decode_record(data, 1)
     assert record is None or len(data) == RECORD.size
+
+
+# ---- commands ------------------------------------------------------------------------------------------------------------
+
+words = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=40)
+
+
+@given(words, st.lists(words, max_size=6), st.lists(st.tuples(words, words), max_size=6))
+def test_a_command_block_becomes_the_command(path: str, argv: list[str], environment: list[tuple[str, str]]) -> None:
+    """What an executor does with it: add its own address to every word that the relocations name, then follow the pointers."""
+    block = bytearray(encode_command(path, tuple(argv), tuple(environment)))
+    base = 1 << 20
+    magic, size, relocations, count, *_ = COMMAND.unpack_from(block)
+    assert (magic, size) == (codec.COMMAND_MAGIC, len(block)) and relocations + 4 * count == size
+    for (offset,) in struct.iter_unpack("<I", block[relocations:]):
+        assert offset % 8 == 0
+        (word,) = struct.unpack_from("<Q", block, offset)
+        assert word < size
+        struct.pack_into("<Q", block, offset, word + base)
+
+    def text(pointer: int) -> str:
+        start = pointer - base
+        return block[start : block.index(0, start)].decode("utf-8", "surrogateescape")
+
+    def vector(pointer: int) -> list[str]:
+        found = []
+        while (word := struct.unpack_from("<Q", block, pointer - base)[0]) != 0:
+            found.append(text(word))
+            pointer += 8
+        return found
+
+    pointers = COMMAND.unpack_from(block)[4:]
+    assert text(pointers[0]) == path
+    assert vector(pointers[1]) == argv
+    assert vector(pointers[2]) == [f"{name}={value}" for name, value in environment]

@@ -18,6 +18,7 @@ from sandbox.plan.codec import Op, Ref, Row, Slot
 from sandbox.plan.lower import lower_plan
 from sandbox.plan.root import Bind, FileBytes, RootSpec, Symlink, Tmpfs
 from sandbox.plan.steps import Execute, Plan, Step
+from sandbox.plan.template import build_run_plan, build_server_plan
 from sandbox.policy.profile import NetworkMode, ProcMode, Profile
 
 EVERYTHING = Request(
@@ -42,14 +43,27 @@ def plan_of(arch: str = "x86_64", uid: int = 0) -> Plan:
     )
 
 
-def test_the_two_plans_have_every_kind_of_step() -> None:
-    seen = {type(step) for uid in (0, 1001) for step in plan_of(uid=uid).steps()}
+def served_plans() -> list[Plan]:
+    """Return a server's plan and its runs' of both kinds."""
+    request = replace(
+        EVERYTHING,
+        host=replace(EVERYTHING.host, uid=1001),
+        external_map=False,
+        root=replace(EVERYTHING.root, entries=(*EVERYTHING.root.entries, Bind(path="/tmp/kept", source="/srv", directory=True))),
+    )
+    plans = [build_server_plan(request, template=template) for template in (False, True)]
+    return plans + [build_run_plan(request, template=template, waits=template) for template in (False, True)]
+
+
+def test_the_plans_have_every_kind_of_step() -> None:
+    seen = {type(step) for plan in (*(plan_of(uid=uid) for uid in (0, 1001)), *served_plans()) for step in plan.steps()}
     assert set(get_args(Step)) - seen == set()
 
 
-@pytest.mark.parametrize("uid", [0, 1001])
-def test_every_step_has_rows_in_its_order(uid: int) -> None:
-    plan = plan_of(uid=uid)
+@pytest.mark.parametrize(
+    "plan", [plan_of(), plan_of(uid=1001), *served_plans()], ids=["root", "user", "anew", "template", "run-anew", "run"]
+)
+def test_every_step_has_rows_in_its_order(plan: Plan) -> None:
     table = lower_plan(plan)
     numbers = [row.step for row in table.rows]
     assert numbers == sorted(numbers)

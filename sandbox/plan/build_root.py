@@ -1,0 +1,195 @@
+"""The steps that build the root from its entries: all of them for one launch, or in two parts, for a server's root and for what each of its runs mounts.
+
+A run's own are its tmpfs and everything below one, /proc and the terminals; all else is read-only and the same for every run. Pure; only `plan.build` and
+`plan.template` import it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sandbox.errors import UnsupportedError
+from sandbox.plan.root import Bind, Directory, FileBytes, RootEntry, Symlink, Tmpfs
+from sandbox.plan.steps import (
+    AttachTree,
+    CloneDevice,
+    CloneTree,
+    MakeDirectory,
+    MakeSymlink,
+    MaskProc,
+    MountDevpts,
+    MountProc,
+    MountRoot,
+    MountTmpfs,
+    Step,
+    TakeStash,
+    WriteFile,
+)  # fmt: skip
+from sandbox.policy.profile import ProcMode
+from sandbox.record import dataclass, field
+
+if TYPE_CHECKING:
+    from sandbox.plan.build import Request
+
+ROOT_BYTES = 16 << 20
+ROOT_INODES = 4096
+STASH = "/dev/shm"  # the run's own tmpfs covers it, so nothing of what was kept below can be seen from inside
+
+DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
+
+# What a full procfs tells of the host or lets a holder of the wrong capability do; OCI's masked and read-only paths and more.
+PROC_HIDDEN_FILES = (
+    "cmdline", "config.gz", "interrupts", "kallsyms", "kcore", "key-users", "keys", "kmsg", "kpagecgroup", "kpagecount", "kpageflags", "latency_stats",
+    "modules", "sched_debug", "slabinfo", "sys/kernel/random/boot_id", "sysrq-trigger", "timer_list", "timer_stats", "vmallocinfo",
+)  # fmt: skip
+PROC_HIDDEN_DIRECTORIES = ("acpi", "driver", "scsi")
+PROC_READ_ONLY = ("bus", "fs", "irq", "sys")
+
+
+@dataclass(slots=True, kw_only=True)
+class RootSteps:
+    """The root in parts.
+
+    `trees` and `devices` are to be taken before it exists, `shared` builds what all runs of a server have, `stashed` keeps there the trees that belong
+    below a run's own tmpfs, `taken` takes them again, and `own` makes what is the run's.
+    """
+
+    trees: list[CloneTree] = field(default_factory=list)
+    devices: list[CloneDevice] = field(default_factory=list)
+    shared: list[Step] = field(default_factory=list)
+    stashed: list[Step] = field(default_factory=list)
+    taken: list[Step] = field(default_factory=list)
+    own: list[Step] = field(default_factory=list)
+
+
+def whole_root(request: Request, notes: list[str]) -> RootSteps:
+    """Return the steps of one launch's root, all of them in `shared`."""
+    steps = RootSteps()
+    _build(request, notes, steps, steps.shared, split=False)
+    return steps
+
+
+def split_root(request: Request, notes: list[str]) -> RootSteps:
+    """Return the steps in parts. `split_refusal` must have said that it can be done."""
+    steps = RootSteps()
+    _build(request, notes, steps, steps.own, split=True)
+    return steps
+
+
+def split_refusal(request: Request) -> str:
+    """Return why a root cannot be built once for many runs, or nothing."""
+    entries = _all_entries(request)
+    if not isinstance(entries.get(STASH), Tmpfs):
+        return f"`{STASH}` is not a tmpfs"
+    for path, entry in entries.items():
+        if isinstance(entry, Tmpfs) and _covering_bind(path, entries) is not None:
+            # By then a program may have put a link in the mount point's place.
+            return f"a tmpfs at `{path}`, in a shared tree"
+    return ""
+
+
+def _build(request: Request, notes: list[str], steps: RootSteps, own: list[Step], *, split: bool) -> None:
+    profile = request.profile
+    entries = _all_entries(request)
+    steps.shared.append(MountRoot(size_bytes=ROOT_BYTES, inodes=ROOT_INODES))
+    made = {"/"}
+    for path in sorted(entries, key=lambda p: p.split("/")):
+        entry = entries[path]
+        within = _covering_bind(path, entries) is not None
+        part = own if split and _below_tmpfs(path, entries) else steps.shared
+        if not within:
+            for parent in _parents(path):
+                if parent not in made:
+                    made.add(parent)
+                    (own if split and _below_tmpfs(parent, entries) else steps.shared).append(MakeDirectory(path=parent))
+        match entry:
+            case Tmpfs():
+                if not (path in made or within):
+                    part.append(MakeDirectory(path=path))
+                own.append(
+                    MountTmpfs(path=path, size_bytes=entry.size_bytes, inodes=entry.inodes, mode=entry.mode, executable=entry.executable)
+                )
+            case Bind():
+                _add_bind(entry, within, path in made, steps, part, split and part is own)
+            case Directory():
+                if path not in made:
+                    part.append(MakeDirectory(path=path, mode=entry.mode))
+            case Symlink():
+                part.append(MakeSymlink(path=path, target=entry.target))
+            case FileBytes():
+                part.append(WriteFile(path=path, content=entry.content, mode=entry.mode))
+        made.add(path)
+    steps.devices = [CloneDevice(name=name, major=major, minor=minor, key=f"dev:{name}") for name, major, minor in DEVICES]
+    for device in steps.devices:
+        steps.shared += [WriteFile(path=f"/dev/{device.name}", content=b""), AttachTree(path=f"/dev/{device.name}", key=device.key)]
+    own.append(MountDevpts())
+    if profile.proc is not ProcMode.NONE:
+        if not request.host.proc_mountable:
+            raise UnsupportedError(
+                "a fresh /proc", "namespaces.proc", reason="parts of the outer /proc are masked, so the kernel refuses a new one",
+                hint="run the outer container with its /proc unmasked (docker: `--security-opt systempaths=unconfined`), or set `proc = \"none\"`",
+            )  # fmt: skip
+        minimal = profile.proc is ProcMode.MINIMAL
+        if split:
+            # A new procfs may only be mounted where one can be seen already; the server's own shows nothing but the server and its runs' inits.
+            steps.shared.append(MountProc(minimal=minimal))
+        own.append(MountProc(minimal=minimal))
+        if not minimal:
+            own.append(MaskProc(files=PROC_HIDDEN_FILES, directories=PROC_HIDDEN_DIRECTORIES, read_only=PROC_READ_ONLY))
+    else:
+        notes.append("no /proc inside: asked for by the profile")
+
+
+def _add_bind(entry: Bind, within: bool, made: bool, steps: RootSteps, part: list[Step], stash: bool) -> None:
+    key = f"tree:{len(steps.trees)}"
+    steps.trees.append(CloneTree(bind=entry, key=key))
+
+    def ground(path: str) -> Step:
+        return MakeDirectory(path=path) if entry.directory else WriteFile(path=path, content=b"", mode=0o444)
+
+    if stash:
+        kept = f"{STASH}/{len(steps.taken)}"
+        steps.stashed += [ground(kept), AttachTree(path=kept, key=key)]
+        steps.taken.append(TakeStash(path=kept, key=key))
+    if not within and not made:
+        part.append(ground(entry.path))
+    part.append(AttachTree(path=entry.path, key=key, within=within))
+
+
+def _all_entries(request: Request) -> dict[str, RootEntry]:
+    limits = request.profile.limits
+    own: list[RootEntry] = [
+        Directory(path="/proc", mode=0o555),
+        Directory(path="/dev"),
+        Directory(path="/dev/pts"),
+        Directory(path="/var/empty", mode=0o555),
+        Tmpfs(path="/dev/shm", size_bytes=limits.shm_bytes, inodes=limits.shm_inodes, executable=False),
+        Symlink(path="/dev/fd", target="/proc/self/fd"),
+        Symlink(path="/dev/stdin", target="/proc/self/fd/0"),
+        Symlink(path="/dev/stdout", target="/proc/self/fd/1"),
+        Symlink(path="/dev/stderr", target="/proc/self/fd/2"),
+        Symlink(path="/dev/ptmx", target="pts/ptmx"),
+    ]
+    return {entry.path: entry for entry in (*own, *request.root.entries)}
+
+
+def _parents(path: str) -> list[str]:
+    parts = path.split("/")[1:-1]
+    return ["/" + "/".join(parts[: count + 1]) for count in range(len(parts))]
+
+
+def _below_tmpfs(path: str, entries: dict[str, RootEntry]) -> bool:
+    return any(isinstance(entries.get(parent), Tmpfs) for parent in _parents(path))
+
+
+def _covering_bind(path: str, entries: dict[str, RootEntry]) -> str | None:
+    """The nearest entry above `path` that is a shared tree and not hidden by a tmpfs in between, or None."""
+    for parent in reversed(_parents(path)):
+        match entries.get(parent):
+            case Bind():
+                return parent
+            case Tmpfs():
+                return None
+            case _:
+                continue
+    return None
