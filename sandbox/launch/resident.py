@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 
 from sandbox.errors import ProtocolError, SandboxError, SetupError
-from sandbox.launch.spawn import Launched, executor_command, owned_descriptors, sealed_memory, spawn_executor
+from sandbox.launch.spawn import Launched, Owned, executor_command, sealed_memory, spawn_executor
 from sandbox.plan import fds
 from sandbox.plan.codec import NO_ROW, RECORD, Ask, Kind, Record, Table, decode_record, encode_request
 
@@ -82,7 +82,7 @@ class Server:
 
         ends = self._keeper.descriptors
         kind = _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC
-        with owned_descriptors() as own:
+        with Owned() as own:
             memory = own(sealed_memory(table))
             ours, theirs = _socket.socketpair(_socket.AF_UNIX, kind, 0)
             ours.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 1)
