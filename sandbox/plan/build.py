@@ -209,10 +209,10 @@ def end_init(request: Request, inner: bool, notes: list[str], *, own_namespace: 
         steps += namespace_limits(request, 1 if inner else 0, notes)
     return [
         *steps,
-        ClonePayload(flags=uapi.CLONE_NEWUSER | uapi.CLONE_NEWNS if inner else 0),
+        ClonePayload(flags=uapi.CLONE_NEWUSER if inner else 0),
         NotDumpable(),
         CloseFrom(first=0, keep=(fds.STATUS, fds.CONTROL)),
-        DropCapabilities(),
+        DropCapabilities(bounding=False),  # that set is for execve, which init's filter kills
         NoNewPrivileges(),
         InstallFilter(bpf=request.init_filter_bpf, policy="init", listener=False),
         Reap(patience_ns=0 if profile.limits.wall_ns is None else profile.limits.wall_ns + INIT_GRACE_NS),

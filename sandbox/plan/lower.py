@@ -71,7 +71,6 @@ _LEFT_IGNORED = (32, 33)  # glibc's own two, which posix_spawn(3) sets to be ign
 MEMBERS = 1024
 """How many runs of a server may live at once."""
 MEMBER_BYTES = 16  # struct member of init.c
-_ALL_NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time")
 
 
 @dataclass(slots=True)
@@ -255,7 +254,8 @@ def _open_host_proc(low: Lowering, step: OpenHostProc) -> None:
 
 def _map_ids(low: Lowering, step: MapIds) -> None:
     proc = Slot(low.slot("host-proc"))
-    low.write_file(proc, "self/setgroups", "deny")
+    if not step.inner:
+        low.write_file(proc, "self/setgroups", "deny")
     low.write_file(proc, "self/uid_map", f"{step.inside_uid} {step.outside_uid} 1\n")
     low.write_file(proc, "self/gid_map", f"{step.inside_gid} {step.outside_gid} 1\n")
 
@@ -296,11 +296,7 @@ def _new_time_namespace(low: Lowering, step: NewTimeNamespace) -> None:
 
 
 def _forbid_namespaces(low: Lowering, step: ForbidNamespaces) -> None:
-    # Counted per owner: init's own mount namespace is one already, the payload's user and mount namespace are next.
-    room = {"user": step.allowed_users, "mnt": step.allowed_users + 1}
-    for name in _ALL_NAMESPACES:
-        allowed = room.get(name, 0)
-        low.write_file(Slot(low.slot("host-proc")), f"sys/user/max_{name}_namespaces", str(allowed), tolerate=(errno.ENOENT,))
+    low.write_file(Slot(low.slot("host-proc")), "sys/user/max_user_namespaces", str(step.allowed_users), tolerate=(errno.ENOENT,))
 
 
 def _limit_watches(low: Lowering, step: LimitWatches) -> None:

@@ -155,13 +155,15 @@ def _clone_device(low: Lowering, step: CloneDevice) -> None:
 
 
 def _write_file(low: Lowering, step: WriteFile) -> None:
+    if not step.content:
+        low.call("mknodat", _root(low), step.path[1:], uapi.S_IFREG | step.mode, 0, label=f"`{step.path}`")
+        return
     fd = low.slot("file")
     flags = uapi.O_WRONLY | uapi.O_CREAT | uapi.O_EXCL | uapi.O_CLOEXEC | uapi.O_NOFOLLOW[low.arch]
     low.call("openat", _root(low), step.path[1:], flags, step.mode, store=fd, label=f"`{step.path}`")
-    if step.content:
-        got = low.slot("got")
-        low.call("write", Slot(fd), low.builder.blob(step.content), len(step.content), store=got, label=f"`{step.path}`")
-        low.expect(Ref(got), 8, 0xFFFFFFFFFFFFFFFF, len(step.content), errno.ENOSPC, "all bytes written")
+    got = low.slot("got")
+    low.call("write", Slot(fd), low.builder.blob(step.content), len(step.content), store=got, label=f"`{step.path}`")
+    low.expect(Ref(got), 8, 0xFFFFFFFFFFFFFFFF, len(step.content), errno.ENOSPC, "all bytes written")
     low.call("close", Slot(fd))
 
 

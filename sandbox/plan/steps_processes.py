@@ -167,7 +167,7 @@ class JoinCgroups:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MapIds:
-    """Single-id user namespace map, written by the process itself; setgroups denied first (CVE-2014-8989)."""
+    """Single-id user namespace map, written by the process itself; setgroups denied first (CVE-2014-8989), which an inner namespace inherits."""
 
     inside_uid: int
     inside_gid: int
@@ -177,7 +177,9 @@ class MapIds:
 
     def describe(self) -> str:
         which = "inner" if self.inner else "outer"
-        return f"map uid {self.outside_uid} to {self.inside_uid}, gid {self.outside_gid} to {self.inside_gid} ({which} user namespace), deny setgroups"
+        return f"map uid {self.outside_uid} to {self.inside_uid}, gid {self.outside_gid} to {self.inside_gid} ({which} user namespace)" + (
+            "" if self.inner else ", deny setgroups"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,12 +243,12 @@ class NewTimeNamespace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForbidNamespaces:
-    """/proc/sys/user/max_*_namespaces of the outer user namespace: room for the payload's own one, no more."""
+    """/proc/sys/user/max_user_namespaces: room for the payload's own one, no more. Any other kind takes a capability, which only a new one would give."""
 
     allowed_users: int
 
     def describe(self) -> str:
-        return "allow no further namespaces (user.max_*_namespaces)"
+        return "allow no further namespaces (user.max_user_namespaces)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,12 +264,12 @@ class LimitWatches:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClonePayload:
-    """clone3(2) of the payload; an inner user and mount namespace locks every mount for it."""
+    """clone3(2) of the payload into an inner user namespace, whatever capability it has there: the mount namespace is the outer one's."""
 
     flags: int
 
     def describe(self) -> str:
-        return "clone the payload" + (" into an inner user namespace: all mounts locked" if self.flags else "")
+        return "clone the payload" + (" into an inner user namespace: no right over any mount" if self.flags else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -395,12 +397,12 @@ class SetWorkdir:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DropCapabilities:
-    """All five sets empty, securebits locked."""
+    """All five sets empty, securebits locked. Without `bounding` that one is left: it limits what an execve gives, and only that."""
 
     bounding: bool = True
 
     def describe(self) -> str:
-        return "drop all capabilities (bounding, ambient, inheritable, permitted, effective), lock securebits"
+        return f"drop all capabilities ({'bounding, ' if self.bounding else ''}ambient, inheritable, permitted, effective), lock securebits"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

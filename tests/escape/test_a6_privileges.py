@@ -135,18 +135,21 @@ def test_no_mount_in_any_way(profile: str) -> None:
 
 
 def test_what_stops_mounts_without_the_filter() -> None:
-    """The second wall: no capability, so EPERM of the kernel. Removed: that one, too; then the payload mounts over its files."""
+    """The second wall: no capability; the third: the mount namespace is the outer user namespace's. Removed: all; then the payload mounts over its files."""
     answers, run = calls(*MOUNTS, alter=no_filter)
     assert set(outcomes(answers)) == {"EPERM"} and not run.result.denials
     answers, _ = calls(*KERNEL_ONLY, alter=no_filter)
     assert set(outcomes(answers)) - {"EPERM", "ENOSYS"}  # some look at their arguments first: they were reached
     answers, _ = calls(*MOUNTS, alter=(no_filter, keep_capabilities), profile_changes=ROOT | NO_LANDLOCK)
+    assert outcomes(answers) == [*["EPERM"] * 7, "ok"], outcomes(answers)  # chroot is no change of mounts
+    answers, _ = calls(*MOUNTS, alter=(no_filter, keep_capabilities, one_user_namespace), profile_changes=ROOT | NO_LANDLOCK)
     assert outcomes(answers)[0] == "ok" and outcomes(answers)[4] == "ok" and outcomes(answers).count("ok") >= 4, outcomes(answers)
 
 
 def test_mounts_are_locked() -> None:
-    """Rule: mounts are made in the outer user namespace and locked for the inner one. With every capability and no filter: no umount, no remount rw,
-    no look under a mask. Removed: the inner namespace; then the masks come off and /usr is writable."""
+    """Rule: mounts belong to the outer user namespace. With every capability in the inner one and no filter: no umount, no remount rw, no look under a
+    mask, and none of it in a mount namespace of its own, where they are locked. Removed: the inner namespace; then the masks come off and /usr is
+    writable."""
     bare = (no_filter, keep_capabilities)
     how: dict[str, Any] = {"profile": "default", "profile_changes": ROOT | NO_LANDLOCK}
     run = run_payload("a6_locked.py", alter=bare, **how)
@@ -155,7 +158,10 @@ def test_mounts_are_locked() -> None:
         name: run[name] for name in ("umount-mask", "umount-proc-sys", "remount-usr", "remount-root", "umount-usr", "bind-under", "setattr")
     }
     assert "ok" not in locked.values(), locked
-    assert run["tmpfs"] == "ok"  # while a mount of its own it may make
+    assert run["tmpfs"] == "EPERM"
+    run = run_payload("a6_locked.py", "unshare", alter=bare, **how)
+    assert "ok" not in {run[name] for name in locked}, run.facts
+    assert run["tmpfs"] == "ok"  # while a mount of its own it may make there
     run = run_payload("a6_locked.py", alter=(*bare, one_user_namespace), **how)
     free = {name: run[name] for name in locked}
     assert free["umount-mask"] == free["umount-proc-sys"] == free["remount-usr"] == free["remount-root"] == "ok", free

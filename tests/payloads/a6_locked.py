@@ -1,10 +1,13 @@
-"""Tries to take the mounts apart that it finds itself under, with whatever capabilities it has."""
+"""Tries to take the mounts apart that it finds itself under, with whatever capabilities it has; ``unshare``: in a mount namespace of its own."""
 
 import ctypes
 import struct
+import sys
 
 from attack import attempt, call, report
 
+if sys.argv[1:] == ["unshare"]:
+    call("unshare", 0x20000)
 MS_REMOUNT, MS_BIND, MS_REC, MNT_DETACH = 32, 4096, 16384, 2
 
 with open("/proc/self/status") as file:
