@@ -5,34 +5,32 @@ from __future__ import annotations
 import errno
 import os
 
+from sandbox.api.finish import Finished, explain_failure, finish, with_notes
 from sandbox.api.prepare import Prepared, build_request, cgroup_directories, open_backend, uptime_s
 from sandbox.api.registered import Registered
-from sandbox.api.tables import ANY_ID, generalize, make_table, name_run
-from sandbox.api.usage import make_usage
+from sandbox.api.start import Launcher, Start
+from sandbox.api.tables import build_table, generalize, make_table, name_run
 from sandbox.audit.sinks import NullSink, Sink
-from sandbox.audit.summary import DenialSummary
-from sandbox.errors import ExecuteError, InternalError, SandboxError, SetupError, describe_errno
+from sandbox.errors import SetupError, describe_errno
 from sandbox.launch.idmap import HostId, claim_host_id, write_maps, write_range_maps
 from sandbox.launch.spawn import SIGNALS, Launched, spawn
-from sandbox.plan.steps import CloneInit, ClonePayload, Execute, InstallFilter, MapIds, MountRoot, Plan, PrivateMounts, SetWorkdir
 from sandbox.policy.profile import IdMode
 from sandbox.record import dataclass, field, replace
-from sandbox.result import Enforcement, Result, Verdict, decode_wait_status
+from sandbox.result import Verdict
 from sandbox.seccomp.decide import decide
 from sandbox.supervise.monitor import Monitor, Watched
 from sandbox.supervise.notify import NotifyListener
 from sandbox.supervise.pump import Pump
-from sandbox.verdict import Outcome, classify_outcome
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
     from collections.abc import Callable
 
-    from sandbox.cgroup.model import CgroupRun, CgroupUsage
+    from sandbox.cgroup.model import CgroupRun
     from sandbox.plan.build import Request
     from sandbox.plan.codec import Table
-    from sandbox.supervise.records import Collected
+    from sandbox.plan.steps import Plan
 else:
     import _signal as signal  # `signal` makes enumerations of it
 
@@ -67,59 +65,36 @@ class Hooks:
     sink: Sink = field(default_factory=NullSink)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
-    """A result, and what the human's lines are made of: the denials, and output that its destination refused."""
-
-    result: Result
-    denials: DenialSummary
-    lost: tuple[str, ...] = ()
-
-
-def execute(prepared: Prepared, streams: Streams, hooks: Hooks) -> Finished:
+def execute(prepared: Prepared, streams: Streams, hooks: Hooks, launcher: Launcher | None = None) -> Finished:
     """Run a prepared launch to its end.
+
+    Args:
+        prepared: what to run.
+        streams: its standard streams.
+        hooks: what the front end adds.
+        launcher: who starts it; None is this process.
 
     Raises:
         SandboxError: the sandbox could not be set up; nothing of it is left.
     """
-    host_id: HostId | None = None
-    cgroup: CgroupRun | None = None
-    prepared = open_backend(prepared)
-    entry = Registered(prepared)
+    start: Start | None = None
     try:
-        if prepared.as_root:
-            host_id = claim_host_id()
-        if prepared.backend is not None:
-            cgroup = prepared.backend.reserve(prepared.run_id, prepared.cgroup_limits)
-            cgroup.clear_way()
-        finished = _run(prepared, streams, hooks, host_id, cgroup, entry)
-        return _with_notes(finished, f"not listed by `sandbox ps`: {entry.refused}") if entry.refused else finished
+        opened = Spawned(prepared) if launcher is None else launcher.open(prepared)
+        start = opened
+        finished = _run(opened, streams, hooks)
+        notes = opened.notes
+        if opened.entry.refused:
+            notes += (f"not listed by `sandbox ps`: {opened.entry.refused}",)
+        return with_notes(finished, *notes) if notes else finished
     except OSError as error:  # too many open files, no memory for a pipe
         raise SetupError(f"start the sandbox{f' with `{error.filename}`' if error.filename else ''}", error.errno or errno.EIO) from error
     finally:
-        try:
-            if cgroup is not None:
-                try:
-                    cgroup.remove()
-                finally:
-                    cgroup.close()
-        finally:
-            if host_id is not None:
-                host_id.close()
-            entry.close()  # last: whoever waits for the end of the run is told by it
+        if start is not None:
+            start.close()
 
 
-def _run(
-    prepared: Prepared, streams: Streams, hooks: Hooks, host_id: HostId | None, cgroup: CgroupRun | None, entry: Registered
-) -> Finished:  # fmt: skip
-    directories = cgroup_directories(cgroup)
-    outside_id = host_id.number if host_id is not None else -1
-    plan, table = _find_table(prepared, outside_id, cgroup, entry.names)
-
-    def on_started(pid: int) -> None:
-        if cgroup is not None:
-            cgroup.make()
-        _write_maps(prepared, pid, host_id)
+def _run(start: Start, streams: Streams, hooks: Hooks) -> Finished:
+    prepared, cgroup, entry = start.prepared, start.cgroup, start.entry
 
     def listen(fd: int) -> NotifyListener:
         def decision(number: int, args: tuple[int, ...]) -> object:
@@ -138,17 +113,12 @@ def _run(
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         try:
-            if entry.reserve():
-                directories += (entry.directory,)
-            else:
-                plan, table = _find_table(prepared, outside_id, cgroup, ())
-            _start(launched, pumps, prepared, streams, table, directories, host_id)
-            entry.open(launched.pid)
+            plan, table = start.begin(launched, pumps, streams)
             watched = Watched(
                 limits=prepared.profile.limits,
-                started=on_started,
-                needs_word=prepared.external_map or cgroup is not None,
-                explain=lambda row, error: explain_failure(plan, table, row, error, run_id=prepared.run_id),
+                started=start.started,
+                needs_word=start.needs_word,
+                explain=lambda row, error: start.explain(plan, table, row, error),
                 pumps=pumps,
                 cgroup=cgroup,
                 listen=listen,
@@ -157,6 +127,10 @@ def _run(
                 on_start=hooks.on_start,
                 sample=prepared.sampled,
                 instructions=prepared.profile.measure_instructions,
+                served=start.served,
+                parent=start.parent,
+                adopted=start.adopted,
+                go=start.go,
             )
             outputs = pumps[1:]
             monitor = Monitor(launched, watched)
@@ -178,37 +152,84 @@ def _run(
     if streams.stderr is not None:
         stderr = None
     enforced = cgroup.enforced if cgroup is not None else ()
-    finished = _finish(prepared, plan, collected, counted, enforced, stdout, stderr, entry.killed_by)
+    finished = finish(prepared, plan, collected, counted, enforced, stdout, stderr, entry.killed_by, start.tier)
     names = ("standard output", "standard error")
     lost = tuple(f"{name} was lost: {describe_errno(pump.error)}" for name, pump in zip(names, outputs, strict=False) if pump.error)
-    return replace(_with_notes(finished, *lost), lost=lost) if lost else finished
+    return replace(with_notes(finished, *lost), lost=lost) if lost else finished
 
 
-def _with_notes(finished: Finished, *notes: str) -> Finished:
-    return replace(finished, result=replace(finished.result, notes=(*finished.result.notes, *notes)))
+class Spawned(Start):
+    """A run that this process starts itself, with a janitor."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self.prepared = prepared = open_backend(prepared)
+        self.entry = self._entry = Registered(prepared)
+        self._host_id: HostId | None = None
+        try:
+            if prepared.as_root:
+                self._host_id = claim_host_id()
+            if prepared.backend is not None:
+                self.cgroup = prepared.backend.reserve(prepared.run_id, prepared.cgroup_limits)
+                self.cgroup.clear_way()
+        except BaseException:
+            self.close()
+            raise
+        self.needs_word = prepared.external_map or self.cgroup is not None
+
+    def begin(self, launched: Launched, pumps: list[Pump], streams: Streams) -> tuple[Plan, Table]:
+        """See `Start.begin`."""
+        prepared, cgroup, entry = self.prepared, self.cgroup, self._entry
+        directories = cgroup_directories(cgroup)
+        listed = entry.reserve()
+        if listed:
+            directories += (entry.directory,)
+        outside_id = self._host_id.number if self._host_id is not None else -1
+        plan, table = _find_table(prepared, outside_id, cgroup, entry.names if listed else ())
+        children = open_children(pumps, streams, self._host_id)
+        try:
+            spawn(launched, table, stdio=children, extra=directories, executor=prepared.command.executor, anchor=prepared.anchor)
+        finally:
+            for fd in children:
+                os.close(fd)
+        entry.open(launched.pid)
+        return plan, table
+
+    def started(self, pid: int) -> None:
+        """See `Start.started`."""
+        if self.cgroup is not None:
+            self.cgroup.make()
+        write_id_maps(self.prepared, pid, self._host_id)
+
+    def close(self) -> None:
+        """See `Start.close`."""
+        cgroup, self.cgroup = self.cgroup, None
+        host_id, self._host_id = self._host_id, None
+        try:
+            if cgroup is not None:
+                try:
+                    cgroup.remove()
+                finally:
+                    cgroup.close()
+        finally:
+            if host_id is not None:
+                host_id.close()
+            self._entry.close()  # last: whoever waits for the end of the run is told by it
 
 
-def _start(
-    launched: Launched,
-    pumps: list[Pump],
-    prepared: Prepared,
-    streams: Streams,
-    table: Table,
-    directories: tuple[int, ...],
-    host_id: HostId | None,
-) -> None:
-    """Open the streams and start the executor; when it raises nothing is left but what `launched` and `pumps` hold."""
+def open_children(pumps: list[Pump], streams: Streams, host_id: HostId | None) -> tuple[int, int, int]:
+    """Open the streams of a run and add ours to `pumps`; return the payload's ends, which the caller closes once they are passed on."""
     children, made = _open_streams(streams)
     pumps += made
-    try:
-        if host_id is not None and streams.terminal is None:
+    if host_id is not None and streams.terminal is None:
+        try:
             # Pipes belong to who made them; `echo >/dev/stderr` opens one anew, which only its owner may.
             for fd in children:
                 os.fchown(fd, host_id.number, host_id.number)
-        spawn(launched, table, stdio=children, extra=directories, executor=prepared.command.executor, anchor=prepared.anchor)
-    finally:
-        for fd in children:
-            os.close(fd)
+        except BaseException:
+            for fd in children:
+                os.close(fd)
+            raise
+    return children
 
 
 def _find_table(prepared: Prepared, outside_id: int, cgroup: CgroupRun | None, entries: tuple[str, ...]) -> tuple[Plan, Table]:
@@ -220,7 +241,7 @@ def _find_table(prepared: Prepared, outside_id: int, cgroup: CgroupRun | None, e
         return _make_table(request(), prepared.run_id)
     # A root run's id is in no table: the maps are written from outside.
     variant = ("spawned", bool(entries), uptime_s(prepared))
-    plan, table = kept.find(variant, lambda: generalize(request(), prepared.run_id))
+    plan, table = kept.find(variant, lambda: build_table(generalize(request(), prepared.run_id)))
     return plan, replace(table, data=name_run(kept.fill(variant, table, prepared.command.files), prepared.run_id))
 
 
@@ -252,7 +273,8 @@ def _open_streams(streams: Streams) -> tuple[tuple[int, int, int], list[Pump]]:
     return (stdin_r, stdout_w, stderr_w), [feed, out, err]
 
 
-def _write_maps(prepared: Prepared, pid: int, host_id: HostId | None) -> None:
+def write_id_maps(prepared: Prepared, pid: int, host_id: HostId | None) -> None:
+    """Write the maps that the user namespace of a process cannot write itself: root's, and a range."""
     profile = prepared.profile
     if host_id is not None:
         write_maps(pid, inside_uid=profile.uid, inside_gid=profile.gid, outside=host_id.number)
@@ -263,99 +285,4 @@ def _write_maps(prepared: Prepared, pid: int, host_id: HostId | None) -> None:
         write_range_maps(pid, inside_uid=profile.uid, inside_gid=profile.gid, uid=prepared.host.uid, gid=prepared.host.gid, user=user)
 
 
-def explain_failure(plan: Plan, table: Table, row: int, error: int, *, run_id: str = ANY_ID) -> SandboxError:
-    """Turn (row, errno) into an error in the words of the step it belongs to."""
-    if not 0 <= row < len(table.rows):
-        return InternalError(f"the executor ran past its table (row {row})", hint="please report this")
-    entry = table.rows[row]
-    steps = plan.steps()
-    step = steps[entry.step]
-    place = f"step {entry.step + 1} of {len(steps)}, {step.describe()}".replace(ANY_ID, run_id)
-    hint: str | None = None
-    match step:
-        case Execute(path=path):
-            if error == errno.ENOENT and os.path.exists(path):
-                hint = "the file's interpreter (its `#!` line, or the dynamic linker) does not exist inside the sandbox"
-            elif error == errno.EACCES:
-                hint = "the payload's user may not execute it; see `ls -l`"
-            return ExecuteError(path, error, step=place, hint=hint)
-        # Ubuntu's AppArmor lets the clone pass and refuses what comes after it.
-        case CloneInit() | ClonePayload() | MapIds() | PrivateMounts() | MountRoot():
-            from sandbox.kernel.probe_userns import gather_userns_facts, userns_refusal_hint
-            from sandbox.launch.spawn import executor_command
-
-            hint = userns_refusal_hint(error, gather_userns_facts(executor_command()[0])) or None
-        case InstallFilter(listener=True) if error == errno.EBUSY:
-            hint = "another seccomp listener is active (nested sandbox?); run with `--no-audit`"
-        case SetWorkdir(path=path):
-            hint = f"`{path}` is not a directory that the payload's user may enter"
-        case _:
-            pass
-    return SetupError(entry.label.replace(ANY_ID, run_id), error, step=place, hint=hint)
-
-
-def _finish(
-    prepared: Prepared, plan: Plan, collected: Collected, counted: CgroupUsage | None, counted_enforced: tuple[Enforcement, ...],
-    stdout: bytes | None, stderr: bytes | None, killed_by: str,
-) -> Finished:  # fmt: skip
-    usage = make_usage(collected, counted, prepared.backend.name if prepared.backend is not None else "")
-    summary = collected.listener.summary() if collected.listener is not None else DenialSummary()
-    limits = prepared.profile.limits
-    asked = {
-        "wall_ns": limits.wall_ns, "cpu_ns": limits.cpu_ns, "idle_ns": limits.idle_ns, "memory_bytes": limits.memory_bytes,
-        "processes": limits.processes, "output_bytes": limits.output_bytes,
-    }  # fmt: skip
-    outcome = Outcome(
-        wait_status=collected.wait_status,
-        killed_for=collected.killed_for,
-        idle_ns=collected.idle_ns,
-        usage=usage,
-        mapped_file_bytes=collected.sampled_file_bytes if "memory" in prepared.sampled else None,
-        killed_by=killed_by,
-    )
-    judged = classify_outcome(outcome, asked)
-    verdict = judged.verdict
-    if collected.wait_status is not None and collected.killed_for is None:
-        code, number = decode_wait_status(collected.wait_status)
-    elif verdict is Verdict.SETUP_FAILED:
-        code, number = 125, None  # how the payload ended is not known: the failure is ours
-    else:
-        code, number = 137, 9
-    if not code and verdict is not Verdict.OK:
-        code = 137  # it ended by itself, over a limit: no caller may take that for success
-    result = Result(
-        verdict=verdict,
-        cause=judged.cause,
-        exit_code=code,
-        signal=number,
-        usage=usage,
-        run_id=prepared.run_id,
-        profile=prepared.profile.name,
-        profile_digest=prepared.profile.digest,
-        policy=prepared.policy.name,
-        policy_digest=prepared.policy.digest,
-        stdout=stdout,
-        stderr=stderr,
-        denials=summary.by_syscall(),
-        denials_suppressed=summary.suppressed,
-        evidence=judged.evidence,
-        near_limits=judged.near_limits,
-        enforced=(*prepared.enforced, *counted_enforced, *_watched_limits(prepared)),
-        notes=(*prepared.notes, *plan.notes),
-    )
-    return Finished(result=result, denials=summary)
-
-
-def _watched_limits(prepared: Prepared) -> tuple[Enforcement, ...]:
-    limits = prepared.profile.limits
-    entries = []
-    if limits.wall_ns is not None:
-        entries.append(Enforcement(what="wall time", how="supervisor's deadline"))
-    if limits.idle_ns is not None:
-        entries.append(Enforcement(what="idle time", how="supervisor's deadline, CPU time read then"))
-    if limits.output_bytes is not None:
-        entries.append(Enforcement(what="output", how="counted by the supervisor"))
-    return tuple(entries)
-
-
-__all__ = ["Finished", "Hooks", "Monitor", "Streams", "Verdict", "execute", "explain_failure"]
+__all__ = ["Finished", "Hooks", "Monitor", "Spawned", "Streams", "Verdict", "execute", "explain_failure", "open_children", "write_id_maps"]

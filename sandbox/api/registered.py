@@ -22,93 +22,38 @@ _FRESH_NS = 50_000_000
 _SIGKILL = 9
 
 
-class Registered:
-    """The entry of one run and what answers on its socket; nothing of it exists before `open`.
+class Answering:
+    """What answers for one run.
 
     Attributes:
-        names: the entry's files, to be removed in this order.
-        refused: why there is no entry, after `open`; empty where there is one.
+        refused: why nobody finds the run; empty where it can be found.
         killed_by: who asked for the end, in the words of a result's cause.
     """
 
     def __init__(self, prepared: Prepared) -> None:
-        self._prepared = prepared
         self._limits = prepared.profile.limits
-        self._entry: Registration | None = None
-        self._control: Control | None = None
         self._monitor: Monitor | None = None
         self._stats = ""
         self._stats_at = 0
         self._over = False
-        self._directory = -1
-        self.names = entry_names(prepared.run_id)
         self.refused = ""
         self.killed_by = ""
 
-    def reserve(self) -> bool:
-        """Find the place for the entry; return whether there is one. Nothing is made yet: the janitor that removes it is to live first."""
-        try:
-            self._directory = make_place(os.environ, os.geteuid())
-        except SandboxError as error:
-            self.refused = error.message
-        except OSError as error:
-            self.refused = f"make an entry: {describe_errno(error.errno or 0)}"
-        return not self.refused
-
-    def open(self, janitor: int) -> None:
-        """Make the entry, once a janitor lives that removes it after a SIGKILL of ours; it ends the run should we not answer."""
-        prepared = self._prepared
-        if self.refused:
-            return
-        name, argv = prepared.command.name, prepared.command.argv
-        content = encode_entry(
-            prepared.run_id, name=name, profile=prepared.profile.name, pid=os.getpid(), began_ns=monotonic_ns(), argv=argv
-        )
-        directory, self._directory = self._directory, -1
-        try:
-            self._entry = Registration(directory, prepared.run_id, content)
-            self._entry.publish(janitor)
-            self._control = Control(self._entry.listener, self._answer)
-        except OSError as error:
-            self.refused = f"make an entry: {describe_errno(error.errno or 0)}"
-            self.close()
-
-    @property
-    def directory(self) -> int:
-        """The directory of the entry's files, after `reserve` and until `open`; borrowed."""
-        return self._directory
-
     @property
     def fd(self) -> int:
-        """What the supervisor's loop waits for."""
-        assert self._control is not None
-        return self._control.fd
+        """What the supervisor's loop waits for, unless `refused`."""
+        raise NotImplementedError
 
     def serve(self, monitor: Monitor) -> None:
         """Answer what was asked; for the supervisor's loop."""
-        self._monitor = monitor
-        if self._control is not None:
-            self._control.serve()
+        raise NotImplementedError
 
     def drain(self, monitor: Monitor) -> None:
-        """Answer what was asked while the supervisor did not look: a run may have been ended without it."""
-        self._monitor = monitor
-        self._over = True
-        if self._control is not None:
-            self._control.drain()
+        """Answer what was asked while the supervisor did not look, at the end: a run may have been ended without it."""
+        raise NotImplementedError
 
-    def close(self) -> None:
-        """Hang up, and remove what the janitor has not; idempotent."""
-        directory, self._directory = self._directory, -1
-        if directory >= 0:
-            os.close(directory)
-        if self._entry is not None:
-            self._entry.close()
-        if self._control is not None:
-            self._control.close()
-            self._control = None
-
-    def _answer(self, request: str, uid: int, gone: bool) -> str:
+    def answer(self, request: str, uid: int, gone: bool) -> str:
+        """Answer a request; see `registry.control.Control`."""
         monitor = self._monitor
         assert monitor is not None
         verb, _, operand = request.partition(" ")
@@ -161,3 +106,82 @@ class Registered:
             self._stats = "ok\n" + "".join(f"{key} {value}\n" for key, value in fields.items() if value is not None)
             self._stats_at = now
         return self._stats
+
+
+class Registered(Answering):
+    """The entry of one run and what answers on its socket; nothing of it exists before `open`.
+
+    Attributes:
+        names: the entry's files, to be removed in this order.
+    """
+
+    def __init__(self, prepared: Prepared) -> None:
+        super().__init__(prepared)
+        self._prepared = prepared
+        self._entry: Registration | None = None
+        self._control: Control | None = None
+        self._directory = -1
+        self.names = entry_names(prepared.run_id)
+
+    def reserve(self) -> bool:
+        """Find the place for the entry; return whether there is one. Nothing is made yet: the janitor that removes it is to live first."""
+        try:
+            self._directory = make_place(os.environ, os.geteuid())
+        except SandboxError as error:
+            self.refused = error.message
+        except OSError as error:
+            self.refused = f"make an entry: {describe_errno(error.errno or 0)}"
+        return not self.refused
+
+    def open(self, janitor: int) -> None:
+        """Make the entry, once a janitor lives that removes it after a SIGKILL of ours; it ends the run should we not answer."""
+        prepared = self._prepared
+        if self.refused:
+            return
+        name, argv = prepared.command.name, prepared.command.argv
+        content = encode_entry(
+            prepared.run_id, name=name, profile=prepared.profile.name, pid=os.getpid(), began_ns=monotonic_ns(), argv=argv
+        )
+        directory, self._directory = self._directory, -1
+        try:
+            self._entry = Registration(directory, prepared.run_id, content)
+            self._entry.publish(janitor)
+            self._control = Control(self._entry.listener, self.answer)
+        except OSError as error:
+            self.refused = f"make an entry: {describe_errno(error.errno or 0)}"
+            self.close()
+
+    @property
+    def directory(self) -> int:
+        """The directory of the entry's files, after `reserve` and until `open`; borrowed."""
+        return self._directory
+
+    @property
+    def fd(self) -> int:
+        """What the supervisor's loop waits for."""
+        assert self._control is not None
+        return self._control.fd
+
+    def serve(self, monitor: Monitor) -> None:
+        """Answer what was asked; for the supervisor's loop."""
+        self._monitor = monitor
+        if self._control is not None:
+            self._control.serve()
+
+    def drain(self, monitor: Monitor) -> None:
+        """Answer what was asked while the supervisor did not look: a run may have been ended without it."""
+        self._monitor = monitor
+        self._over = True
+        if self._control is not None:
+            self._control.drain()
+
+    def close(self) -> None:
+        """Hang up, and remove what the janitor has not; idempotent."""
+        directory, self._directory = self._directory, -1
+        if directory >= 0:
+            os.close(directory)
+        if self._entry is not None:
+            self._entry.close()
+        if self._control is not None:
+            self._control.close()
+            self._control = None

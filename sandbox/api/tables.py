@@ -46,16 +46,16 @@ class Kept:
         self._made: dict[Hashable, tuple[Plan, Table]] = {}
         self._places: dict[Hashable, dict[str, tuple[int, tuple[int, ...]]]] = {}
 
-    def find(self, variant: Hashable, build: Callable[[], Request]) -> tuple[Plan, Table]:
+    def find(self, variant: Hashable, build: Callable[[], tuple[Plan, Table]]) -> tuple[Plan, Table]:
         """Return plan and table of one way to start the recipe.
 
         Args:
-            variant: what determines the request besides the recipe.
-            build: makes it, with `ANY_ID` in the place of a run's id.
+            variant: what determines them besides the recipe.
+            build: makes them, with `ANY_ID` in the place of a run's id.
         """
         made = self._made.get(variant)
         if made is None:
-            made = _build(build())
+            made = build()
             if len(self._made) >= _VARIANTS:
                 self._made.clear()
                 self._places.clear()
@@ -114,7 +114,7 @@ def make_table(request: Request, run_id: str) -> tuple[Plan, Table]:
     """Return the plan and the table of one request. Equal ones have equal tables, but for the ids in the names of cgroups and entries."""
     given = sum(len(entry.content) for entry in request.root.entries if isinstance(entry, FileBytes))
     if given > KEPT_BYTES or len(run_id) != len(ANY_ID):
-        return _build(request)
+        return build_table(request)
     plan, table = _kept(generalize(request, run_id))
     return plan, replace(table, data=name_run(table.data, run_id))
 
@@ -135,9 +135,10 @@ def generalize(request: Request, run_id: str) -> Request:
     )  # fmt: skip
 
 
-def _build(request: Request) -> tuple[Plan, Table]:
+def build_table(request: Request) -> tuple[Plan, Table]:
+    """Return plan and table of a run that this process starts itself."""
     plan = build_plan(request)
     return plan, lower_plan(plan)
 
 
-_kept = lru_cache(maxsize=16)(_build)
+_kept = lru_cache(maxsize=16)(build_table)

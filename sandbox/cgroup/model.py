@@ -131,6 +131,10 @@ class CgroupRun(Protocol):
         """
 
     @property
+    def directories(self) -> tuple[int, ...]:
+        """Its own directories, O_PATH|O_CLOEXEC, between `make` and `close`: for an init that is started once they are there."""
+
+    @property
     def enforced(self) -> tuple[Enforcement, ...]:
         """What this cgroup enforces or measures, and by which file."""
 
@@ -194,6 +198,20 @@ class CgroupRun(Protocol):
         """Close every fd; idempotent. Does not remove."""
 
 
+class Guarded(Protocol):
+    """The cgroups that runs of one server may have, by their ids: for its keeper, which outlives us.
+
+    `removals` and `thaws` are as of `CgroupRun`.
+    """
+
+    @property
+    def removals(self) -> tuple[tuple[int, str], ...]: ...
+    @property
+    def thaws(self) -> tuple[tuple[int, str], ...]: ...
+    def close(self) -> None:
+        """Close the descriptors; idempotent."""
+
+
 class Backend(Protocol):
     """A place where this process may make cgroups."""
 
@@ -224,6 +242,13 @@ class Backend(Protocol):
 
         Raises:
             UnsupportedError: a limit is asked for that `provides` lacks.
+        """
+
+    def guard(self, run_ids: tuple[str, ...]) -> Guarded:
+        """Return all that runs with these ids may make here, whatever their limits, and make the place fit for them (`CgroupRun.clear_way`).
+
+        Raises:
+            SetupError: a call failed, or processes of others are in the way.
         """
 
     def create(self, run_id: str, limits: Limits) -> CgroupRun:

@@ -37,6 +37,7 @@ class RunBase:
         self._cpu_fd = -1
         self._open: dict[tuple[str, str], int] = {}
         self.join_fds: tuple[int, ...] = ()
+        self.directories: tuple[int, ...] = ()
         self.enforced: tuple[Enforcement, ...] = ()
         self.oom_fd: int | None = None
 
@@ -68,9 +69,20 @@ class RunBase:
                 fds.append(node.open("cgroup.procs", os.O_WRONLY))
                 self._fds.append(fds[-1])
             self.join_fds = tuple(fds)
+            self.directories = self._open_directories()
         except BaseException:
             self._undo()
             raise
+
+    def _open_directories(self) -> tuple[int, ...]:
+        found = []
+        for node in self._nodes:
+            try:
+                found.append(os.open(node.relative, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=node.fd))
+            except OSError as error:
+                raise SetupError(f"open `{node.path('').rstrip('/')}`", error.errno or errno.EIO, step="cgroup") from None
+            self._fds.append(found[-1])
+        return tuple(found)
 
     def cpu_ns(self) -> int:
         """See `CgroupRun.cpu_ns`."""
@@ -118,6 +130,7 @@ class RunBase:
         self._made.clear()
         self._open.clear()
         self.join_fds = ()
+        self.directories = ()
         self.oom_fd = None
         self._cpu_fd = -1
 
@@ -186,6 +199,26 @@ class RunBase:
         except SandboxError:
             pass  # the first error is the one to report
         self.close()
+
+
+class GuardedNames:
+    """See `Guarded`.
+
+    Args:
+        removals: as of `CgroupRun`.
+        thaws: likewise.
+        owned: descriptors of theirs, taken.
+    """
+
+    def __init__(self, removals: tuple[tuple[int, str], ...], thaws: tuple[tuple[int, str], ...], owned: list[int]) -> None:
+        self.removals = removals
+        self.thaws = thaws
+        self._owned = owned
+
+    def close(self) -> None:
+        """See `Guarded.close`."""
+        while self._owned:
+            os.close(self._owned.pop())
 
 
 def refuse_missing(provides: frozenset[str], limits: Limits, name: str) -> None:

@@ -16,7 +16,7 @@ from sandbox.cgroup import v2
 from sandbox.cgroup.dbus import Bus, RefusedError, Writer, make_call
 from sandbox.cgroup.files import check_run_id
 from sandbox.cgroup.mounts import match_hierarchies, parse_memberships, parse_mountinfo
-from sandbox.cgroup.run import refuse_missing
+from sandbox.cgroup.run import GuardedNames, refuse_missing
 from sandbox.errors import SetupError, UnsupportedError
 from sandbox.policy.profile import Limits
 from sandbox.record import dataclass
@@ -88,6 +88,10 @@ class ScopeOffer:
         """Return a run that is only named; it cannot be made. See `Backend.reserve`."""
         refuse_missing(self.provides, limits, self.name)
         return v2.named_run(f"run-{check_run_id(run_id)}", self._controllers, limits)
+
+    def guard(self, run_ids: tuple[str, ...]) -> GuardedNames:
+        """Refuse: nothing is there yet."""
+        raise UnsupportedError("a scope without an anchor", "cgroup", origin="cgroup")
 
     def create(self, run_id: str, limits: Limits) -> v2.V2Run:
         """Refuse: a scope needs a process in it, which `api` starts."""

@@ -14,7 +14,7 @@ import os
 from sandbox.cgroup.devices import format_processors, io_rates, resolve_device
 from sandbox.cgroup.files import NodeFiles, check_run_id, open_directory, parse_io_service, parse_keyed, parse_number, swap_in_use
 from sandbox.cgroup.model import INIT_PROCESSES, MAXIMUM_PIDS, CgroupNow, CgroupUsage
-from sandbox.cgroup.run import CONTROLLER_OF, CPU_PERIOD_US, RunBase, asked_of_cgroup, cpu_quota_us, refuse_missing
+from sandbox.cgroup.run import CONTROLLER_OF, CPU_PERIOD_US, GuardedNames, RunBase, asked_of_cgroup, cpu_quota_us, refuse_missing
 from sandbox.errors import SetupError
 from sandbox.policy.profile import Limits
 from sandbox.result import Enforcement
@@ -69,6 +69,21 @@ class V1Backend:
                 os.close(node.fd)
             raise
         return V1Run(by_base, {controller: by_base[base] for controller, base in bases.items()}, limits, devices)
+
+    def guard(self, run_ids: tuple[str, ...]) -> GuardedNames:
+        """See `Backend.guard`."""
+        names = [self._prefix + check_run_id(run_id) for run_id in run_ids]
+        fds: dict[str, int] = {}
+        try:
+            for base in dict.fromkeys(self._bases.values()):
+                fds[base] = open_directory(base)
+        except SetupError:
+            for fd in fds.values():
+                os.close(fd)
+            raise
+        freezer = fds.get(self._bases.get("freezer", ""))
+        thaws = tuple((freezer, f"{name}/freezer.state") for name in names) if freezer is not None else ()
+        return GuardedNames(tuple((fd, name) for name in names for fd in fds.values()), thaws, list(fds.values()))
 
     def create(self, run_id: str, limits: Limits) -> V1Run:
         """See `Backend.create`."""

@@ -23,7 +23,7 @@ from sandbox.cgroup.files import (
     swap_in_use,
 )
 from sandbox.cgroup.model import INIT_PROCESSES, MAXIMUM_PIDS, CgroupNow, CgroupUsage
-from sandbox.cgroup.run import CONTROLLER_OF, CPU_PERIOD_US, RunBase, asked_of_cgroup, cpu_quota_us, refuse_missing
+from sandbox.cgroup.run import CONTROLLER_OF, CPU_PERIOD_US, GuardedNames, RunBase, asked_of_cgroup, cpu_quota_us, refuse_missing
 from sandbox.errors import SetupError
 from sandbox.policy.profile import Limits
 from sandbox.result import Enforcement
@@ -92,6 +92,18 @@ class V2Backend:
             enable_controllers(NodeFiles(fd, "", self._base), self._wanted(Limits()), self._movable)
         finally:
             os.close(fd)
+
+    def guard(self, run_ids: tuple[str, ...]) -> GuardedNames:
+        """See `Backend.guard`."""
+        names = [self._prefix + check_run_id(run_id) for run_id in run_ids]
+        run = self.reserve(run_ids[0], Limits())
+        try:
+            run.clear_way()
+        finally:
+            run.close()
+        fd = open_directory(self._base)
+        shared = [self._shared] if self._shared else []
+        return GuardedNames(tuple((fd, "/".join([*shared, name])) for name in names) + tuple((fd, name) for name in shared), (), [fd])
 
     def create(self, run_id: str, limits: Limits) -> V2Run:
         """See `Backend.create`."""

@@ -59,6 +59,13 @@ class Control:
         for _ in range(4):
             self.serve()
 
+    def hang_up(self) -> None:
+        """Drop every connection, also those that nobody has accepted yet; whoever connects from now on is served."""
+        while self._accept():
+            pass
+        for fd in list(self._peers):
+            self._drop(fd)
+
     def close(self) -> None:
         """Drop every connection, which tells whoever waits for the end of the run; idempotent."""
         for fd in list(self._peers):

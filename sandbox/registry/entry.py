@@ -7,6 +7,7 @@ Every run imports this: what only readers need is in `registry.facts`.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -18,17 +19,17 @@ if TYPE_CHECKING:
 SOCKET = ".sock"
 MAGIC = "sandbox-run 1\n"
 JANITOR = "janitor {:10d} {:20d}\n"
-_COMMAND_BYTES = 2048
+COMMAND_BYTES = 2048
 _TRIES = 20
 _BACKLOG = 4096  # every look at a stopped supervisor stays in it
 
 
 def encode_entry(run_id: str, *, name: str, profile: str, pid: int, began_ns: int, argv: Sequence[str]) -> bytes:
     """Return the file's bytes: lines of `key value`, then the command's words, each ended by a NUL; `facts.Facts` says what they are."""
-    lines = [MAGIC, JANITOR.format(0, 0), f"run {run_id}\n", f"name {name}\n", f"profile {_one_line(profile)}\n", f"pid {pid}\n"]
+    lines = [MAGIC, JANITOR.format(0, 0), f"run {run_id}\n", f"name {name}\n", f"profile {one_line(profile)}\n", f"pid {pid}\n"]
     head = "".join([*lines, f"began {began_ns}\n\n"])
     words = "".join(word + "\0" for word in argv)
-    return head.encode("utf-8", "surrogateescape") + words.encode("utf-8", "surrogateescape")[:_COMMAND_BYTES]
+    return head.encode("utf-8", "surrogateescape") + words.encode("utf-8", "surrogateescape")[:COMMAND_BYTES]
 
 
 def entry_names(run_id: str) -> tuple[str, str]:
@@ -65,6 +66,15 @@ class Registration:
         except BaseException:
             self.close()
             raise
+
+    def write(self, content: bytes, at: int) -> None:
+        """Change a part of the file.
+
+        Raises:
+            OSError: not all of it could be written.
+        """
+        if os.pwrite(self._file, content, at) != len(content):
+            raise OSError(errno.ENOSPC, "write an entry")
 
     def publish(self, janitor: int) -> None:
         """Add the janitor, a child of ours that has not been waited for."""
@@ -143,5 +153,6 @@ def _listen(directory: int, name: str) -> int:
     return made.detach()
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Return a text without what would end a line."""
     return "".join(one if one.isprintable() else "?" for one in text)

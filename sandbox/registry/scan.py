@@ -20,7 +20,8 @@ from collections.abc import Sequence
 from sandbox.record import dataclass
 from sandbox.registry.control import ANSWER_BYTES
 from sandbox.registry.entry import SOCKET, open_by, start_ticks
-from sandbox.registry.facts import MAXIMUM_BYTES, Facts, decode_facts, is_run_id, parent_pid
+from sandbox.registry.facts import MAXIMUM_BYTES, Facts, decode_facts, is_run_id, is_slot, parent_pid
+from sandbox.registry.slot import SLOT_MAGIC, TURN
 
 MAXIMUM_ENTRIES = 10_000
 _UCRED = struct.Struct("iII")
@@ -83,11 +84,13 @@ def _read_living(directory: int, name: str, uid: int, strange: list[str]) -> Fac
         try:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            facts = decode_facts(os.pread(fd, MAXIMUM_BYTES, 0))
-            if facts is None or facts.run_id != name:
-                # Between the making of an entry and its first bytes it is empty, and that is no fault.
-                strange += [name] if status.st_size else []
-                return None
+            data = os.pread(fd, MAXIMUM_BYTES, 0)
+            facts = decode_facts(data, name)
+            if facts is None:
+                # Between the making of an entry and its first bytes it is empty, and that is no fault; nor is a slot without a run.
+                strange += [name] if status.st_size and not is_slot(data) else []
+            elif facts.slot and not _same_turn(fd, facts):
+                return None  # the run ended while we read
             return facts
         except OSError:  # a file system without locks
             strange.append(name)
@@ -96,6 +99,23 @@ def _read_living(directory: int, name: str, uid: int, strange: list[str]) -> Fac
         _remove(directory, name + SOCKET)
         _remove(directory, name)
         return None
+    finally:
+        os.close(fd)
+
+
+def _same_turn(fd: int, facts: Facts) -> bool:
+    """Whether a slot has the same run still, so that all that was read is of that one."""
+    return os.pread(fd, len(TURN.format(0)), len(SLOT_MAGIC)) == TURN.format(facts.turn).encode()
+
+
+def _is_current(directory: int, facts: Facts) -> bool:
+    """Whether a slot has that run now, looked at by its name."""
+    try:
+        fd = os.open(facts.slot, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    except OSError:
+        return False
+    try:
+        return _same_turn(fd, facts)
     finally:
         os.close(fd)
 
@@ -135,7 +155,10 @@ class Line:
 
         self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK, 0)
         try:
-            self._socket.connect(open_by(found.directory, found.facts.run_id + SOCKET))
+            self._socket.connect(open_by(found.directory, found.facts.entry + SOCKET))
+            if found.facts.slot and not _is_current(found.directory, found.facts):
+                # The end of a run first changes the entry and then hangs up on all that have connected: whoever still reads the turn is one of these.
+                raise ConnectionRefusedError(errno.ECONNREFUSED, "the slot has another run, or none")
             raw = self._socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _UCRED.size)
             self.supervisor, uid, _ = _UCRED.unpack(raw)
             if uid != os.fstat(found.directory).st_uid:
@@ -209,6 +232,8 @@ def end_by_force(facts: Facts, supervisor: int) -> int:
     Raises:
         ProcessLookupError: the entry names no janitor of this supervisor.
     """
+    if facts.slot:
+        return _end_served(facts, supervisor)
     pid, started = facts.janitor
     janitor = _open_checked(pid, parent=supervisor, started=started)
     if janitor < 0:
@@ -227,6 +252,20 @@ def end_by_force(facts: Facts, supervisor: int) -> int:
         return -1
     finally:
         os.close(janitor)
+
+
+def _end_served(facts: Facts, supervisor: int) -> int:
+    """Do the same where a server has started init: keeper, server and init must each be the child of the one before."""
+    if parent_pid(_read(f"/proc/{facts.keeper}/stat") or b"") != supervisor or parent_pid(_read(f"/proc/{facts.server}/stat") or b"") != facts.keeper:
+        raise ProcessLookupError(errno.ESRCH, "the entry names no server of the process that listens")
+    pid, started = facts.init
+    if not started:
+        raise ProcessLookupError(errno.ESRCH, "the run has not begun")
+    init = _open_checked(pid, parent=facts.server, started=started)
+    if init >= 0:
+        signal.pidfd_send_signal(init, signal.SIGKILL)
+        _thaw(pid)
+    return init
 
 
 def _open_checked(pid: int, *, parent: int, started: int) -> int:

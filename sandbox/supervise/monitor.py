@@ -11,7 +11,7 @@ import os
 import select
 import time
 
-from sandbox.cgroup.none import parse_stat
+from sandbox.cgroup.none import parse_stat, process_cpu_ns
 from sandbox.errors import InternalError, ProtocolError, SandboxError, SetupError
 from sandbox.kernel.calls import pidfd_getfd, pidfd_send_signal, set_slice
 from sandbox.plan import fds
@@ -28,6 +28,7 @@ from sandbox.supervise.streams import StreamSet
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Callable
     from functools import partial
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from sandbox.supervise.notify import NotifyListener
     from sandbox.supervise.pump import Pump
 else:
+    import _signal as signal  # `signal` makes enumerations of it
     from _functools import partial
 
 _DENIALS_A_TURN = 64
@@ -54,6 +56,13 @@ class Watched:
     `sample` names the limits that are enforced by sampling. `explain` turns a failure record into an error.
     `watches` are descriptors of the caller's, borrowed, and what to do when one is readable; `on_start` is called when the payload is confined
     and about to be let go.
+
+    Attributes:
+        served: a server has cloned init, there is no janitor. Then the run is over with init's report, by which time it has reaped everything, or
+            with the server's that init is gone; the end of the socket without either means that the server died.
+        parent: the process of which init is a child; 0 is what was launched.
+        adopted: called with init's pid and the bytes of its /proc/PID/stat, before `started`.
+        go: the bytes with which the payload is let go.
     """
 
     limits: Limits
@@ -68,6 +77,10 @@ class Watched:
     on_start: Callable[[Monitor], None] | None = None
     sample: frozenset[str] = frozenset()
     instructions: bool = False
+    served: bool = False
+    parent: int = 0
+    adopted: Callable[[int, bytes], None] | None = None
+    go: bytes = bytes([fds.WORD_GO])
 
 
 class Monitor:
@@ -225,14 +238,23 @@ class Monitor:
             except OSError:
                 pass  # nobody reads any more: the run is over
 
+    def _let_go(self, word: bytes) -> None:
+        """Write what the payload waits for. A long one may not fit into the pipe, but is read as it is written."""
+        try:
+            while word:
+                word = word[os.write(self._launched.descriptors.go, word) :]
+        except BrokenPipeError:
+            pass  # it is dead already, which its records tell
+
     # ---- the loop ------------------------------------------------------------------------------------------
 
     def _supervise(self) -> None:
         watched, loop, streams = self._watched, self._loop, self._streams
-        if watched.cgroup is not None and not watched.needs_word:
+        if watched.cgroup is not None and not watched.needs_word and not watched.served:
             raise InternalError("a cgroup without a word for init")
         loop.add(self._channel.fileno(), self._on_status)
-        loop.add(self._launched.pidfd, self._on_janitor_gone)
+        if self._launched.pidfd >= 0:
+            loop.add(self._launched.pidfd, self._on_janitor_gone)
         for fd, callback in watched.watches:
             self.watch(fd, callback)
         while not self._done:
@@ -284,7 +306,8 @@ class Monitor:
         try:
             record = self._channel.receive()
             if record is None:
-                self._done = self._done or self._channel.ended
+                if self._channel.ended and not self._done:
+                    self._on_end()
                 return False
             self._on_record(record)
         except SandboxError as failure:
@@ -294,6 +317,13 @@ class Monitor:
             self._failure = self._failure or SetupError(failure.strerror or str(failure), failure.errno or 0, step="supervisor")
             self.kill(None)
         return True
+
+    def _on_end(self) -> None:
+        self._done = True
+        if self._watched.served and self.collected.killed_for is None:
+            self._failure = self._failure or SetupError(
+                "wait for the run", errno.ECONNRESET, step="the server died, and every run of it", hint="was it killed, or the host out of memory?"
+            )  # fmt: skip
 
     def _on_record(self, record: Record) -> None:
         match record.kind:
@@ -318,6 +348,9 @@ class Monitor:
                 self.collected.wait_status = record.a
                 self.collected.tree = record.rusage
                 self._note_end(record.b)
+                if self._watched.served:
+                    self.collected.init_used_ns = process_cpu_ns(self._init_pid)
+                    self._done = True
             case Kind.REAPED:
                 self.collected.whole = record.rusage
                 if self._go_ns and not self.collected.wall_ns:
@@ -331,14 +364,17 @@ class Monitor:
             self._sampling.finish(at_ns)
 
     def _adopt(self, pid: int) -> bool:
-        """Open init's pidfd; False when that process is gone, even if its number is somebody else's by now: only the janitor has init as a child."""
+        """Open init's pidfd; False when that process is gone, even if its number is somebody else's by now: only the janitor or server has init as a child."""
         try:
             self._init_pidfd = os.pidfd_open(pid)
             with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-                stat = parse_stat(file.read())
+                content = file.read()
+            stat = parse_stat(content)
         except (ProcessLookupError, FileNotFoundError):
             stat = None
-        if stat is not None and stat.parent == self._launched.pid:
+        if stat is not None and stat.parent == (self._watched.parent or self._launched.pid):
+            if self._watched.adopted is not None:
+                self._watched.adopted(pid, content)
             return True
         if self._init_pidfd >= 0:
             os.close(self._init_pidfd)
@@ -371,7 +407,7 @@ class Monitor:
         self._go_ns = time.monotonic_ns()
         self._settle_ns = self._go_ns + _SETTLE_NS
         self._deadlines.begin(self._go_ns)
-        self._tell("go", fds.WORD_GO)
+        self._let_go(watched.go)
 
     def _on_oom(self) -> None:
         assert self._watched.cgroup is not None and self._watched.cgroup.oom_fd is not None
@@ -433,8 +469,8 @@ class Monitor:
     def _drain(self) -> None:
         """Everything is dead: move what is left in the pipes."""
         loop, streams = self._loop, self._streams
-        for fd in (self._channel.fileno(), self._launched.pidfd):
-            loop.remove(fd)
+        loop.remove(self._channel.fileno())
+        loop.remove(self._launched.pidfd)
         if self._listening and self.collected.listener is not None:
             loop.remove(self.collected.listener.fileno())
         while not streams.empty_sources():
@@ -452,6 +488,8 @@ class Monitor:
     def _finish(self) -> None:
         if not self._done:
             self.kill(None)
+            if self._watched.served:
+                self._await_end()
         self._streams.close()
         if self._instructions is not None:
             self._instructions.close()
@@ -464,3 +502,22 @@ class Monitor:
         self._channel.close()
         if self._short:
             set_slice(0, 0)
+
+    def _over(self) -> bool:
+        return self._done
+
+    def _await_end(self) -> None:
+        """Wait until init is gone, and with it everything, as the reaping of a janitor does; interrupts wait meanwhile."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))
+        try:
+            self._launched.descriptors.close_one("control")  # whose end kills everything, also an init that is not known yet
+            poll = select.poll()
+            poll.register(self._channel.fileno(), select.POLLIN)
+            deadline = time.monotonic_ns() + SETUP_NS
+            while not self._over() and (left := deadline - time.monotonic_ns()) > 0:
+                poll.poll(left // 1_000_000 + 1)
+                self._doomed = True
+                while not self._over() and self._on_status():
+                    pass
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -32,6 +32,7 @@ class Collected:
         paused_ns: how long it was paused.
         tree: what all processes used that init or another parent waited for; None when init could not report it.
         whole: the same with init.
+        init_used_ns: CPU time of init when it reported the end, where it had to be asked for then: there is no `whole`.
         setup_init_ns: CPU time of init at GO.
         setup_payload_ns: CPU time of the payload at GO, all of it ours.
         setup_cgroup_ns: CPU time counted by the cgroup at GO.
@@ -52,6 +53,7 @@ class Collected:
     paused_ns: int = 0
     tree: Rusage | None = None
     whole: Rusage | None = None
+    init_used_ns: int = 0
     setup_init_ns: int = 0
     setup_payload_ns: int = 0
     setup_cgroup_ns: int = 0
@@ -74,6 +76,8 @@ class Collected:
     @property
     def init_cpu_ns(self) -> int:
         """CPU time of init itself since GO, 0 when it is not known."""
+        if self.init_used_ns:
+            return max(0, self.init_used_ns - self.setup_init_ns)
         if self.tree is None or self.whole is None:
             return 0
         return max(0, self.whole.cpu_ns - self.tree.cpu_ns - self.setup_init_ns)

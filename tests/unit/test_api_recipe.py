@@ -12,7 +12,7 @@ from sandbox.api import call as calling
 from sandbox.api import recipe as recipes
 from sandbox.api.call import Call
 from sandbox.api.prepare import Command, Prepared, build_request, prepare
-from sandbox.api.tables import ANY_ID, generalize, placeholder
+from sandbox.api.tables import ANY_ID, build_table, generalize, placeholder
 from sandbox.errors import PolicyError, SandboxError
 
 
@@ -44,7 +44,7 @@ def table(call: Call) -> bytes:
     prepared = call.prepared
     assert prepared.kept is not None
     request = generalize(build_request(prepared, outside_id=-1, cgroup=None), prepared.run_id)
-    found = prepared.kept.find("test", lambda: request)[1]
+    found = prepared.kept.find("test", lambda: build_table(request))[1]
     return prepared.kept.fill("test", found, prepared.command.files)
 
 

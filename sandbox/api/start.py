@@ -1,0 +1,84 @@
+"""What `execute` asks of a way to start runs: a launcher opens a start, which is one run from before its processes to after them."""
+
+from __future__ import annotations
+
+from sandbox.api.finish import explain_failure
+from sandbox.plan import fds
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from sandbox.api.execute import Streams
+    from sandbox.api.prepare import Prepared
+    from sandbox.api.registered import Answering
+    from sandbox.cgroup.model import CgroupRun
+    from sandbox.errors import SandboxError
+    from sandbox.launch.spawn import Launched
+    from sandbox.plan.codec import Table
+    from sandbox.plan.steps import Plan
+    from sandbox.supervise.pump import Pump
+else:
+    Protocol = object
+
+
+class Start:
+    """One run of a launcher.
+
+    Attributes:
+        tier: what `Result.launched` says.
+        prepared: the launch, as it is run.
+        cgroup: the run's, where there is one; its counters are read after the end.
+        entry: what answers to those who look for runs.
+        needs_word: whether init waits for `started` to be over.
+        served: see `Watched`.
+        parent: likewise.
+        go: likewise.
+        notes: for the result.
+    """
+
+    tier = "spawned"
+    prepared: Prepared
+    cgroup: CgroupRun | None = None
+    entry: Answering
+    needs_word = False
+    served = False
+    parent = 0
+    go = bytes([fds.WORD_GO])
+    notes: tuple[str, ...] = ()
+
+    def begin(self, launched: Launched, pumps: list[Pump], streams: Streams) -> tuple[Plan, Table]:
+        """Start the processes, or take those that were started before, and return what they do; all signals are blocked.
+
+        Whatever happens, `launched` and `pumps` hold what is to be closed.
+        """
+        raise NotImplementedError
+
+    def adopted(self, pid: int, stat: bytes) -> None:
+        """Init is known; `stat` is its /proc/PID/stat."""
+
+    def started(self, pid: int) -> None:
+        """Do what init waits for."""
+
+    def explain(self, plan: Plan, table: Table, row: int, error: int) -> SandboxError:
+        """Turn a failure record into an error."""
+        return explain_failure(plan, table, row, error, run_id=self.prepared.run_id)
+
+    def close(self) -> None:
+        """Nothing of it runs any more: remove what was made for it; idempotent."""
+        raise NotImplementedError
+
+
+class Launcher(Protocol):
+    """A way to start runs."""
+
+    def open(self, prepared: Prepared) -> Start:
+        """Return what one run needs; nothing of it is running.
+
+        Raises:
+            SandboxError: it cannot be had.
+            OSError: likewise.
+        """
+
+
+__all__ = ["Launcher", "Start"]
