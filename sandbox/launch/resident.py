@@ -116,7 +116,10 @@ class Server:
                 raise explain(record.row, record.a)
             if record.kind is Kind.STARTED:
                 self.pid = record.pid
-                self.pidfd = os.pidfd_open(record.pid)
+                try:
+                    self.pidfd = os.pidfd_open(record.pid)
+                except ProcessLookupError:
+                    continue  # dead already: what it has to say about that comes next
                 if started is not None:
                     started(record.pid)
                     os.write(ends.go, bytes([fds.WORD_MADE]))
