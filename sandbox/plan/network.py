@@ -1,4 +1,5 @@
-"""Whether a filter leaves a program any socket but a local one: the question that decides if its network namespace may be used again.
+"""What a filter leaves a program: any socket but a local one, which decides if its network namespace may be used again; any call for keys, which decides
+if its session keyring may be its server's.
 
 The program is followed along every way it can take for the calls in question, with all arguments unknown. Pure.
 """
@@ -15,6 +16,7 @@ _AF_UNIX = 1
 _NUMBER, _ARCH, _FAMILY = 0, 4, 16  # offsets in struct seccomp_data; the kernel takes the family as an int
 _NEVER = ("io_uring_setup",)  # its rings make sockets without a system call
 _SOCKETS = ("socket", "socketpair")
+_KEYS = ("add_key", "request_key", "keyctl")
 _REFUSING = (bpf.RET_ERRNO, bpf.RET_TRAP, bpf.RET_KILL_PROCESS, 0, bpf.RET_USER_NOTIF)  # the supervisor never lets a denied call go on
 _ACTION = 0xFFFF_0000
 _WAYS = 100_000
@@ -49,6 +51,20 @@ def only_unix_sockets(filter_bpf: bytes, arch: Arch) -> bool:
     return not _families(program, {}, foreign=native)
 
 
+@lru_cache(maxsize=16)
+def refuses_keys(filter_bpf: bytes, arch: Arch) -> bool:
+    """Return whether the filter lets no call pass that finds, reads or makes a key of the kernel's; exact where it says so, as `only_unix_sockets`."""
+    program = bpf.decode(filter_bpf)
+    native = audit_arch(arch)
+    for name in _KEYS:
+        number = syscall_number(arch, name)
+        if number is None or _families(program, {_ARCH: native, _NUMBER: number}):
+            return False
+        if arch is Arch.X86_64 and _families(program, {_ARCH: native, _NUMBER: number | X32_SYSCALL_BIT}):
+            return False
+    return not _families(program, {}, foreign=native)
+
+
 def _families(program: tuple[bpf.Instruction, ...], known: dict[int, int], *, foreign: int | None = None) -> set[int | None]:
     """Return the families with which the program lets a call pass; None for one that it did not look at.
 
@@ -64,6 +80,8 @@ def _families(program: tuple[bpf.Instruction, ...], known: dict[int, int], *, fo
         if not stack:
             return found
         at, source, value, facts = stack.pop()
+        if at >= len(program):
+            return {None}
         code, jt, jf, k = program[at]
         match code:
             case 0x20:  # ld [k]

@@ -23,7 +23,7 @@ from sandbox.plan.build import (
 )
 from sandbox.plan.build_root import RootSteps, split_refusal, split_root, whole_root
 from sandbox.plan.check_served import check_run_plan, check_server_plan
-from sandbox.plan.network import only_unix_sockets
+from sandbox.plan.network import only_unix_sockets, refuses_keys
 from sandbox.plan.steps import (
     AdoptOrphans,
     AwaitSupervisor,
@@ -35,6 +35,7 @@ from sandbox.plan.steps import (
     JoinCgroups,
     KeepHostProc,
     LoopbackUp,
+    NewKeyring,
     NewSession,
     NotDumpable,
     OpenTerminal,
@@ -88,6 +89,8 @@ def build_server_plan(request: Request, *, template: bool) -> Plan:
         server += [KeepHostProc(), *enter_steps(plain, root, own_trees=request.host.uid != 0, notes=notes)]
     else:
         server = [ReportStarted(pid_one=False), DieWithJanitor()]
+    if request.host.keyrings:
+        server.append(NewKeyring())
     server += [NotDumpable(), Serve(template=template)]
     plan = Plan(arch=request.host.arch, janitor=tuple(janitor), init=tuple(server), payload=(), notes=tuple(notes))
     check_server_plan(plan, template=template)
@@ -125,6 +128,8 @@ def build_run_plan(request: Request, *, template: bool, waits: bool = False) -> 
         init += enter_steps(request, whole_root(request, notes), own_trees=True, notes=notes)
     init += end_init(request, inner, notes, own_namespace=not template)
     payload = payload_steps(request, inner, notes, own_limits=template, waits=waits)
+    if shares_keyring(request):
+        payload = [step for step in payload if not isinstance(step, NewKeyring)]
     plan = Plan(arch=request.host.arch, janitor=(), init=tuple(init), payload=tuple(payload), notes=tuple(notes))
     check_run_plan(plan, template=template, filtered=request.filter_bpf is not None)
     return plan
@@ -139,6 +144,14 @@ def may_recycle_network(request: Request) -> bool:
     return only_unix_sockets(request.filter_bpf, Arch(request.host.arch))
 
 
+def shares_keyring(request: Request) -> bool:
+    """Return whether the run may have its server's empty session keyring: its program can make no call that would reach it.
+
+    A keyring for each would be charged to the user, who may have 200 keys (kernel.keys.maxkeys): no more sandboxes than that could live at a time.
+    """
+    return request.filter_bpf is not None and refuses_keys(request.filter_bpf, Arch(request.host.arch))
+
+
 def clone_flags(*, template: bool, recycled_network: bool) -> int:
     """Return the flags with which a server clones init: every namespace of its own, less those that it has from the server."""
     flags, _ = NAMESPACES
@@ -149,4 +162,4 @@ def clone_flags(*, template: bool, recycled_network: bool) -> int:
     return flags
 
 
-__all__ = ["anew_refusal", "build_run_plan", "build_server_plan", "clone_flags", "may_recycle_network", "template_refusal"]
+__all__ = ["anew_refusal", "build_run_plan", "build_server_plan", "clone_flags", "may_recycle_network", "shares_keyring", "template_refusal"]
