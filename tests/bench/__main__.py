@@ -1,8 +1,11 @@
-"""``./dev bench``: `launch` (the default), `steps`, `syscalls`, `proofs` and `peers`; README.md beside this file has the how and the what for."""
+"""``./dev bench``: `beside` (the default), `launch`, `steps`, `syscalls`, `proofs` and more; README.md beside this file has the how and the what for."""
 
 from __future__ import annotations
 
 import argparse
+import sys
+
+from beside.main import add_arguments as beside_arguments
 
 
 def main() -> int:
@@ -10,7 +13,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="./dev bench", description="measure what a sandbox costs")
     verbs = parser.add_subparsers(dest="verb")
     for name, runs, text in (
-        ("launch", 50, "native, bwrap, sandbox.run and sandbox exec in paired rounds (the default)"),
+        ("launch", 50, "native, bwrap, sandbox.run and sandbox exec in paired rounds: a minute"),
         ("entry", 200, "a launch with and without its entry among the running ones"),
         ("steps", 50, "where the time of one launch goes, step by step"),
     ):
@@ -32,15 +35,33 @@ def main() -> int:
     truth = verbs.add_parser("cputime", help="CPU time as reported beside getrusage of the same program outside")
     truth.add_argument("--rounds", type=int, default=50, metavar="N", help="how many times (default 50)")
     truth.add_argument("--seed", type=int, default=1, metavar="N", help="of the order within each round")
-    proofs = verbs.add_parser("proofs", help="how long each shipped policy takes to be compiled and proven")
-    proofs.add_argument("--rounds", type=int, default=3, metavar="N", help="how many times (default 3)")
+    proof = verbs.add_parser("proofs", help="how long each shipped policy takes to be compiled and proven")
+    proof.add_argument("--rounds", type=int, default=3, metavar="N", help="how many times (default 3)")
+    beside = verbs.add_parser("beside", help="every tier beside every other sandbox that is installed (the default)")
+    beside_arguments(beside)
+    where = verbs.add_parser("profile", help="what bounds throughput, by perf; needs root")
+    where.add_argument("--tier", default="template", metavar="NAME", help="a row of ours (default template)")
+    where.add_argument("--seconds", type=float, default=6, metavar="S", help="how long (default 6)")
+    where.add_argument("--at-once", type=int, default=2, metavar="N", help="runs at a time (default 2)")
+    where.add_argument("--user", required=True, metavar="NAME", help="whose sandboxes they are")
     peers = verbs.add_parser("peers", help="beside other sandboxes, by peers.py", add_help=False)
     peers.add_argument("peers", metavar="PEERS.PY")
-    known, rest = parser.parse_known_args()
+    words = sys.argv[1:]
+    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
+        words = ["beside", *words]
+    known, rest = parser.parse_known_args(words)
+    if known.verb == "beside":
+        from beside.main import main as beside_main
+
+        return beside_main(known)
     if known.verb == "peers":
         from compare import main as compare
 
         return compare(known.peers, rest)
+    if known.verb == "profile":
+        from where import main as profile
+
+        return profile(known.tier, known.seconds, known.at_once, known.user)
     if rest:
         parser.error(f"unknown: {' '.join(rest)}")
     if known.verb == "overshoot":
@@ -69,8 +90,6 @@ def main() -> int:
         return proofs(known.rounds)
     from launch import main as launch
 
-    if known.verb is None:
-        return launch(50, "strict", ("/bin/true",), 1)
     return launch(known.rounds, known.profile, tuple(known.command), known.seed)
 
 

@@ -91,7 +91,7 @@ def find_contenders(place: Path) -> dict[str, Callable[[int], Measured]]:
             raise SystemExit(f"sandbox.run: {result.verdict}: {result.cause}")
         return result.usage.cpu_ns, int(result.stdout or b"0")
 
-    found = {"outside": outside, "sandbox": ours}
+    found: dict[str, Callable[[int], Measured]] = {"outside": outside, "sandbox": ours}
     path = shutil.which("isolate", path=os.environ.get("PATH", "") + ":" + _PEERS)
     if path is not None:
         box = str(os.getpid() % 900)

@@ -1,40 +1,126 @@
-"""Our API for peers.py, by the line protocol of its servers (floor.c).
+"""Our API as a server for benchmarks, by the line protocol of peers.py, which beside/tiers.py speaks too. Words are separated by tabs.
 
-``run N C argv…`` runs N times, C at once, by `sandbox.run` in as many threads; ``hold argv…`` starts one and leaves it. Words are separated by tabs.
-Usage: ours_api.py PAYLOAD-DIRECTORY, which is shared at /payload with the commands that lie in it, as the rows of the command line do.
+``run N C argv…`` runs N times, C at once; ``keep SECONDS C argv…`` runs C at once until the time is over; ``say argv…`` runs once and passes on what it prints;
+``hold argv…`` starts one and leaves it, ``idle N argv…`` has N in all. With one at once the time is that of a launch with a full pool, where there is one:
+what is built between two launches is not in it. With more, and for ``keep``, everything is in it.
+
+Usage: ours_api.py PAYLOAD-DIRECTORY [--tier NAME] [--pool N] [--modules A,B] [--ballast MB] [--threads N]; the directory is shared at /payload with the
+commands that lie in it, as the rows of the command line do.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import threading
 import time
+from collections.abc import Callable
 
-import sandbox
+from tiers import POOL, PYTHON, TIERS, Unavailable, check_tier, open_tier
+
+from sandbox import DEVNULL, Sandbox
+from sandbox.api.process import Process
 from sandbox.result import Result
 
-_LIMITS = {"wall": "60s", "cpu": "60s"}
+_LIMITS = {"wall": "600s", "cpu": "60s"}
+Answer = dict[str, object]
 
 
 class Server:
-    """The commands that peers.py gives."""
+    """The commands, for one tier."""
 
-    def __init__(self, payload: str) -> None:
-        self._volume = f"{payload}:/payload"
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._tier: str = options.tier
+        self._volumes = [f"{options.payload}:/payload"]
+        self._modules: tuple[str, ...] = tuple(filter(None, options.modules.split(",")))
+        self._pool: int = options.pool
+        self._boxes: dict[bool, Sandbox] = {}
+        self._held: list[Process] = []
 
-    def run(self, count: int, workers: int, argv: list[str]) -> dict[str, object]:
+    def run(self, count: int, workers: int, argv: list[str]) -> Answer:
         """Run `count` times in `workers` threads; what the payload prints in lines that begin with "@" is passed on."""
+        box = self._box(argv)
         times: list[float] = []
         results: list[Result] = []
 
         def work() -> None:
             for _ in range(count // workers):
+                if workers == 1:
+                    fill(box, self._pool)
                 began = time.perf_counter_ns()
-                result = self._once(argv)
+                result = box.run(argv)
                 times.append((time.perf_counter_ns() - began) / 1000)
                 results.append(result)
 
+        wall = self._at_once(workers, work)
+        for result in results:
+            for line in (result.stdout or b"").decode(errors="replace").splitlines():
+                if line.startswith("@"):
+                    print(line)
+        wrong = [why for result in results if (why := self._why_wrong(result, argv))]
+        lost = count // workers * workers - len(results)  # a thread that raised
+        return {"lat_us": [round(us, 2) for us in times], "wall_s": wall, "fail": lost + len(wrong), "why": wrong[:1]}
+
+    def keep(self, seconds: float, workers: int, argv: list[str]) -> Answer:
+        """Run `workers` at once until the time is over."""
+        box = self._box(argv)
+        fill(box, self._pool)
+        results: list[Result] = []
+        end = time.perf_counter() + seconds
+
+        def work() -> None:
+            while time.perf_counter() < end:
+                results.append(box.run(argv))
+
+        wall = self._at_once(workers, work)
+        launched: dict[str, int] = {}
+        for result in results:
+            way = getattr(result, "launched", "spawned")
+            launched[way] = launched.get(way, 0) + 1
+        return {"n": len(results), "wall_s": wall, "fail": sum(not result.ok for result in results), "launched": launched}
+
+    def say(self, argv: list[str]) -> Answer:
+        """Run once."""
+        result = self._box(argv).run(argv)
+        return {"out": (result.stdout or b"").decode(errors="replace"), "fail": int(not result.ok), "why": [result.cause]}
+
+    def idle(self, count: int, argv: list[str]) -> Answer:
+        """Have so many in all that wait; for pools: that were built and wait for a command."""
+        if {"pool", "python"} & set(TIERS[self._tier].arguments):
+            if count != self._pool:
+                self._close()
+                self._pool = count
+            box = self._box(argv)
+            fill(box, count)
+            return {"n": count}
+        box = self._box(argv)
+        while len(self._held) < count:
+            self._held.append(box.popen(argv, stdout=DEVNULL, stderr=DEVNULL))
+        return {"n": len(self._held)}
+
+    def _box(self, argv: list[str]) -> Sandbox:
+        shared = argv[0].startswith("/payload/")
+        if shared not in self._boxes:
+            self._boxes[shared] = open_tier(
+                self._tier, pool=self._pool, modules=self._modules, volumes=self._volumes if shared else (), limits=_LIMITS
+            )
+            self._boxes[shared].run(["/bin/true"])
+        return self._boxes[shared]
+
+    def _close(self) -> None:
+        for box in self._boxes.values():
+            box.close()
+        self._boxes.clear()
+
+    def _why_wrong(self, result: Result, argv: list[str]) -> str:
+        if not result.ok:
+            return f"{result.verdict}: {result.cause}"
+        warm = not self._tier.startswith("interpreter") or argv[0] in PYTHON  # nothing else can be given to an interpreter
+        return check_tier(self._tier, result) if warm else ""
+
+    @staticmethod
+    def _at_once(workers: int, work: Callable[[], None]) -> float:
         began = time.perf_counter()
         if workers == 1:
             work()
@@ -44,42 +130,64 @@ class Server:
                 thread.start()
             for thread in threads:
                 thread.join()
-        wall = time.perf_counter() - began
-        for result in results:
-            for line in (result.stdout or b"").decode(errors="replace").splitlines():
-                if line.startswith("@"):
-                    print(line)
-            if not result.ok:
-                print(f"{result.verdict}: {result.cause}", file=sys.stderr)
-        lost = count // workers * workers - len(results)  # a thread that raised
-        return {"lat_us": [round(us, 2) for us in times], "wall_s": wall, "fail": lost + sum(not result.ok for result in results)}
+        return time.perf_counter() - began
 
-    def hold(self, argv: list[str]) -> dict[str, object]:
-        """Start one and keep it; the API tells no pid, and peers.py finds the process by itself."""
-        threading.Thread(target=self._once, args=(argv,), daemon=True).start()
-        return {"pid": 0}
 
-    def _once(self, argv: list[str]) -> Result:
-        volumes = [self._volume] if argv[0].startswith("/payload/") else []
-        return sandbox.run(argv, profile="strict", volumes=volumes, limits=_LIMITS)
+def fill(box: Sandbox, wanted: int, seconds: float = 120) -> None:
+    """Wait until a pool, if there is one, has so many that are ready.
+
+    Raises:
+        Unavailable: they were not built in time.
+    """
+    stats = getattr(box, "stats", None)
+    if stats is None:
+        return
+    end = time.monotonic() + seconds
+    while getattr(stats(), "waiting", wanted) < wanted:
+        if time.monotonic() > end:
+            raise Unavailable(f"no {wanted} sandboxes were built ahead: {stats()}")
+        time.sleep(0.0002)
 
 
 def main() -> int:
     """Answer until the end of the input or `quit`."""
-    server = Server(sys.argv[1])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("payload")
+    parser.add_argument("--tier", choices=TIERS, default="spawned")
+    parser.add_argument("--pool", type=int, default=POOL)
+    parser.add_argument("--modules", default="")
+    parser.add_argument("--ballast", type=int, default=0, help="megabytes that this process has more")
+    parser.add_argument("--threads", type=int, default=0, help="threads that this process has more")
+    options = parser.parse_args()
+    ballast = bytearray(b"\1") * (options.ballast << 20)
+    for _ in range(options.threads):
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+    server = Server(options)
     for line in sys.stdin:
         verb, *words = line.rstrip("\n").split("\t")
         if verb == "quit":
             break
-        answer: dict[str, object]
-        if verb == "run":
-            answer = server.run(int(words[0]), int(words[1]), words[2:])
-        elif verb == "hold":
-            answer = server.hold(words)
-        else:
-            answer = {"error": f"unknown command `{verb}`"}
+        try:
+            answer = _answer(server, verb, words)
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {error}", "lat_us": [], "fail": 1}
         print(json.dumps(answer), flush=True)
+    del ballast
     return 0
+
+
+def _answer(server: Server, verb: str, words: list[str]) -> Answer:
+    if verb == "run":
+        return server.run(int(words[0]), int(words[1]), words[2:])
+    if verb == "keep":
+        return server.keep(float(words[0]), int(words[1]), words[2:])
+    if verb == "say":
+        return server.say(words)
+    if verb == "idle":
+        return server.idle(int(words[0]), words[1:])
+    if verb == "hold":  # the API tells no pid, and peers.py finds the process by itself
+        return {"pid": 0, **server.idle(len(server._held) + 1, words)}
+    return {"error": f"unknown command `{verb}`"}
 
 
 if __name__ == "__main__":

@@ -28,11 +28,12 @@ def main(rounds: int) -> int:
                     began = time.process_time()
                     made = compile_filter(policy, arch, notify=notify)
                     middle = time.process_time()
-                    proof = prove(made, policy)
+                    found = prove(made, policy)
                     proving.append(time.process_time() - middle)
                     compiling.append(middle - began)
-                    if not isinstance(proof, Proof):
-                        raise SystemExit(str(proof))
+                    if not isinstance(found, Proof):
+                        raise SystemExit(str(found))
+                    proof = found
                 row = (path.stem, arch, "yes" if notify else "no", proof.instructions, proof.nodes, proof.cases)
                 print(
                     "| " + " | ".join(map(str, row)) + f" | {statistics.median(compiling):.2f} | {statistics.median(proving):.2f} |",

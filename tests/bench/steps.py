@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from sandbox.abi.arch import Arch
 from sandbox.api import prepare as preparing
+from sandbox.api import recall
 from sandbox.kernel.calls import pidfd_getfd
 from sandbox.kernel.probe import probe_host
 from sandbox.launch.spawn import Launched, spawn
@@ -61,10 +62,10 @@ def _stages(prepared: preparing.Prepared, request: Request, plan: Plan, runs: in
         )
 
     stages: list[tuple[str, Callable[[], object]]] = [
-        ("look up the profile", lambda: preparing.recall_profile(prepared.profile.sources[-1])),
+        ("look up the profile", lambda: recall.recall_profile(prepared.profile.sources[-1])),
         ("probe the host", probe_host),
-        ("look up the policy", lambda: preparing.recall_policy(prepared.profile.policy)),
-        ("look up the filter", lambda: preparing.recall_filter(prepared.policy, Arch(host.arch), notify=True)),
+        ("look up the policy", lambda: recall.recall_policy(prepared.profile.policy)),
+        ("look up the filter", lambda: recall.recall_filter(prepared.policy, Arch(host.arch), notify=True)),
         ("load the filter (a new process)", lambda: load_filter(prepared.policy, Arch(host.arch))),
         ("look at the file system", root),
         ("all of prepare(), limits included", lambda: preparing.prepare(command)),

@@ -6,8 +6,6 @@ medians of the rounds' own. Needs gcc; `--docker FILE` takes Docker's default pr
 
 from __future__ import annotations
 
-import errno
-import json
 import os
 import random
 import shutil
@@ -19,22 +17,18 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pyseccomp
+from docker import LIST, TREE, compile_docker, empty_filter, export_filter
 
 from sandbox.abi.arch import native_arch
 from sandbox.abi.tables import syscall_number
 from sandbox.policy.load import load_policy
 from sandbox.policy.model import SyscallPolicy
 from sandbox.seccomp.compile import compile_filter
-from sandbox.seccomp.evaluate import RET_ALLOW, RET_ERRNO, RET_KILL_PROCESS
 from sandbox.seccomp.lower import Tree, decision_tree, return_value
 
 CALLS = ("getpid", "read", "openat+close", "futex", "fcntl", "ioctl")
 _SOURCE = Path(__file__).with_name("syscalls.c")
 _LOOPS = 20_000
-_OPERATORS = {
-    "SCMP_CMP_NE": pyseccomp.NE, "SCMP_CMP_LT": pyseccomp.LT, "SCMP_CMP_LE": pyseccomp.LE, "SCMP_CMP_EQ": pyseccomp.EQ, "SCMP_CMP_GE": pyseccomp.GE,
-    "SCMP_CMP_GT": pyseccomp.GT, "SCMP_CMP_MASKED_EQ": pyseccomp.MASKED_EQ,
-}  # fmt: skip
 
 
 def main(rounds: int, policies: tuple[str, ...], docker: str | None, seed: int) -> int:
@@ -99,17 +93,17 @@ def _filters(policies: tuple[str, ...], docker: str | None) -> Iterator[tuple[st
         yield name, compile_filter(policy, native_arch()).bpf
         yield f"{name}, no listener", compile_filter(policy, native_arch(), notify=False).bpf
     first = load_policy(policies[0])
-    for text, optimize in (("tree", 2), ("list", 1)):
+    for text, optimize in (("tree", TREE), ("list", LIST)):
         yield f"{policies[0]} as libseccomp's {text}", _plain(first, optimize)
     if docker is not None:
-        yield "Docker's default, libseccomp's tree", _docker(Path(docker), 2)
-        yield "Docker's default, libseccomp's list", _docker(Path(docker), 1)
+        yield "Docker's default, libseccomp's tree", compile_docker(Path(docker), TREE)
+        yield "Docker's default, libseccomp's list", compile_docker(Path(docker), LIST)
 
 
 def _plain(policy: SyscallPolicy, optimize: int) -> bytes:
     """Return a policy's filter as libseccomp makes it from one set of rules, without `link`."""
     arch, default = native_arch(), return_value(policy.default, notify=True)
-    tree = _tree(default, optimize)
+    tree = empty_filter(default, optimize)
     for syscall in policy.rules:
         number = syscall_number(arch, syscall)
         if number is None:
@@ -119,7 +113,7 @@ def _plain(policy: SyscallPolicy, optimize: int) -> bytes:
                 tree.add_rule_exactly(
                     value, number, *(pyseccomp.Arg(index, pyseccomp.MASKED_EQ, mask, wanted) for index, mask, wanted in tests)
                 )
-    return _export(tree)
+    return export_filter(tree)
 
 
 def _paths(tree: Tree) -> Iterator[tuple[tuple[tuple[int, int, int], ...], int]]:
@@ -130,36 +124,3 @@ def _paths(tree: Tree) -> Iterator[tuple[tuple[tuple[int, int, int], ...], int]]
         for tests, value in _paths(below):
             for care, wanted in cubes:
                 yield ((tree.index, care, wanted), *tests), value
-
-
-def _docker(path: Path, optimize: int) -> bytes:
-    """Return Docker's default filter for this machine and no capabilities, as runc has libseccomp make it, but for this architecture only."""
-    profile = json.loads(path.read_text())
-    default = RET_ERRNO | profile.get("defaultErrnoRet", errno.EPERM)
-    tree = _tree(default, optimize)
-    machine = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
-    for rule in profile["syscalls"]:
-        wanted, unwanted = rule.get("includes") or {}, rule.get("excludes") or {}
-        if wanted.get("caps") or machine not in wanted.get("arches", [machine]) or machine in unwanted.get("arches", []):
-            continue
-        value = RET_ALLOW if rule["action"] == "SCMP_ACT_ALLOW" else RET_ERRNO | rule.get("errnoRet", errno.EPERM)
-        arguments = [pyseccomp.Arg(a["index"], _OPERATORS[a["op"]], a["value"], a.get("valueTwo", 0)) for a in rule.get("args") or []]
-        for name in rule["names"] if value != default else ():
-            number = pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name)
-            if number >= 0:
-                tree.add_rule(value, number, *arguments)
-    return _export(tree)
-
-
-def _tree(default: int, optimize: int) -> pyseccomp.SyscallFilter:
-    tree = pyseccomp.SyscallFilter(default)
-    tree.set_attr(pyseccomp.Attr.ACT_BADARCH, RET_KILL_PROCESS)
-    tree.set_attr(pyseccomp.Attr.CTL_OPTIMIZE, optimize)
-    return tree
-
-
-def _export(tree: pyseccomp.SyscallFilter) -> bytes:
-    with open(os.memfd_create("filter", os.MFD_CLOEXEC), "w+b", buffering=0) as file:
-        tree.export_bpf(file)
-        file.seek(0)
-        return file.read()
