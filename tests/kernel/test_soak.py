@@ -1,0 +1,104 @@
+"""A short soak of every way to start a run, and that the soak finds what it is there to find: tests/suites/soak.py, which runs for hours by hand.
+
+Also: 500 sandboxes that idle at once.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sandbox
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "suites"))
+
+from soak_watch import judge  # noqa: E402
+
+pytestmark = [pytest.mark.userns, pytest.mark.seccomp, pytest.mark.notify]
+
+
+def soak(tmp_path: Path, *words: str) -> tuple[int, dict[str, Any]]:
+    """Return the exit code and the summary."""
+    out = tmp_path / "soak.json"
+    command = [sys.executable, str(ROOT / "tests" / "suites" / "soak.py"), "--out", str(out), *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+    assert out.exists(), done.stdout + done.stderr
+    return done.returncode, json.loads(out.read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tier", ["spawned", "anew", "template", "pool", "interpreter-started"])
+def test_mixed_runs(tmp_path: Path, tier: str) -> None:
+    """Good and hostile runs through one Sandbox: every outcome is the run's own, nothing grows, nothing is left."""
+    code, summary = soak(tmp_path, "--tier", tier, "--runs", "600", "--every", "2")
+    assert summary["first_wrong"] == []
+    assert [growth["name"] for growth in summary["growth"] if growth["grows"]] == []
+    assert summary["left"] == {}
+    assert code == 0
+    assert summary["launched"].get(tier.partition("-")[0], 0) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("plant", "figure"), [("fd", "client fds"), ("process", "processes")])
+def test_growth_is_found(tmp_path: Path, plant: str, figure: str) -> None:
+    code, summary = soak(tmp_path, "--tier", "spawned", "--runs", "250", "--every", "0.5", "--plant", plant)
+    assert [growth["name"] for growth in summary["growth"] if growth["grows"] and growth["name"] == figure] == [figure]
+    assert code == 1
+
+
+@pytest.mark.slow
+def test_foreign_output_is_found(tmp_path: Path) -> None:
+    """Some runs are made to print what is not theirs by one letter."""
+    code, summary = soak(tmp_path, "--tier", "spawned", "--runs", "100", "--plant", "output")
+    assert summary["wrong"] > 0
+    assert code == 1
+
+
+def test_judging_growth() -> None:
+    runs = list(range(0, 2000, 100))
+    flat = [{"fds": 9.0, "rss bytes": 50e6 + 100_000 * (n % 3)} for n in range(20)]
+    assert not [growth for growth in judge(runs, flat) if growth.grows]
+    early = [{"fds": min(float(n), 8.0)} for n in range(20)]  # it fills a cache and stops
+    assert not [growth for growth in judge(runs, early) if growth.grows]
+    leak = [{"fds": 9.0 + n / 4, "rss bytes": 50e6 + 500_000 * n} for n in range(20)]
+    assert [growth.name for growth in judge(runs, leak) if growth.grows] == ["fds", "rss bytes"]
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Let this process have as many descriptors as it may."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("many_files")
+def test_500_at_once() -> None:
+    """All of them live at the same time, each answers with what is its own, and all of them end."""
+    processes = []
+    with sandbox.Sandbox(limits={"wall": "300s", "cpu": "60s"}) as box:
+        for _ in range(500):
+            processes.append(box.popen(["/bin/cat"], stdin=sandbox.PIPE))
+        assert [process.poll() for process in processes] == [None] * 500
+        for number, process in enumerate(processes):
+            assert process.stdin is not None
+            process.stdin.write(b"%d\n" % number)
+        for number, process in enumerate(processes):
+            assert process.stdin is not None and process.stdout is not None
+            assert process.stdout.readline() == b"%d\n" % number
+            process.stdin.close()
+        results = [process.wait(60) for process in processes]
+        assert {result.verdict for result in results} == {"ok"}
+        for process in processes:
+            assert process.stdout is not None
+            process.stdout.close()
