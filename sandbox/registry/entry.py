@@ -21,6 +21,7 @@ MAGIC = "sandbox-run 1\n"
 JANITOR = "janitor {:10d} {:20d}\n"
 COMMAND_BYTES = 2048
 _TRIES = 20
+_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT)  # open(2): no support by the file system, or by the kernel
 _BACKLOG = 4096  # every look at a stopped supervisor stays in it
 
 
@@ -61,8 +62,8 @@ class Registration:
         self._file = -1
         try:
             self._file = _make_locked(directory, run_id)
-            os.write(self._file, content)
             self.listener = _listen(directory, self.names[0])
+            os.write(self._file, content)  # last: whoever reads it may call at once
         except BaseException:
             self.close()
             raise
@@ -124,24 +125,39 @@ def monotonic_ns() -> int:
 
 
 def _make_locked(directory: int, name: str) -> int:
-    """Make a file and lock it; whoever sweeps may lock it between the two, takes it for a dead one's and removes it, so look again."""
+    """Make a file that has its name only once it is locked: whoever sweeps may lock, and then remove, what it finds unlocked."""
+    try:
+        fd = os.open(".", os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=directory)
+    except OSError as error:
+        if error.errno not in _NO_TMPFILE:
+            raise
+        return _make_visible(directory, name)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=directory, follow_symlinks=True)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _make_visible(directory: int, name: str) -> int:
+    """Make it where a file cannot be nameless (overlayfs before Linux 6.1, NFS): whoever sweeps between its making and its lock takes it away.
+
+    The lock is waited for, so that the sweep has removed its find, and not the next file of that name.
+    """
     for _ in range(_TRIES):
         fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, fcntl.LOCK_EX)
             if os.fstat(fd).st_nlink:
                 return fd
-        except BlockingIOError:
-            try:
-                os.unlink(name, dir_fd=directory)
-            except FileNotFoundError:
-                pass
         except BaseException:
             os.close(fd)
             os.unlink(name, dir_fd=directory)
             raise
         os.close(fd)
-    raise BlockingIOError(11, "its lock is taken again and again")
+    raise BlockingIOError(11, "it is taken away again and again")
 
 
 def _listen(directory: int, name: str) -> int:

@@ -73,7 +73,10 @@ def make_place(environ: Mapping[str, str], uid: int) -> int:
             try:
                 return open_place(place, uid)
             except FileNotFoundError:
-                os.mkdir(place.path, 0o700)
+                try:
+                    os.mkdir(place.path, 0o700)
+                except FileExistsError:
+                    pass  # another first run of this moment made it
                 return open_place(place, uid)
         except FileNotFoundError:
             continue  # no such parent here

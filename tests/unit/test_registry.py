@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from sandbox.registry.control import Control
 from sandbox.registry.entry import JANITOR, Registration, encode_entry, start_ticks
 from sandbox.registry.facts import MAXIMUM_BYTES, Facts, check_name, decode_facts, parent_pid
 from sandbox.registry.place import Place, list_places, make_place, open_place
-from sandbox.registry.scan import Found, Line, ask_all, await_answer, end_by_force, scan_place
+from sandbox.registry.scan import Found, Line, _remove, ask_all, await_answer, end_by_force, scan_place
 
 UID = os.geteuid()
 RUN = "19abcdef012-0123abcd"
@@ -209,9 +211,8 @@ def test_a_socket_alone_is_swept(directory: int) -> None:
     entry.close()
 
 
-def test_a_registration_that_a_sweep_met_is_made_anew(directory: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the making of the file and its lock a sweep takes it for dead."""
-    real, met = fcntl.flock, []
+def sweep_before_lock(directory: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    real, met = fcntl.flock, list[int]()
 
     def flock(fd: int, operation: int) -> None:
         if operation & fcntl.LOCK_EX and len(met) < 2:
@@ -220,10 +221,74 @@ def test_a_registration_that_a_sweep_met_is_made_anew(directory: int, monkeypatc
         real(fd, operation)
 
     monkeypatch.setattr(fcntl, "flock", flock)
+    return met
+
+
+@pytest.mark.parametrize("nameless", [True, False])
+def test_a_registration_that_a_sweep_met(nameless: bool, directory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the making of the file and its lock a sweep would take it for dead: it has no name then, or it is made anew."""
+    if not nameless:
+        refuse_nameless(monkeypatch)
+    met = sweep_before_lock(directory, monkeypatch)
     entry = register(directory)
-    assert len(met) == 2
+    assert len(met) == (1 if nameless else 2)
     assert [one.facts.run_id for one in scan_place(directory, UID).found] == [RUN]
     entry.close()
+
+
+def refuse_nameless(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = os.open
+
+    def refuse(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+        return opened(path, flags, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", refuse)
+
+
+@pytest.mark.parametrize("nameless", [True, False])
+def test_a_sweep_in_the_midst_of_removing_takes_its_own_find_only(nameless: bool, directory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep that has the lock of a new file is stopped before it removes it; the entry that comes of it is a living one's."""
+    if not nameless:
+        refuse_nameless(monkeypatch)
+    real, sweeps, go = fcntl.flock, list[threading.Thread](), threading.Event()
+    held = threading.Event()
+
+    def remove(at: int, name: str) -> None:
+        held.set()
+        go.wait(10)
+        _remove(at, name)
+
+    def flock(fd: int, operation: int) -> None:
+        if operation & fcntl.LOCK_EX and not sweeps:
+            sweeps.append(threading.Thread(target=scan_place, args=(directory, UID)))
+            sweeps[0].start()
+            held.wait(1 if nameless else 10)  # nameless, it never comes to that
+            threading.Timer(0.05, go.set).start()
+        real(fd, operation)
+
+    monkeypatch.setattr("sandbox.registry.scan._remove", remove)
+    monkeypatch.setattr(fcntl, "flock", flock)
+    entry = register(directory)
+    go.set()
+    sweeps[0].join()
+    monkeypatch.undo()
+    assert [one.facts.run_id for one in scan_place(directory, UID).found] == [RUN]
+    entry.close()
+
+
+def test_two_first_runs_make_the_directory_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = os.mkdir
+
+    def mkdir(path: str, mode: int) -> None:
+        made(path, mode)  # the other one
+        made(path, mode)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    tmp_path.chmod(0o700)
+    os.close(make_place({"SANDBOX_RUNTIME_DIR": str(tmp_path / "first")}, UID))
+    assert os.listdir(tmp_path) == ["first"]
 
 
 def test_a_removed_directory_hurts_nobody(directory: int, tmp_path: Path) -> None:
