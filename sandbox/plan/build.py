@@ -192,7 +192,7 @@ def enter_steps(request: Request, root: RootSteps, *, own_trees: bool, notes: li
     return [*steps, EnterRoot(pivot=host.root_pivotable)]
 
 
-def end_init(request: Request, inner: bool, notes: list[str], *, own_namespace: bool = True) -> list[Step]:
+def end_init(request: Request, inner: bool, notes: list[str], *, own_namespace: bool = True, watches: bool = True) -> list[Step]:
     """Return how an init that stands in its root goes on, to its end.
 
     Args:
@@ -200,13 +200,14 @@ def end_init(request: Request, inner: bool, notes: list[str], *, own_namespace: 
         inner: whether the payload gets a user namespace of its own.
         notes: grows.
         own_namespace: whether init's user namespace is the run's own, so that its limits are; else the payload sets them in the inner one.
+        watches: whether inotify needs a limit, see `namespace_limits`.
     """
     profile = request.profile
     steps: list[Step] = []
     if profile.time_namespace:
         steps.append(NewTimeNamespace(monotonic_offset_s=-request.uptime_s, boottime_offset_s=-request.uptime_s))
     if own_namespace:
-        steps += namespace_limits(request, 1 if inner else 0, notes)
+        steps += namespace_limits(request, 1 if inner else 0, notes, watches=watches)
     return [
         *steps,
         ClonePayload(flags=uapi.CLONE_NEWUSER if inner else 0),
@@ -219,8 +220,8 @@ def end_init(request: Request, inner: bool, notes: list[str], *, own_namespace: 
     ]
 
 
-def namespace_limits(request: Request, allowed_users: int, notes: list[str]) -> list[Step]:
-    """Return what is set in user.max_* of a user namespace."""
+def namespace_limits(request: Request, allowed_users: int, notes: list[str], *, watches: bool) -> list[Step]:
+    """Return what is set in user.max_* of a user namespace; nothing of inotify without `watches`: the filter refuses it altogether."""
     steps: list[Step] = []
     if not request.profile.nested_namespaces:
         if request.host.user_namespace_sysctl:
@@ -229,7 +230,7 @@ def namespace_limits(request: Request, allowed_users: int, notes: list[str]) -> 
             notes.append(
                 "user.max_*_namespaces cannot be written here (/proc/sys is read-only): nested namespaces are refused by the filter alone"
             )
-    if request.host.user_namespace_sysctl:
+    if request.host.user_namespace_sysctl and watches:
         steps.append(LimitWatches(instances=INOTIFY_INSTANCES, watches=INOTIFY_WATCHES))
     return steps
 
@@ -249,7 +250,7 @@ NAMESPACES = _namespaces()
 """What a run has of its own: the clone flags, and their names."""
 
 
-def payload_steps(request: Request, inner: bool, notes: list[str], *, own_limits: bool = False, waits: bool = False) -> list[Step]:
+def payload_steps(request: Request, inner: bool, notes: list[str], *, own_limits: bool = False, waits: bool = False, watches: bool = True) -> list[Step]:
     """Return what becomes the payload.
 
     Args:
@@ -258,13 +259,14 @@ def payload_steps(request: Request, inner: bool, notes: list[str], *, own_limits
         notes: grows.
         own_limits: whether the limits of namespaces are to be set in that one, because the one above is shared.
         waits: whether it is told what to execute only when all is done.
+        watches: whether inotify needs a limit, see `namespace_limits`.
     """
     profile, host = request.profile, request.host
     steps: list[Step] = []
     if inner:
         steps.append(MapIds(inside_uid=profile.uid, inside_gid=profile.gid, outside_uid=profile.uid, outside_gid=profile.gid, inner=True))
     if own_limits:
-        steps += namespace_limits(request, 0, notes)
+        steps += namespace_limits(request, 0, notes, watches=watches)
     steps += [PreferForOom(score=OOM_SCORE), CloexecFrom(first=3), NewSession(terminal=request.interactive)]
     if request.nice > request.base_nice:
         steps.append(SetNice(nice=request.nice))

@@ -1,5 +1,5 @@
 """What a filter leaves a program: any socket but a local one, which decides if its network namespace may be used again; any call for keys, which decides
-if its session keyring may be its server's.
+if its session keyring may be its server's; one call or another.
 
 The program is followed along every way it can take for the calls in question, with all arguments unknown. Pure.
 """
@@ -51,17 +51,23 @@ def only_unix_sockets(filter_bpf: bytes, arch: Arch) -> bool:
     return not _families(program, {}, foreign=native)
 
 
-@lru_cache(maxsize=16)
 def refuses_keys(filter_bpf: bytes, arch: Arch) -> bool:
     """Return whether the filter lets no call pass that finds, reads or makes a key of the kernel's; exact where it says so, as `only_unix_sockets`."""
+    return always_refused(filter_bpf, arch, _KEYS)
+
+
+@lru_cache(maxsize=16)
+def always_refused(filter_bpf: bytes, arch: Arch, names: tuple[str, ...]) -> bool:
+    """Return whether the filter lets none of these calls pass, whatever their arguments; exact where it says so, like `only_unix_sockets`."""
     program = bpf.decode(filter_bpf)
     native = audit_arch(arch)
-    for name in _KEYS:
+    for name in names:
         number = syscall_number(arch, name)
-        if number is None or _families(program, {_ARCH: native, _NUMBER: number}):
-            return False
-        if arch is Arch.X86_64 and _families(program, {_ARCH: native, _NUMBER: number | X32_SYSCALL_BIT}):
-            return False
+        if number is None:
+            continue  # this machine has no such call
+        for word in (number, number | X32_SYSCALL_BIT) if arch is Arch.X86_64 else (number,):
+            if _families(program, {_ARCH: native, _NUMBER: word}):
+                return False
     return not _families(program, {}, foreign=native)
 
 
@@ -81,7 +87,7 @@ def _families(program: tuple[bpf.Instruction, ...], known: dict[int, int], *, fo
             return found
         at, source, value, facts = stack.pop()
         if at >= len(program):
-            return {None}
+            return {None}  # no program that a kernel takes
         code, jt, jf, k = program[at]
         match code:
             case 0x20:  # ld [k]

@@ -23,7 +23,7 @@ from sandbox.plan.build import (
 )
 from sandbox.plan.build_root import RootSteps, split_refusal, split_root, whole_root
 from sandbox.plan.check_served import check_run_plan, check_server_plan
-from sandbox.plan.network import only_unix_sockets, refuses_keys
+from sandbox.plan.network import always_refused, only_unix_sockets, refuses_keys
 from sandbox.plan.steps import (
     AdoptOrphans,
     AwaitSupervisor,
@@ -126,8 +126,9 @@ def build_run_plan(request: Request, *, template: bool, waits: bool = False) -> 
     else:
         init = [Dumpable(), *begin_init(request, fds.SERVED_EXTRA)]
         init += enter_steps(request, whole_root(request, notes), own_trees=True, notes=notes)
-    init += end_init(request, inner, notes, own_namespace=not template)
-    payload = payload_steps(request, inner, notes, own_limits=template, waits=waits)
+    watches = request.filter_bpf is None or not always_refused(request.filter_bpf, Arch(request.host.arch), ("inotify_init", "inotify_init1"))
+    init += end_init(request, inner, notes, own_namespace=not template, watches=watches)
+    payload = payload_steps(request, inner, notes, own_limits=template, waits=waits, watches=watches)
     if shares_keyring(request):
         payload = [step for step in payload if not isinstance(step, NewKeyring)]
     plan = Plan(arch=request.host.arch, janitor=(), init=tuple(init), payload=tuple(payload), notes=tuple(notes))

@@ -130,11 +130,16 @@ class Running:
         self.close()
         return self.ended
 
-    def read(self, size: int = 1 << 16) -> bytes:
-        """Read words of the payload while it runs."""
-        ready, _, _ = select.select([self._out], [], [], PATIENCE_S)
-        assert ready, "the payload says nothing"
-        return os.read(self._out, size)
+    def read_until(self, text: bytes) -> bytes:
+        """Read words of the payload while it runs, until a whole line with `text` is among them."""
+        words = b""
+        while not (text in words and words.endswith(b"\n")):
+            ready, _, _ = select.select([self._out], [], [], PATIENCE_S)
+            assert ready, f"the payload says {words!r} and no more"
+            chunk = os.read(self._out, 1 << 16)
+            assert chunk, f"the payload said {words!r} and ended"
+            words += chunk
+        return words
 
     def close(self) -> None:
         """End the run, if it has not; take what it has said."""
