@@ -10,6 +10,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +86,8 @@ def many_files() -> Iterator[None]:
 @pytest.mark.usefixtures("many_files")
 def test_500_at_once() -> None:
     """All of them live at the same time, each answers with what is its own, and all of them end."""
-    processes = []
-    with sandbox.Sandbox(limits={"wall": "300s", "cpu": "60s"}) as box:
-        for _ in range(500):
-            processes.append(box.popen(["/bin/cat"], stdin=sandbox.PIPE))
+    with sandbox.Sandbox(limits={"wall": "300s", "cpu": "60s"}) as box, ExitStack() as stack:
+        processes = [stack.enter_context(box.popen(["/bin/cat"], stdin=sandbox.PIPE)) for _ in range(500)]
         assert [process.poll() for process in processes] == [None] * 500
         for number, process in enumerate(processes):
             assert process.stdin is not None
@@ -97,8 +96,4 @@ def test_500_at_once() -> None:
             assert process.stdin is not None and process.stdout is not None
             assert process.stdout.readline() == b"%d\n" % number
             process.stdin.close()
-        results = [process.wait(60) for process in processes]
-        assert {result.verdict for result in results} == {"ok"}
-        for process in processes:
-            assert process.stdout is not None
-            process.stdout.close()
+        assert {process.wait(60).verdict for process in processes} == {"ok"}

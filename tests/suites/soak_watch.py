@@ -64,7 +64,7 @@ def take_sample(directories: Mapping[str, Path]) -> dict[str, float]:
                 pass
     found |= {
         "others rss bytes": resident, "others pss bytes": proportional, "others fds": fds, "others mounts": mounts, "namespaces": len(namespaces),
-        "cgroups": sum("sandbox" in name for root, names, _ in os.walk("/sys/fs/cgroup") for name in names),
+        "cgroups": _cgroups(),
     }  # fmt: skip
     for name, directory in directories.items():
         found[name] = sum(len(names) + len(files) for _, names, files in os.walk(directory))
@@ -112,6 +112,12 @@ def _descendants(pid: int) -> list[int]:
         found += below
         waiting += below
     return found
+
+
+def _cgroups() -> int:
+    """Return how many cgroups of this user's runs there are."""
+    found = [os.path.join(root, name) for root, names, _ in os.walk("/sys/fs/cgroup") for name in names if "sandbox" in name]
+    return sum(os.path.exists(path) and os.stat(path).st_uid == os.geteuid() for path in found)
 
 
 def _list(path: str) -> list[str]:

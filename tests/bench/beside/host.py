@@ -45,7 +45,7 @@ def _say(words: tuple[str, ...], variables: Mapping[str, str]) -> str:
         done = subprocess.run(words, env=dict(variables), capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return ((done.stdout or done.stderr).strip().splitlines() or [""])[0]
+    return "" if done.returncode else ((done.stdout or done.stderr).strip().splitlines() or [""])[0]
 
 
 def busy_share(seconds: float) -> float:
