@@ -9,7 +9,18 @@ from sandbox.api.tables import ANY_ID
 from sandbox.api.usage import make_usage
 from sandbox.audit.summary import DenialSummary
 from sandbox.errors import ExecuteError, InternalError, SandboxError, SetupError
-from sandbox.plan.steps import CloneInit, ClonePayload, Execute, InstallFilter, MapIds, MountRoot, Plan, PrivateMounts, SetWorkdir
+from sandbox.plan.steps import (
+    CloneInit,
+    ClonePayload,
+    Execute,
+    InstallFilter,
+    MapIds,
+    MountRoot,
+    NewKeyring,
+    Plan,
+    PrivateMounts,
+    SetWorkdir,
+)
 from sandbox.record import dataclass, replace
 from sandbox.result import Enforcement, Result, Verdict, decode_wait_status
 from sandbox.verdict import Outcome, classify_outcome
@@ -60,6 +71,11 @@ def explain_failure(plan: Plan, table: Table, row: int, error: int, *, run_id: s
             hint = userns_refusal_hint(error, gather_userns_facts(executor_command()[0])) or None
         case InstallFilter(listener=True) if error == errno.EBUSY:
             hint = "another seccomp listener is active (nested sandbox?); run with `--no-audit`"
+        case NewKeyring() if error == errno.EDQUOT:
+            hint = (
+                "a user may have only so many keys (`sysctl kernel.keys.maxkeys`), one for each running sandbox; runs of one `Sandbox` whose policy refuses "
+                "keyctl, add_key and request_key share one"
+            )
         case SetWorkdir(path=path):
             hint = f"`{path}` is not a directory that the payload's user may enter"
         case _:

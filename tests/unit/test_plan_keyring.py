@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
 from sandbox.abi.arch import Arch
 from sandbox.abi.host import HostFeatures
-from sandbox.plan.build import Request
+from sandbox.api.finish import explain_failure
+from sandbox.plan.build import Request, build_plan
+from sandbox.plan.lower import lower_plan
 from sandbox.plan.network import refuses_keys
 from sandbox.plan.root import Directory, RootSpec
 from sandbox.plan.steps import NewKeyring, Plan
@@ -71,3 +74,11 @@ def test_every_shipped_policy_refuses_keys() -> None:
 def test_no_keyrings_on_this_host() -> None:
     plain = replace(REQUEST, host=replace(REQUEST.host, keyrings=False))
     assert not has_keyring(build_server_plan(plain, template=True))
+
+
+def test_a_full_quota_is_explained() -> None:
+    plan = build_plan(REQUEST)
+    table = lower_plan(plan)
+    row = next(index for index, entry in enumerate(table.rows) if isinstance(plan.steps()[entry.step], NewKeyring))
+    assert "kernel.keys.maxkeys" in str(explain_failure(plan, table, row, errno.EDQUOT))
+    assert "kernel.keys.maxkeys" not in str(explain_failure(plan, table, row, errno.EPERM))
