@@ -47,7 +47,7 @@ class Server:
         def work() -> None:
             for _ in range(count // workers):
                 if workers == 1:
-                    fill(box, self._pool)
+                    fill(box)
                 began = time.perf_counter_ns()
                 result = box.run(argv)
                 times.append((time.perf_counter_ns() - began) / 1000)
@@ -65,7 +65,7 @@ class Server:
     def keep(self, seconds: float, workers: int, argv: list[str]) -> Answer:
         """Run `workers` at once until the time is over."""
         box = self._box(argv)
-        fill(box, self._pool)
+        fill(box)
         results: list[Result] = []
         end = time.perf_counter() + seconds
 
@@ -92,7 +92,7 @@ class Server:
                 self._close()
                 self._pool = count
             box = self._box(argv)
-            fill(box, count)
+            fill(box)
             return {"n": count}
         box = self._box(argv)
         while len(self._held) < count:
@@ -133,20 +133,15 @@ class Server:
         return time.perf_counter() - began
 
 
-def fill(box: Sandbox, wanted: int, seconds: float = 120) -> None:
-    """Wait until a pool, if there is one, has so many that are ready.
+def fill(box: Sandbox, seconds: float = 120) -> None:
+    """Wait until all that a Sandbox keeps ahead is there.
 
     Raises:
-        Unavailable: they were not built in time.
+        Unavailable: it was not made in time.
     """
-    stats = getattr(box, "stats", None)
-    if stats is None:
-        return
-    end = time.monotonic() + seconds
-    while getattr(stats(), "waiting", wanted) < wanted:
-        if time.monotonic() > end:
-            raise Unavailable(f"no {wanted} sandboxes were built ahead: {stats()}")
-        time.sleep(0.0002)
+    warm = getattr(box, "warm", None)
+    if warm is not None and not warm(seconds):
+        raise Unavailable(f"not everything was built ahead: {getattr(box, 'stats', str)()}")
 
 
 def main() -> int:

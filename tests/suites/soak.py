@@ -148,7 +148,7 @@ class Soak:
             self._resting = True
             if not self.turn.wait_for(lambda: self._going == 0, _STUCK_S):
                 return  # the loop sees that nothing moves
-        fill(self._box, self._options.pool)
+        fill(self._box)
         gc.collect()
         sample = take_sample(self._directories)
         with self.turn:

@@ -52,7 +52,7 @@ def idle(title: str, session: Session, rows: Sequence[Contender], reader: Reader
     for row in rows:
         settle(2)
         before = kernel_bytes()
-        for count in counts if row.has.endswith("a") and not row.slow else _SLOW if row.slow or row.name == "isolate" else _PEERS:
+        for count in _counts(row, counts):
             entry = session.attempt(title, row, partial(_look, row, count, reader, before))
             if entry is None:
                 break
@@ -60,6 +60,16 @@ def idle(title: str, session: Session, rows: Sequence[Contender], reader: Reader
             say(f"{title}: {row.name}, {count}: {entry}")
         row.close()
     return {"idle": found}
+
+
+def _counts(row: Contender, ours: tuple[int, ...]) -> tuple[int, ...]:
+    """Return how many of a row are to be idle: isolate has few boxes, a pool at most 256 members, an interpreter is large."""
+    if row.slow or row.name == "isolate":
+        return _SLOW
+    if not row.has.endswith("a"):
+        return _PEERS
+    most = 256 if row.name == "pool" else 50 if row.name.startswith("interpreter") else max(ours)
+    return tuple(sorted({min(count, most) for count in ours}))
 
 
 def _look(row: Contender, count: int, reader: Reader, before: int) -> dict[str, object]:
