@@ -73,7 +73,7 @@ def test_it_is_its_value(module: object) -> None:
     Word, Number = words(module), numbers(module)
     assert Word.GOOD == "good" and hash(Word.GOOD) == hash("good") and {"good": 1}[Word.GOOD] == 1 and Word.GOOD != Word.FAIR
     assert Number.TWO == 2 and {2: "two"}[Number.TWO] == "two" and Number.ONE < Number.TWO and Number.ONE + 1 == 2
-    assert str(Word.GOOD) == f"{Word.GOOD}" == "good" and f"{Word.GOOD:>6}" == "  good" and "%s" % Word.GOOD == "good"
+    assert str(Word.GOOD) == f"{Word.GOOD}" == "good" and f"{Word.GOOD:>6}" == "  good" and "%s" % Word.GOOD == "good"  # noqa: UP031
     assert str(Number.TWO) == f"{Number.TWO}" == "2" and f"{Number.TWO:03d}" == "002"
     assert repr(Word.GOOD).endswith("Word.GOOD: 'good'>") and repr(Number.TWO).endswith("Number.TWO: 2>")
     assert json.dumps([Word.GOOD, Number.TWO]) == '["good", 2]' and ", ".join(Word) == "good, fair" and sorted(Word) == ["fair", "good"]
