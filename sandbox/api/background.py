@@ -16,6 +16,7 @@ from sandbox.api.call import Call, execute_call
 from sandbox.api.execute import Hooks, Streams
 
 if TYPE_CHECKING:
+    from sandbox.api.start import Launcher
     from sandbox.audit.sinks import Sink
     from sandbox.result import Result
     from sandbox.supervise.monitor import Monitor
@@ -31,6 +32,7 @@ class BackgroundRun:
         streams: its streams; descriptors in `owned` among them are closed when the run has ended.
         sink: where denials go; closed at the end if `owns_sink`.
         owned: descriptors of ours that only the run uses.
+        launcher: see `execute`.
     """
 
     def __init__(
@@ -41,13 +43,15 @@ class BackgroundRun:
         sink: Sink,
         owns_sink: bool,
         owned: tuple[int, ...] = (),
+        launcher: Launcher | None = None,
     ) -> None:
         self.run_id = call.prepared.run_id
-        self._call = call
+        self._call: Call | None = call
         self._streams = streams
         self._sink = sink
         self._owns_sink = owns_sink
         self._owned = owned
+        self._launcher = launcher
         self._callbacks: list[Callable[[], object]] = []
         self._lock = threading.RLock()  # a signal handler, or the end of a lost Process, may kill while this thread holds it
         self._words: deque[int] = deque()
@@ -128,7 +132,7 @@ class BackgroundRun:
     def _work(self) -> None:
         try:
             hooks = Hooks(watches=((self._wake, self._on_word),), on_start=self._on_start, sink=self._sink)
-            self._result = execute_call(self._call, self._streams, hooks)
+            self._result = self._execute(hooks)
         except BaseException as error:  # everything, SystemExit too, belongs to whoever waits
             self._error = error
         finally:
@@ -138,6 +142,13 @@ class BackgroundRun:
             self._changed.set()
             for callback in self._callbacks:
                 callback()
+
+    def _execute(self, hooks: Hooks) -> Result:
+        # What is kept for many runs is let go of with this one.
+        call, self._call = self._call, None
+        launcher, self._launcher = self._launcher, None
+        assert call is not None
+        return execute_call(call, self._streams, hooks, launcher)
 
     def _on_start(self, monitor: Monitor) -> None:
         self._changed.set()

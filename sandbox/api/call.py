@@ -20,6 +20,7 @@ from sandbox.units import parse_size
 
 if TYPE_CHECKING:
     from sandbox.api.recipe import Recipes
+    from sandbox.api.start import Launcher
     from sandbox.audit.sinks import Sink
     from sandbox.policy.profile import Profile, Volume
     from sandbox.result import Result
@@ -145,14 +146,14 @@ def _make_call(words: tuple[str, ...], settings: Settings, changes: Changes, fil
     return Call(prepared=prepared, patterns=patterns, collect_bytes=collect_bytes)
 
 
-def execute_call(call: Call, streams: Streams, hooks: Hooks) -> Result:
-    """Run a prepared call to its end, and read the files that were asked for.
+def execute_call(call: Call, streams: Streams, hooks: Hooks, launcher: Launcher | None = None) -> Result:
+    """Run a prepared call to its end, and read the files that were asked for; arguments as for `execute`.
 
     Raises:
         SandboxError: as `execute`.
     """
     if not call.patterns:
-        return execute(call.prepared, streams, hooks).result
+        return execute(call.prepared, streams, hooks, launcher).result
     directory = -1
 
     def on_start(monitor: Monitor) -> None:
@@ -163,7 +164,7 @@ def execute_call(call: Call, streams: Streams, hooks: Hooks) -> Result:
             hooks.on_start(monitor)
 
     try:
-        result = execute(call.prepared, streams, replace(hooks, on_start=on_start)).result
+        result = execute(call.prepared, streams, replace(hooks, on_start=on_start), launcher).result
         found = collect_files(directory, call.patterns, call.collect_bytes)
     finally:
         if directory >= 0:

@@ -8,7 +8,7 @@ import os
 from sandbox.api.finish import Finished, explain_failure, finish, with_notes
 from sandbox.api.prepare import Prepared, build_request, cgroup_directories, open_backend, uptime_s
 from sandbox.api.registered import Registered
-from sandbox.api.start import Launcher, Start
+from sandbox.api.start import Launcher, Start, StartGoneError
 from sandbox.api.tables import build_table, generalize, make_table, name_run
 from sandbox.audit.sinks import NullSink, Sink
 from sandbox.errors import SetupError, describe_errno
@@ -77,25 +77,17 @@ def execute(prepared: Prepared, streams: Streams, hooks: Hooks, launcher: Launch
     Raises:
         SandboxError: the sandbox could not be set up; nothing of it is left.
     """
-    start: Start | None = None
+    make = Spawned if launcher is None else launcher.open
     try:
-        opened = Spawned(prepared) if launcher is None else launcher.open(prepared)
-        start = opened
-        finished = _run(opened, streams, hooks)
-        notes = opened.notes
-        if opened.entry.refused:
-            notes += (f"not listed by `sandbox ps`: {opened.entry.refused}",)
-        return with_notes(finished, *notes) if notes else finished
+        try:
+            return _run(make, prepared, streams, hooks)
+        except StartGoneError:
+            return _run(make, prepared, streams, hooks)
     except OSError as error:  # too many open files, no memory for a pipe
         raise SetupError(f"start the sandbox{f' with `{error.filename}`' if error.filename else ''}", error.errno or errno.EIO) from error
-    finally:
-        if start is not None:
-            start.close()
 
 
-def _run(start: Start, streams: Streams, hooks: Hooks) -> Finished:
-    prepared, cgroup, entry = start.prepared, start.cgroup, start.entry
-
+def _run(make: Callable[[Prepared], Start], prepared: Prepared, streams: Streams, hooks: Hooks) -> Finished:
     def listen(fd: int) -> NotifyListener:
         def decision(number: int, args: tuple[int, ...]) -> object:
             return decide(prepared.policy, prepared.arch, number, args)
@@ -110,15 +102,19 @@ def _run(start: Start, streams: Streams, hooks: Hooks) -> Finished:
 
     # Made before anything that it ends: an exception of a signal handler (KeyboardInterrupt) may come at any moment.
     launched, pumps = Launched(), list[Pump]()
+    start: Start | None = None
+    monitor: Monitor | None = None
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         try:
-            plan, table = start.begin(launched, pumps, streams)
+            opened = start = make(prepared)
+            prepared, cgroup, entry = opened.prepared, opened.cgroup, opened.entry
+            plan, table = opened.begin(launched, pumps, streams)
             watched = Watched(
                 limits=prepared.profile.limits,
-                started=start.started,
-                needs_word=start.needs_word,
-                explain=lambda row, error: start.explain(plan, table, row, error),
+                started=opened.started,
+                needs_word=opened.needs_word,
+                explain=lambda row, error: opened.explain(plan, table, row, error),
                 pumps=pumps,
                 cgroup=cgroup,
                 listen=listen,
@@ -127,10 +123,10 @@ def _run(start: Start, streams: Streams, hooks: Hooks) -> Finished:
                 on_start=hooks.on_start,
                 sample=prepared.sampled,
                 instructions=prepared.profile.measure_instructions,
-                served=start.served,
-                parent=start.parent,
-                adopted=start.adopted,
-                go=start.go,
+                served=opened.served,
+                parent=opened.parent,
+                adopted=opened.adopted,
+                go=opened.go,
             )
             outputs = pumps[1:]
             monitor = Monitor(launched, watched)
@@ -141,21 +137,28 @@ def _run(start: Start, streams: Streams, hooks: Hooks) -> Finished:
         for pump in pumps:
             pump.close()
         counted = cgroup.usage() if cgroup is not None else None
+        captured = tuple(bytes(pump.captured) if pump.destination < 0 and not streams.terminal else None for pump in outputs)
+        stdout, stderr = captured if len(captured) == 2 else (None, None)
+        if streams.stdout is not None:
+            stdout = None
+        if streams.stderr is not None:
+            stderr = None
+        enforced = cgroup.enforced if cgroup is not None else ()
+        finished = finish(prepared, plan, collected, counted, enforced, stdout, stderr, entry.killed_by, opened.tier)
+        names = ("standard output", "standard error")
+        lost = tuple(f"{name} was lost: {describe_errno(pump.error)}" for name, pump in zip(names, outputs, strict=False) if pump.error)
+        notes = (*lost, *opened.notes, *([f"not listed by `sandbox ps`: {entry.refused}"] if entry.refused else []))
+        return replace(with_notes(finished, *notes), lost=lost) if notes else finished
     finally:
-        for pump in pumps:
-            pump.close()
-        launched.close()
-    captured = tuple(bytes(pump.captured) if pump.destination < 0 and not streams.terminal else None for pump in outputs)
-    stdout, stderr = captured if len(captured) == 2 else (None, None)
-    if streams.stdout is not None:
-        stdout = None
-    if streams.stderr is not None:
-        stderr = None
-    enforced = cgroup.enforced if cgroup is not None else ()
-    finished = finish(prepared, plan, collected, counted, enforced, stdout, stderr, entry.killed_by, start.tier)
-    names = ("standard output", "standard error")
-    lost = tuple(f"{name} was lost: {describe_errno(pump.error)}" for name, pump in zip(names, outputs, strict=False) if pump.error)
-    return replace(with_notes(finished, *lost), lost=lost) if lost else finished
+        try:
+            if monitor is not None:
+                monitor.close()  # an interrupt may have come before it ran
+            for pump in pumps:
+                pump.close()
+            launched.close()
+        finally:
+            if start is not None:
+                start.close()
 
 
 class Spawned(Start):
@@ -285,4 +288,6 @@ def write_id_maps(prepared: Prepared, pid: int, host_id: HostId | None) -> None:
         write_range_maps(pid, inside_uid=profile.uid, inside_gid=profile.gid, uid=prepared.host.uid, gid=prepared.host.gid, user=user)
 
 
-__all__ = ["Finished", "Hooks", "Monitor", "Spawned", "Streams", "Verdict", "execute", "explain_failure", "open_children", "write_id_maps"]
+__all__ = [
+    "Finished", "Hooks", "Monitor", "Spawned", "Streams", "Verdict", "claim_host_id", "execute", "explain_failure", "open_children", "write_id_maps",
+]  # fmt: skip

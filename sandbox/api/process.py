@@ -16,6 +16,7 @@ from sandbox.api.call import Call, open_sink
 from sandbox.api.execute import Streams
 
 if TYPE_CHECKING:
+    from sandbox.api.start import Launcher
     from sandbox.audit.sinks import Sink
     from sandbox.result import Result
 
@@ -46,6 +47,7 @@ class Process:
         stderr: Stream,
         audit: str | os.PathLike[str] | Sink | None,
         remember: Callable[[BackgroundRun], None],
+        launcher: Launcher | None = None,
     ) -> None:
         self.args = call.prepared.command.argv
         self.stdin: IO[bytes] | None = None
@@ -70,7 +72,7 @@ class Process:
             self.stderr, err = self._open_output(stderr, theirs)
             sink, owns_sink = open_sink(audit)
             owned, theirs = tuple(theirs), []
-            self._run = BackgroundRun(call, Streams(stdin=feed, stdout=out, stderr=err), sink=sink, owns_sink=owns_sink, owned=owned)
+            self._run = BackgroundRun(call, Streams(stdin=feed, stdout=out, stderr=err), sink=sink, owns_sink=owns_sink, owned=owned, launcher=launcher)
             remember(self._run)
             self._run.started()
         except BaseException:

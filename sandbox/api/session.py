@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from sandbox.api.aio import AsyncProcess
+    from sandbox.api.resident import Residents
     from sandbox.audit.sinks import Sink
     from sandbox.policy.profile import Profile, Volume
     from sandbox.result import Result
@@ -54,6 +55,7 @@ class Sandbox:
         audit: a file for denied system calls as JSON lines, or a sink (yours to close).
         require_cgroup: refuse to run where a limit would be enforced by rlimits and sampling.
         executor: ``auto``, ``native`` or ``python``.
+        resident: keep a server that starts the runs, where it can (`Result.launched`); False starts each as `sandbox.run` does.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Sandbox:
         audit: str | os.PathLike[str] | Sink | None = None,
         require_cgroup: bool = False,
         executor: str = "auto",
+        resident: bool = True,
     ) -> None:
         self._settings = Settings(
             profile=profile,
@@ -84,6 +87,11 @@ class Sandbox:
         self._lock = threading.Lock()
         self._open: weakref.WeakSet[BackgroundRun] = weakref.WeakSet()
         self._closed = False
+        self._launcher: Residents | None = None
+        if resident:
+            from sandbox.api.resident import Residents
+
+            self._launcher = Residents()
 
     def run(
         self,
@@ -100,7 +108,7 @@ class Sandbox:
         try:
             feed = stdin.encode() if isinstance(stdin, str) else stdin
             streams = Streams(stdin=feed, stdout=None if capture_output else 1, stderr=None if capture_output else 2)
-            result = execute_call(call, streams, Hooks(sink=sink))
+            result = execute_call(call, streams, Hooks(sink=sink), self._launcher)
         finally:
             if owned:
                 sink.close()
@@ -128,7 +136,7 @@ class Sandbox:
             SandboxError: the sandbox could not be set up. That the command itself cannot be executed shows at the latest in `Process.wait`.
         """
         call = self._prepare(argv, options)
-        return Process(call, stdin=stdin, stdout=stdout, stderr=stderr, audit=self._settings.audit, remember=self._remember)
+        return Process(call, stdin=stdin, stdout=stdout, stderr=stderr, audit=self._settings.audit, remember=self._remember, launcher=self._launcher)
 
     def map(
         self,
@@ -212,7 +220,7 @@ class Sandbox:
         call = self._prepare(words, cast("RunOptions", {**options, **given}))
         sink, owned = open_sink(self._settings.audit)
         feed = stdin.encode() if isinstance(stdin, str) else stdin
-        run = BackgroundRun(call, Streams(stdin=feed), sink=sink, owns_sink=owned)
+        run = BackgroundRun(call, Streams(stdin=feed), sink=sink, owns_sink=owned, launcher=self._launcher)
         self._remember(run)
         return run
 
@@ -301,6 +309,9 @@ class Sandbox:
             run.kill()
         for run in runs:
             run.join()
+        self._recipes.forget()
+        if self._launcher is not None:
+            self._launcher.close()
 
     def __enter__(self) -> Sandbox:
         return self

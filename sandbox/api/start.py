@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sandbox.api.finish import explain_failure
+from sandbox.errors import SandboxError
 from sandbox.plan import fds
 
 TYPE_CHECKING = False
@@ -13,13 +14,16 @@ if TYPE_CHECKING:
     from sandbox.api.prepare import Prepared
     from sandbox.api.registered import Answering
     from sandbox.cgroup.model import CgroupRun
-    from sandbox.errors import SandboxError
     from sandbox.launch.spawn import Launched
     from sandbox.plan.codec import Table
     from sandbox.plan.steps import Plan
     from sandbox.supervise.pump import Pump
 else:
     Protocol = object
+
+
+class StartGoneError(SandboxError):
+    """Whoever was to start the run has died; nothing was started, and another start may be opened."""
 
 
 class Start:
@@ -51,6 +55,11 @@ class Start:
         """Start the processes, or take those that were started before, and return what they do; all signals are blocked.
 
         Whatever happens, `launched` and `pumps` hold what is to be closed.
+
+        Raises:
+            StartGoneError: see there.
+            SandboxError: it cannot be started.
+            OSError: likewise.
         """
         raise NotImplementedError
 
@@ -81,4 +90,4 @@ class Launcher(Protocol):
         """
 
 
-__all__ = ["Launcher", "Start"]
+__all__ = ["Launcher", "Start", "StartGoneError"]

@@ -9,6 +9,7 @@ import os
 import struct
 from functools import lru_cache
 
+from sandbox.launch.spawn import sealed_memory
 from sandbox.plan.build import build_plan
 from sandbox.plan.codec import HEADER, ROW, Op, Table
 from sandbox.plan.lower import lower_plan
@@ -39,11 +40,13 @@ class Kept:
         contents: the files' placeholders by the names that the caller gave, each as long as the file may become; see `placeholder`.
     """
 
-    __slots__ = ("_contents", "_made", "_places")
+    __slots__ = ("_contents", "_files", "_made", "_places", "way")
 
     def __init__(self, contents: Mapping[str, bytes] | None = None) -> None:
         self._contents = dict(contents or {})
         self._made: dict[Hashable, tuple[Plan, Table]] = {}
+        self._files: dict[Hashable, int] = {}
+        self.way: object = None  # see `resident.Way`; None until somebody asked
         self._places: dict[Hashable, dict[str, tuple[int, tuple[int, ...]]]] = {}
 
     def find(self, variant: Hashable, build: Callable[[], tuple[Plan, Table]]) -> tuple[Plan, Table]:
@@ -62,6 +65,20 @@ class Kept:
             self._places[variant] = {name: _locate(made[1], content) for name, content in self._contents.items()}
             self._made[variant] = made
         return made
+
+    def memory(self, variant: Hashable, table: Table) -> int:
+        """Return a sealed memory file with a table of `find`; borrowed, good as long as this object."""
+        fd = self._files.get(variant)
+        if fd is None:
+            made = sealed_memory(table)
+            fd = self._files.setdefault(variant, made)
+            if fd != made:  # another thread was faster
+                os.close(made)
+        return fd
+
+    def __del__(self) -> None:
+        for fd in self._files.values():
+            os.close(fd)
 
     def fill(self, variant: Hashable, table: Table, contents: Mapping[str, bytes]) -> bytes:
         """Return the bytes of a table of `find` with one run's files in it."""

@@ -149,6 +149,11 @@ class Server:
         return record
 
     @property
+    def keeper_pid(self) -> int:
+        """The keeper's pid: a child of this process, and the server's parent."""
+        return self._keeper.pid
+
+    @property
     def alive(self) -> bool:
         """Whether it can still start something."""
         if self.pidfd < 0 or os.getpid() != self.made_by:

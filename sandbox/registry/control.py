@@ -66,6 +66,14 @@ class Control:
         for fd in list(self._peers):
             self._drop(fd)
 
+    def forget(self) -> None:
+        """Let go, in a fork: whoever is connected stays so with its parent."""
+        for peer, _ in self._peers.values():
+            peer.close()
+        self._peers.clear()
+        self._epoll.close()
+        self._listener.close()
+
     def close(self) -> None:
         """Drop every connection, which tells whoever waits for the end of the run; idempotent."""
         for fd in list(self._peers):

@@ -90,6 +90,13 @@ class Registration:
             except OSError:
                 pass  # likewise
 
+    def forget(self) -> None:
+        """Let go and remove nothing, in a fork: the entry is its parent's."""
+        for fd in (self.listener, self._file, self.directory):
+            if fd >= 0:
+                os.close(fd)
+        self.directory = self.listener = self._file = -1
+
     def close(self) -> None:
         """Remove what is still there and let go; idempotent."""
         if self.directory >= 0:

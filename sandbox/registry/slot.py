@@ -69,6 +69,11 @@ class SlotEntry:
         self._entry.write(TURN.format(turn).encode(), len(SLOT_MAGIC))
         self._turn = turn
 
+    def forget(self) -> None:
+        """See `Registration.forget`."""
+        self._entry.forget()
+        self.listener = -1
+
     def close(self) -> None:
         """Remove it and let go; idempotent."""
         self._entry.close()

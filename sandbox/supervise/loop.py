@@ -70,7 +70,8 @@ class Loop:
         return True
 
     def close(self) -> None:
-        """Let go of the timer; idempotent."""
+        """Let go of the timer and the handlers, which lead back to whoever has this; idempotent."""
+        self._handlers.clear()
         alarm, self._alarm = self._alarm, None
         if alarm is not None:
             alarm.close()

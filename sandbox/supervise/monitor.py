@@ -14,6 +14,7 @@ import time
 from sandbox.cgroup.none import parse_stat, process_cpu_ns
 from sandbox.errors import InternalError, ProtocolError, SandboxError, SetupError
 from sandbox.kernel.calls import pidfd_getfd, pidfd_send_signal, set_slice
+from sandbox.launch.spawn import SIGNALS
 from sandbox.plan import fds
 from sandbox.plan.codec import Kind, Record
 from sandbox.record import dataclass
@@ -106,6 +107,8 @@ class Monitor:
         self._short = False
         self._listening = False
         self._done = False
+        self._closed = False
+        self._vanished = False
         self._doomed = False
         self._hurried = False
         self._failure: SandboxError | None = None
@@ -128,7 +131,7 @@ class Monitor:
                 self.collected.instructions_source = self._instructions.source
             return self.collected
         finally:
-            self._finish()
+            self.close()
 
     def kill(self, verdict: Verdict | None) -> None:
         """Kill the whole run; the first verdict given stays.
@@ -314,14 +317,16 @@ class Monitor:
             self._failure = self._failure or failure
             self.kill(None)
         except OSError as failure:
+            # The payload has died while it waited, which is told elsewhere when its server did.
+            self._vanished = self._failure is None and failure.errno == errno.ESRCH
             self._failure = self._failure or SetupError(failure.strerror or str(failure), failure.errno or 0, step="supervisor")
             self.kill(None)
         return True
 
     def _on_end(self) -> None:
         self._done = True
-        if self._watched.served and self.collected.killed_for is None:
-            self._failure = self._failure or SetupError(
+        if self._watched.served and self.collected.killed_for is None and (self._failure is None or self._vanished):
+            self._failure = SetupError(
                 "wait for the run", errno.ECONNRESET, step="the server died, and every run of it", hint="was it killed, or the host out of memory?"
             )  # fmt: skip
 
@@ -485,11 +490,15 @@ class Monitor:
         if self._streams.exceeded and self.collected.killed_for is None:
             self.collected.killed_for = Verdict.OUTPUT_LIMIT
 
-    def _finish(self) -> None:
+    def close(self) -> None:
+        """End what still runs, wait for that where nobody else does, and let go of everything; idempotent."""
+        if self._closed:
+            return
         if not self._done:
             self.kill(None)
             if self._watched.served:
                 self._await_end()
+        self._closed = True
         self._streams.close()
         if self._instructions is not None:
             self._instructions.close()
@@ -508,7 +517,7 @@ class Monitor:
 
     def _await_end(self) -> None:
         """Wait until init is gone, and with it everything, as the reaping of a janitor does; interrupts wait meanwhile."""
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             self._launched.descriptors.close_one("control")  # whose end kills everything, also an init that is not known yet
             poll = select.poll()

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from sandbox.supervise.pump import Pump
 
 
-
 class StreamSet:
     """All pumps of a run.
 

@@ -15,12 +15,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from kernel.tiers import TIERS, only_tier
 
 import sandbox
 from sandbox import DEVNULL, PIPE, Sandbox
 from sandbox.api.background import BackgroundRun
 
 pytestmark = [pytest.mark.userns, pytest.mark.seccomp, pytest.mark.notify]
+
+
+@pytest.fixture(autouse=True, params=TIERS)
+def tier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Let all that is true of a `Sandbox` be true in every tier."""
+    only_tier(request.param, monkeypatch)
+    return str(request.param)
 
 
 def threads() -> list[threading.Thread]:
@@ -47,14 +55,14 @@ def box() -> Iterator[Sandbox]:
 # ---- run -------------------------------------------------------------------------------------------------------------------
 
 
-def test_settings_of_all_runs_and_of_one(tmp_path: Path) -> None:
+def test_settings_of_all_runs_and_of_one(tmp_path: Path, tier: str) -> None:
     tmp_path.chmod(0o755)  # as root the payload is somebody else
     (tmp_path / "shared").write_text("shared")
     script = tmp_path / "main.sh"
     script.write_text("cat /data/shared; echo $A $B")
     with Sandbox(volumes=[f"{tmp_path}:/data"], env={"A": "1", "B": "2"}, limits={"processes": 8}) as box:
         result = box.run(["sh", "main.sh"], files={"main.sh": script}, env={"B": "3"})
-        assert result.stdout == b"shared1 3\n"
+        assert result.stdout == b"shared1 3\n" and result.launched == tier
         assert box.run(["sh", "-c", "echo $B"]).stdout == b"2\n"
         assert box.run(["sleep", "9"], timeout=0.1).verdict == "wall-limit"
         with pytest.raises(sandbox.RunFailed):

@@ -1,0 +1,408 @@
+"""Runs that a resident server starts: which server a run may use, its slots, and what a run of one is; `Sandbox` has one `Residents`.
+
+A request that no server can do, or for which none can be started, takes today's way: the wall is the same in every tier, only where it is built differs.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+
+from sandbox.api import execute as executing
+from sandbox.api.finish import explain_failure
+from sandbox.api.prepare import build_request, new_run_id, uptime_s
+from sandbox.api.slots import Slot, SlotAnswering, cgroup_names, entry_files, same_place
+from sandbox.api.start import Start, StartGoneError
+from sandbox.errors import SandboxError, SetupError, describe_errno
+from sandbox.launch.resident import Server, ServerGoneError, clone_refusal
+from sandbox.launch.spawn import SIGNALS, sealed_memory
+from sandbox.plan.lower import lower_plan
+from sandbox.plan.template import anew_refusal, build_run_plan, build_server_plan, clone_flags, may_recycle_network, template_refusal
+from sandbox.record import dataclass, replace
+from sandbox.registry.place import make_place
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+
+    from sandbox.api.execute import Streams
+    from sandbox.api.prepare import Prepared
+    from sandbox.cgroup.model import Guarded
+    from sandbox.launch.idmap import HostId
+    from sandbox.launch.spawn import Launched
+    from sandbox.plan.build import Request
+    from sandbox.plan.codec import Table
+    from sandbox.plan.steps import Plan
+    from sandbox.supervise.pump import Pump
+else:
+    import _signal as signal  # `signal` makes enumerations of it
+
+SLOTS = 32
+"""Runs that one server may have at once; the next one starts another server."""
+
+_SERVERS = 8  # of one `Sandbox` without a run, before the least used goes
+_AGAIN_NS = 1_000_000_000  # after a server could not be started
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """How runs of one recipe are started.
+
+    Attributes:
+        tier: ``template``, ``anew`` or ``spawned``.
+        server: the plan of a server that can do it, without what its keeper removes; None where none can.
+        recycle: whether the network namespace may be one that was used before.
+    """
+
+    tier: str
+    server: Plan | None = None
+    recycle: bool = False
+
+
+def find_way(prepared: Prepared) -> Way:
+    """Return the best way to start a run, as far as its recipe tells."""
+    if prepared.anchor is not None or prepared.command.interactive:
+        return Way(tier="spawned")  # started in systemd's scope by who is there; the terminal's runs are the command line's
+    request = build_request(prepared, outside_id=-1, cgroup=None)
+    if prepared.profile.launch_template and not template_refusal(request):
+        recycle = prepared.profile.launch_recycle_network and may_recycle_network(request)
+        return Way(tier="template", server=build_server_plan(request, template=True), recycle=recycle)
+    if not anew_refusal(request):
+        return Way(tier="anew", server=build_server_plan(request, template=False))
+    return Way(tier="spawned")
+
+
+class House:
+    """A server and its slots. Made by `Residents`, which guards it by its lock.
+
+    Raises:
+        SandboxError: it cannot be started; nothing is left.
+    """
+
+    def __init__(self, prepared: Prepared, way: Way, affinity: frozenset[int]) -> None:
+        self.way = way
+        self.affinity = affinity
+        self.executor = prepared.command.executor
+        self.backend = prepared.backend
+        self.host_id: HostId | None = None
+        self.running = 0
+        self.gone = False
+        self.used_ns = time.monotonic_ns()
+        self._guarded: Guarded | None = None
+        self._directory = -1
+        self.server: Server | None = None
+        self.slots: list[Slot] = []
+        self.free: list[Slot] = []
+        try:
+            self._start(prepared)
+        except OSError as error:
+            self.close()
+            raise SetupError("start the server", error.errno or 0) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, prepared: Prepared) -> None:
+        template = self.way.tier == "template"
+        names = [new_run_id() for _ in range(SLOTS)]
+        refused = ""
+        try:
+            self._directory = make_place(os.environ, os.geteuid())
+        except SandboxError as error:
+            refused = error.message
+        except OSError as error:
+            refused = f"make an entry: {describe_errno(error.errno or 0)}"
+        if prepared.backend is not None:
+            self._guarded = prepared.backend.guard(tuple(each for name in names for each in cgroup_names(name)))
+        if prepared.as_root:
+            self.host_id = executing.claim_host_id()
+        request, directories = self._request(prepared, names)
+        plan = build_server_plan(request, template=template)
+        table = lower_plan(plan)
+        host_id = self.host_id
+        needs_maps = template and prepared.external_map
+
+        def started(pid: int) -> None:
+            executing.write_id_maps(prepared, pid, host_id)
+
+        def explain(row: int, error: int) -> SandboxError:
+            return explain_failure(plan, table, row, error)
+
+        self.server = Server.start(
+            table, executor=self.executor, extra=directories, started=started if needs_maps else None, explain=explain
+        )
+        self.slots = [Slot(name, self._directory, refused) for name in names]
+        self.free = self.slots[::-1]
+
+    def _request(self, prepared: Prepared, names: list[str]) -> tuple[Request, tuple[int, ...]]:
+        removals = self._guarded.removals if self._guarded is not None else ()
+        thaws = self._guarded.thaws if self._guarded is not None else ()
+        entries = tuple((self._directory, file) for name in names for file in entry_files(name)) if self._directory >= 0 else ()
+        directories = tuple(dict.fromkeys(fd for fd, _ in (*removals, *thaws, *entries)))
+        index = {fd: number for number, fd in enumerate(directories)}
+
+        def placed(files: tuple[tuple[int, str], ...]) -> tuple[tuple[int, str], ...]:
+            return tuple((index[fd], path) for fd, path in files)
+
+        request = build_request(prepared, outside_id=self.host_id.number if self.host_id is not None else -1, cgroup=None)
+        return replace(
+            request, directories=len(directories), removals=placed(removals), thaws=placed(thaws), entries=placed(entries)
+        ), directories  # fmt: skip
+
+    def fits(self, prepared: Prepared, way: Way, affinity: frozenset[int]) -> bool:
+        """Whether it can start a run of that kind."""
+        return (
+            self.executor == prepared.command.executor
+            and self.affinity == affinity
+            and same_place(self.backend, prepared.backend)
+            and (self.way is way or (self.way.tier == way.tier and self.way.server == way.server))
+        )
+
+    @property
+    def alive(self) -> bool:
+        """Whether the server lives."""
+        return not self.gone and self.server is not None and self.server.alive
+
+    def close(self) -> None:
+        """End the server and all its runs, wait until they are gone, remove what was theirs; idempotent."""
+        server, self.server = self.server, None
+        ours = server is None or server.made_by == os.getpid()
+        try:
+            if server is not None:
+                server.close()
+            for slot in self.slots:
+                if ours:
+                    slot.close()
+                else:
+                    slot.forget()
+        finally:
+            guarded, self._guarded = self._guarded, None
+            if guarded is not None:
+                guarded.close()
+            directory, self._directory = self._directory, -1
+            if directory >= 0:
+                os.close(directory)
+            host_id, self.host_id = self.host_id, None
+            if host_id is not None:
+                host_id.close()
+
+
+class Served(Start):
+    """A run that a server starts."""
+
+    served = True
+
+    def __init__(self, prepared: Prepared, way: Way, house: House, slot: Slot, residents: Residents) -> None:
+        assert house.server is not None
+        self.prepared = prepared
+        self.tier = way.tier
+        self.parent = house.server.pid
+        self._way = way
+        self._house = house
+        self._server = house.server
+        self._slot = slot
+        self._residents: Residents | None = residents
+        # With a template, init has no right to root's cgroups: it is put there from outside.
+        self._moved = False
+        try:
+            if prepared.backend is not None:
+                self.cgroup = slot.take_cgroup(prepared.backend, prepared.cgroup_limits)
+                self._moved = prepared.as_root and way.tier == "template"
+            slot.enter(prepared, house.server.keeper_pid, house.server.pid)
+            self.entry = self._entry = SlotAnswering(prepared, slot)
+            slot.answering = self.entry
+        except BaseException:
+            self.close()
+            raise
+        self.needs_word = self._moved or (prepared.external_map and way.tier != "template")
+
+    def begin(self, launched: Launched, pumps: list[Pump], streams: Streams) -> tuple[Plan, Table]:
+        """See `Start.begin`."""
+        prepared, kept, way = self.prepared, self.prepared.kept, self._way
+        extra = self.cgroup.directories if self.cgroup is not None and not self._moved else ()
+        children = executing.open_children(pumps, streams, self._house.host_id)
+        memory = -1
+        try:
+            if kept is None:
+                plan, table = self._build(len(extra))
+                memory = table_fd = sealed_memory(table)
+            else:
+                variant = (way.tier, len(extra), self._moved, uptime_s(prepared))
+                plan, table = kept.find(variant, lambda: self._build(len(extra)))
+                if prepared.command.files or prepared.profile.time_namespace:
+                    memory = table_fd = sealed_memory(replace(table, data=kept.fill(variant, table, prepared.command.files)))
+                else:
+                    table_fd = kept.memory(variant, table)
+            self._server.launch(
+                launched,
+                table_fd,
+                stdio=children,
+                extra=extra,
+                flags=clone_flags(template=way.tier == "template", recycled_network=way.recycle),
+                recycle_network=way.recycle,
+            )
+        except ServerGoneError as error:
+            self._house.gone = True
+            raise StartGoneError(error.message, hint=error.hint) from None
+        finally:
+            for fd in (*children, memory):
+                if fd >= 0:
+                    os.close(fd)
+        if self.cgroup is not None and prepared.backend is not None and prepared.profile.launch_cgroups_ahead:
+            self._slot.make_ahead(prepared.backend, prepared.cgroup_limits)  # while the server and init are at work
+        return plan, table
+
+    def _build(self, joins: int) -> tuple[Plan, Table]:
+        request = build_request(self.prepared, outside_id=-1, cgroup=None)
+        request = replace(
+            request,
+            directories=joins,
+            joins=tuple((index, "cgroup.procs") for index in range(joins)),
+            cgroups_made=not self._moved,
+            moved=self._moved,
+        )
+        plan = build_run_plan(request, template=self._way.tier == "template")
+        return plan, lower_plan(plan)
+
+    def adopted(self, pid: int, stat: bytes) -> None:
+        """See `Start.adopted`."""
+        self._entry.publish(pid, stat)
+
+    def started(self, pid: int) -> None:
+        """See `Start.started`."""
+        if self._moved and self.cgroup is not None:
+            for fd in self.cgroup.join_fds:
+                os.write(fd, str(pid).encode())
+        if self.prepared.external_map and self.tier != "template":
+            executing.write_id_maps(self.prepared, pid, self._house.host_id)
+
+    def explain(self, plan: Plan, table: Table, row: int, error: int) -> SandboxError:
+        """See `Start.explain`."""
+        return clone_refusal(row, error) or super().explain(plan, table, row, error)
+
+    def close(self) -> None:
+        """See `Start.close`."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # an interrupt in the middle of it would lose the slot
+        try:
+            residents, self._residents = self._residents, None
+            if residents is not None:
+                self._slot.retire_cgroup()
+                self._slot.leave()
+                residents.give_back(self._house, self._slot)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class Residents:
+    """The servers of one `Sandbox`: a launcher. Thread-safe; a fork of the process begins anew, without its parent's.
+
+    They end with it, which the runs that go on keep alive, and at the interpreter's exit; should that not come, by the keepers.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._houses: list[House] = []
+        self._closed = False
+        self._failed: tuple[Way, int, str] | None = None
+        _all.add(self)
+        weakref.finalize(self, _close_all, self._houses)
+
+    def open(self, prepared: Prepared) -> Start:
+        """See `Launcher.open`."""
+        kept = prepared.kept
+        way: Way | None = kept.way if kept is not None else None  # type: ignore[assignment]
+        if way is None:
+            way = find_way(prepared)
+            if kept is not None:
+                kept.way = way
+        if way.server is None:
+            return executing.Spawned(prepared)
+        try:
+            house, slot = self._take(prepared, way)
+        except SandboxError as error:
+            start = executing.Spawned(prepared)
+            start.notes = (f"started without a server: {error.message}",)
+            return start
+        return Served(prepared, way, house, slot, self)
+
+    def _take(self, prepared: Prepared, way: Way) -> tuple[House, Slot]:
+        affinity = frozenset(os.sched_getaffinity(0))
+        with self._lock:
+            dead: list[House] = []
+            found: House | None = None
+            for house in self._houses:
+                if house.free and house.fits(prepared, way, affinity):
+                    if house.alive:
+                        found = house
+                        break
+                    dead.append(house)
+            for house in dead:
+                self._drop(house)
+            if found is None:
+                found = self._start(prepared, way, affinity)
+            found.running += 1
+            found.used_ns = time.monotonic_ns()
+            return found, found.free.pop()
+
+    def _start(self, prepared: Prepared, way: Way, affinity: frozenset[int]) -> House:
+        if self._closed:
+            raise SetupError("start a server", 0, step="this Sandbox is closed")
+        if self._failed is not None and self._failed[0] == way and time.monotonic_ns() - self._failed[1] < _AGAIN_NS:
+            raise SandboxError(self._failed[2])
+        idle = sorted((house for house in self._houses if not house.running), key=lambda house: house.used_ns)
+        if len(idle) >= _SERVERS:
+            self._drop(idle[0])
+        try:
+            house = House(prepared, way, affinity)
+        except SandboxError as error:
+            self._failed = (way, time.monotonic_ns(), error.message)
+            raise
+        self._houses.append(house)
+        return house
+
+    def _drop(self, house: House) -> None:
+        self._houses.remove(house)
+        if not house.running:
+            house.close()
+
+    def give_back(self, house: House, slot: Slot) -> None:
+        """A run is over."""
+        with self._lock:
+            house.running -= 1
+            house.free.append(slot)
+            gone = house not in self._houses and not house.running
+        if gone:
+            house.close()
+
+    def close(self) -> None:
+        """End every server, and with it what it still runs, and wait for that; idempotent."""
+        with self._lock:
+            self._closed = True
+            houses = self._houses.copy()
+            self._houses.clear()
+        _close_all(houses)
+
+    def forget(self) -> None:
+        """In a fork: let go of the parent's servers."""
+        self._lock = threading.Lock()
+        _close_all(self._houses)
+
+
+def _close_all(houses: list[House]) -> None:
+    while houses:
+        houses.pop().close()
+
+
+_all: weakref.WeakSet[Residents] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for residents in list(_all):
+        residents.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+__all__ = ["SLOTS", "House", "Residents", "Served", "Way", "find_way"]
