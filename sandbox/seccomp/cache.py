@@ -8,10 +8,8 @@ one that is not exactly what we would have written ourselves is ignored and writ
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-import stat
 
 from sandbox.abi.arch import Arch, audit_arch
 from sandbox.abi.constants import constant
@@ -19,6 +17,7 @@ from sandbox.abi.signatures import argument_index, argument_mask
 from sandbox.abi.tables import syscall_number
 from sandbox.policy.conditions import leaves, names
 from sandbox.seccomp.filter import INSTRUCTION_BYTES, MAXIMUM_INSTRUCTIONS, Filter, make_filter, proof_digest
+from sandbox.store import cache_path, open_directory, read_entry, write_entry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def load_filter(policy: SyscallPolicy, arch: Arch, *, notify: bool = True, cache
         CompileError: it cannot become a filter.
     """
     key = cache_key(policy, arch, notify)
-    directory = _open_directory(cache_dir if cache_dir is not None else default_cache_dir())
+    directory = open_directory(cache_dir if cache_dir is not None else default_cache_dir())
     try:
         entry = _read(directory, key, arch) if directory is not None else None
         if entry is not None:
@@ -117,56 +116,7 @@ def libseccomp_version() -> str:
 
 def default_cache_dir() -> str | None:
     """Return ``$XDG_CACHE_HOME/sandbox/filters`` (default ``~/.cache``), or None when neither variable gives an absolute path."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(base):
-        home = os.environ.get("HOME", "")
-        if not os.path.isabs(home):
-            return None
-        base = os.path.join(home, ".cache")
-    return os.path.join(base, "sandbox", "filters")
-
-
-def _is_ours(status: os.stat_result) -> bool:
-    # Whoever else can write the file chooses the filter; sudo with the user's HOME is the usual way to meet one.
-    return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-
-
-def _open_directory(path: str | None) -> int | None:
-    """Return an fd of the cache directory, owned by the caller, or None when it cannot be trusted or used."""
-    if path is None:
-        return None
-    try:
-        _make_directory(path)
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except (OSError, ValueError):
-        return None
-    if _is_ours(os.fstat(fd)):
-        return fd
-    os.close(fd)
-    return None
-
-
-def _make_directory(path: str) -> None:
-    """Make the cache directory if it is not there, but not in somebody else's.
-
-    Under sudo with the user's HOME root would follow whatever links are there, and the user, who cannot use a directory of root's, would compile at
-    every run from then on.
-
-    Raises:
-        OSError: it cannot or must not be made.
-    """
-    if os.path.lexists(path):
-        return
-    above = os.path.dirname(os.path.abspath(path))
-    while not os.path.exists(above):
-        above = os.path.dirname(above)
-    if os.stat(above).st_uid not in (0, os.geteuid()):
-        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), above)
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        pass
+    return cache_path(os.environ, "filters")
 
 
 def _seal(key: str, bpf: bytes, proof: bytes) -> bytes:
@@ -176,20 +126,9 @@ def _seal(key: str, bpf: bytes, proof: bytes) -> bytes:
 
 def _read(directory: int, key: str, arch: Arch) -> tuple[bytes, str] | None:
     """Return an entry's program and the digest of its proof, or None when it is missing or anything about it is wrong."""
-    limit = _HEADER_BYTES + MAXIMUM_INSTRUCTIONS * INSTRUCTION_BYTES
-    try:
-        fd = os.open(key, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=directory)
-    except OSError:
+    content = read_entry(directory, key, _HEADER_BYTES + MAXIMUM_INSTRUCTIONS * INSTRUCTION_BYTES)
+    if content is None or len(content) <= _HEADER_BYTES:
         return None
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or not _is_ours(status) or not _HEADER_BYTES < status.st_size <= limit:
-            return None
-        content = os.read(fd, limit + 1)
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
     bpf = content[_HEADER_BYTES:]
     proof = content[_HEADER_BYTES - _HEX_BYTES - 1 : _HEADER_BYTES - 1]
     if content != _seal(key, bpf, proof) or not proof.isalnum() or len(bpf) % INSTRUCTION_BYTES:
@@ -199,50 +138,5 @@ def _read(directory: int, key: str, arch: Arch) -> tuple[bytes, str] | None:
 
 
 def _write(directory: int, key: str, filter: Filter) -> None:
-    """Add an entry; failing to is no error.
-
-    It is written to a file without a name, which a SIGKILL cannot leave behind, and linked when whole. Where the file system has none (NFS, FAT, some
-    FUSE), it is written under its own name: what a SIGKILL leaves then is a part of an entry, which nobody believes and the next writer replaces. Of
-    two writers the first wins; both hold the same. An entry that could not be used is taken away first.
-    """
-    content = _seal(key, filter.bpf, filter.proof.encode())
-    try:
-        if not _link_whole(directory, key, content):
-            _unlink(directory, key)
-            fd = os.open(key, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
-            _put(fd, content)
-    except OSError:
-        pass
-
-
-def _link_whole(directory: int, key: str, content: bytes) -> bool:
-    """Write a file without a name and give it one; return whether that can be done here."""
-    try:
-        fd = os.open(".", os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=directory)
-    except OSError as error:
-        return error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
-    try:
-        if os.write(fd, content) == len(content):
-            _unlink(directory, key)
-            os.link(f"/proc/self/fd/{fd}", key, dst_dir_fd=directory, follow_symlinks=True)
-    except FileExistsError:
-        pass  # another writer's
-    except FileNotFoundError:
-        return False  # no /proc here
-    finally:
-        os.close(fd)
-    return True
-
-
-def _put(fd: int, content: bytes) -> None:
-    try:
-        os.write(fd, content)  # where it falls short, nobody believes the entry
-    finally:
-        os.close(fd)
-
-
-def _unlink(directory: int, key: str) -> None:
-    try:
-        os.unlink(key, dir_fd=directory)
-    except FileNotFoundError:
-        pass
+    """Add an entry; failing to is no error."""
+    write_entry(directory, key, _seal(key, filter.bpf, filter.proof.encode()))

@@ -194,7 +194,8 @@ def test_caller_descriptors_do_not_reach_the_payload(sandbox_cli: Any) -> None:
 NUMBER, MAYBE = int, (int, type(None))
 TEXT, MAYBE_TEXT = str, (str, type(None))
 SCHEMA: dict[str, Any] = {
-    "schema": NUMBER, "run": TEXT, "verdict": TEXT, "cause": TEXT, "exit_code": NUMBER, "signal": MAYBE, "wall_ns": NUMBER, "cpu_user_ns": NUMBER,
+    "schema": NUMBER, "run": TEXT, "launched": TEXT,
+    "verdict": TEXT, "cause": TEXT, "exit_code": NUMBER, "signal": MAYBE, "wall_ns": NUMBER, "cpu_user_ns": NUMBER,
     "cpu_sys_ns": NUMBER, "cpu_source": TEXT, "limits_hit": list, "near_limits": list, "evidence": list, "paused_ns": NUMBER, "memory_samples": NUMBER,
     **dict.fromkeys((
         "memory_anon_peak_bytes", "memory_file_peak_bytes", "memory_kernel_peak_bytes", "memory_sample_gap_ns", "memory_sample_step_bytes",

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from sandbox import store
 from sandbox.abi.arch import Arch
 from sandbox.policy.load import load_policy
 from sandbox.policy.model import SyscallPolicy
@@ -167,7 +168,7 @@ def test_a_foreign_owner_is_not_believed(tmp_path: Path, monkeypatch: pytest.Mon
     good = load(directory)
     name = entry(directory).name
     monkeypatch.setattr(os, "geteuid", lambda: os.stat(directory).st_uid + 1)
-    assert cache._open_directory(str(directory)) is None
+    assert store.open_directory(str(directory)) is None
     assert read(directory, name) is None
     assert load(directory) == good and len(compiled) == 2
 

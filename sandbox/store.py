@@ -1,0 +1,144 @@
+"""Directories below the caller's cache that nobody else can write to, and how whole entries get in and out of them.
+
+An entry that cannot be trusted is as good as none, and an entry that cannot be written is no error. Imports nothing of ours; the caches of compiled
+filters and of prepared launches are kept with it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def cache_path(environ: Mapping[str, str], name: str) -> str | None:
+    """Return ``$XDG_CACHE_HOME/sandbox/<name>`` (default ``~/.cache``), or None when neither variable gives an absolute path."""
+    base = environ.get("XDG_CACHE_HOME", "")
+    if not base.startswith("/"):
+        home = environ.get("HOME", "")
+        if not home.startswith("/"):
+            return None
+        base = os.path.join(home, ".cache")
+    return os.path.join(base, "sandbox", name)
+
+
+def is_ours(status: os.stat_result) -> bool:
+    """Whether nobody but the caller can write a file: who else can, chooses what is in it. sudo with the user's HOME is the usual way to meet one."""
+    return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def open_directory(path: str | None, *, make: bool = True) -> int | None:
+    """Return an fd of a cache directory, owned by the caller, or None when it cannot be trusted or used.
+
+    Args:
+        path: of `cache_path`.
+        make: make it where it is missing.
+    """
+    if path is None:
+        return None
+    try:
+        if make:
+            _make_directory(path)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        return None
+    if is_ours(os.fstat(fd)):
+        return fd
+    os.close(fd)
+    return None
+
+
+def _make_directory(path: str) -> None:
+    """Make the cache directory if it is not there, but not in somebody else's.
+
+    Under sudo with the user's HOME root would follow whatever links are there, and the user, who cannot use a directory of root's, would do without
+    at every run from then on.
+
+    Raises:
+        OSError: it cannot or must not be made.
+    """
+    if os.path.lexists(path):
+        return
+    above = os.path.dirname(os.path.abspath(path))
+    while not os.path.exists(above):
+        above = os.path.dirname(above)
+    if os.stat(above).st_uid not in (0, os.geteuid()):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), above)
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+
+
+def read_entry(directory: int, name: str, limit: int) -> bytes | None:
+    """Return an entry's bytes, or None when it is missing, somebody else's, no regular file, or longer than `limit`."""
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=directory)
+    except OSError:
+        return None
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or not is_ours(status) or not 0 < status.st_size <= limit:
+            return None
+        return os.read(fd, limit + 1)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
+def write_entry(directory: int, name: str, content: bytes) -> None:
+    """Add an entry; failing to is no error.
+
+    It is written to a file without a name, which a SIGKILL cannot leave behind, and linked when whole. Where the file system has none (NFS, FAT, some
+    FUSE), it is written under its own name: what a SIGKILL leaves then is a part of an entry, which its reader must not believe and the next writer
+    replaces. Of two writers the first wins; both hold the same. An entry that could not be used is taken away first.
+    """
+    try:
+        if not _link_whole(directory, name, content):
+            _unlink(directory, name)
+            fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
+            _put(fd, content)
+    except OSError:
+        pass
+
+
+def _link_whole(directory: int, name: str, content: bytes) -> bool:
+    """Write a file without a name and give it one; return whether that can be done here."""
+    try:
+        fd = os.open(".", os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=directory)
+    except OSError as error:
+        return error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
+    try:
+        if os.write(fd, content) == len(content):
+            _unlink(directory, name)
+            os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=directory, follow_symlinks=True)
+    except FileExistsError:
+        pass  # another writer's
+    except FileNotFoundError:
+        return False  # no /proc here
+    finally:
+        os.close(fd)
+    return True
+
+
+def _put(fd: int, content: bytes) -> None:
+    try:
+        os.write(fd, content)  # where it falls short, nobody believes the entry
+    finally:
+        os.close(fd)
+
+
+def _unlink(directory: int, name: str) -> None:
+    try:
+        os.unlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        pass
+
+
+__all__ = ["cache_path", "is_ours", "open_directory", "read_entry", "write_entry"]
