@@ -88,6 +88,10 @@ def _dispatch(words: list[str]) -> int:
         print(f"sandbox {__version__}")
         return 0
     verb, rest = words[0], words[1:]
+    if verb != "exec":
+        from sandbox.cli.start import complete_path
+
+        complete_path()
     match verb:
         case "exec":
             from sandbox.cli import exec as exec_verb
