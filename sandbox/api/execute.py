@@ -5,21 +5,11 @@ from __future__ import annotations
 import errno
 import os
 
-from sandbox.api.finish import Finished, explain_failure, finish, with_notes
-from sandbox.api.prepare import Prepared, build_request, cgroup_directories, open_backend, uptime_s
 from sandbox.api.registered import Registered
-from sandbox.api.start import Launcher, Start, StartGoneError
-from sandbox.api.tables import build_table, generalize, make_table, name_run
-from sandbox.audit.sinks import NullSink, Sink
+from sandbox.api.start import Start, StartGoneError, cgroup_directories
 from sandbox.errors import SetupError, describe_errno
-from sandbox.launch.idmap import HostId, claim_host_id, write_maps, write_range_maps
 from sandbox.launch.spawn import SIGNALS, Launched, spawn
-from sandbox.policy.profile import IdMode
-from sandbox.record import dataclass, field, replace
-from sandbox.result import Verdict
-from sandbox.seccomp.decide import decide
-from sandbox.supervise.monitor import Monitor, Watched
-from sandbox.supervise.notify import NotifyListener
+from sandbox.record import dataclass, field
 from sandbox.supervise.pump import Pump
 
 TYPE_CHECKING = False
@@ -27,14 +17,27 @@ if TYPE_CHECKING:
     import signal
     from collections.abc import Callable
 
+    from sandbox.api.finish import Finished
+    from sandbox.api.prepare import Prepared
+    from sandbox.api.start import Launcher
+    from sandbox.audit.sinks import Sink
     from sandbox.cgroup.model import CgroupRun
+    from sandbox.launch.idmap import HostId
     from sandbox.plan.build import Request
     from sandbox.plan.codec import Table
     from sandbox.plan.steps import Plan
+    from sandbox.supervise.monitor import Monitor
+    from sandbox.supervise.notify import NotifyListener
 else:
     import _signal as signal  # `signal` makes enumerations of it
 
-_make_table = make_table
+# What a run needs only after its processes were started is imported then: they take longer to set everything up.
+
+
+def _null_sink() -> Sink:
+    from sandbox.audit.sinks import NullSink
+
+    return NullSink()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,7 +65,7 @@ class Hooks:
 
     watches: tuple[tuple[int, Callable[[Monitor], None]], ...] = ()
     on_start: Callable[[Monitor], None] | None = None
-    sink: Sink = field(default_factory=NullSink)
+    sink: Sink = field(default_factory=_null_sink)
 
 
 def execute(prepared: Prepared, streams: Streams, hooks: Hooks, launcher: Launcher | None = None) -> Finished:
@@ -89,7 +92,11 @@ def execute(prepared: Prepared, streams: Streams, hooks: Hooks, launcher: Launch
 
 def _run(make: Callable[[Prepared], Start], prepared: Prepared, streams: Streams, hooks: Hooks) -> Finished:
     def listen(fd: int) -> NotifyListener:
+        from sandbox.supervise.notify import NotifyListener
+
         def decision(number: int, args: tuple[int, ...]) -> object:
+            from sandbox.seccomp.decide import decide
+
             return decide(prepared.policy, prepared.arch, number, args)
 
         return NotifyListener(fd, decide=decision, run_id=prepared.run_id, arch=prepared.arch, sink=hooks.sink)  # type: ignore[arg-type]
@@ -110,6 +117,9 @@ def _run(make: Callable[[Prepared], Start], prepared: Prepared, streams: Streams
             opened = start = make(prepared)
             prepared, cgroup, entry = opened.prepared, opened.cgroup, opened.entry
             plan, table = opened.begin(launched, pumps, streams)
+            from sandbox.supervise import notify  # noqa: F401  # in time for `listen`
+            from sandbox.supervise.monitor import Monitor, Watched
+
             watched = Watched(
                 limits=prepared.profile.limits,
                 started=opened.started,
@@ -127,6 +137,7 @@ def _run(make: Callable[[Prepared], Start], prepared: Prepared, streams: Streams
                 parent=opened.parent,
                 adopted=opened.adopted,
                 go=opened.go,
+                meanwhile=_import_the_end,
             )
             outputs = pumps[1:]
             monitor = Monitor(launched, watched)
@@ -144,11 +155,17 @@ def _run(make: Callable[[Prepared], Start], prepared: Prepared, streams: Streams
         if streams.stderr is not None:
             stderr = None
         enforced = cgroup.enforced if cgroup is not None else ()
+        from sandbox.api.finish import finish, with_notes
+
         finished = finish(prepared, plan, collected, counted, enforced, stdout, stderr, entry.killed_by, opened.tier)
         names = ("standard output", "standard error")
         lost = tuple(f"{name} was lost: {describe_errno(pump.error)}" for name, pump in zip(names, outputs, strict=False) if pump.error)
         notes = (*lost, *opened.notes, *([f"not listed by `sandbox ps`: {entry.refused}"] if entry.refused else []))
-        return replace(with_notes(finished, *notes), lost=lost) if notes else finished
+        if notes:
+            from sandbox.record import replace
+
+            finished = replace(with_notes(finished, *notes), lost=lost)
+        return finished
     finally:
         try:
             if monitor is not None:
@@ -161,15 +178,25 @@ def _run(make: Callable[[Prepared], Start], prepared: Prepared, streams: Streams
                 start.close()
 
 
+def _import_the_end() -> None:
+    from sandbox.api import finish  # noqa: F401
+
+
 class Spawned(Start):
     """A run that this process starts itself, with a janitor."""
 
     def __init__(self, prepared: Prepared) -> None:
-        self.prepared = prepared = open_backend(prepared)
+        if prepared.backend is not None and not prepared.backend.ready:
+            from sandbox.api.prepare import open_backend
+
+            prepared = open_backend(prepared.whole())
+        self.prepared = prepared
         self.entry = self._entry = Registered(prepared)
         self._host_id: HostId | None = None
         try:
             if prepared.as_root:
+                from sandbox.launch.idmap import claim_host_id
+
                 self._host_id = claim_host_id()
             if prepared.backend is not None:
                 self.cgroup = prepared.backend.reserve(prepared.run_id, prepared.cgroup_limits)
@@ -236,16 +263,31 @@ def open_children(pumps: list[Pump], streams: Streams, host_id: HostId | None) -
 
 
 def _find_table(prepared: Prepared, outside_id: int, cgroup: CgroupRun | None, entries: tuple[str, ...]) -> tuple[Plan, Table]:
-    def request() -> Request:
-        return build_request(prepared, outside_id=outside_id, cgroup=cgroup, entries=entries)
+    found = prepared.find_table(cgroup, entries)
+    if found is not None:
+        return found
+    from sandbox.api.prepare import build_request, uptime_s
+    from sandbox.api.tables import build_table, generalize, name_run
+    from sandbox.record import replace
 
-    kept = prepared.kept
+    whole = prepared.whole()
+
+    def request() -> Request:
+        return build_request(whole, outside_id=outside_id, cgroup=cgroup, entries=entries)
+
+    kept = whole.kept
     if kept is None:
-        return _make_table(request(), prepared.run_id)
+        return _make_table(request(), whole.run_id)
     # A root run's id is in no table: the maps are written from outside.
-    variant = ("spawned", bool(entries), uptime_s(prepared))
-    plan, table = kept.find(variant, lambda: build_table(generalize(request(), prepared.run_id)))
-    return plan, replace(table, data=name_run(kept.fill(variant, table, prepared.command.files), prepared.run_id))
+    variant = ("spawned", bool(entries), uptime_s(whole))
+    plan, table = kept.find(variant, lambda: build_table(generalize(request(), whole.run_id)))
+    return plan, replace(table, data=name_run(kept.fill(variant, table, whole.command.files), whole.run_id))
+
+
+def _make_table(request: Request, run_id: str) -> tuple[Plan, Table]:
+    from sandbox.api.tables import make_table
+
+    return make_table(request, run_id)
 
 
 def _open_streams(streams: Streams) -> tuple[tuple[int, int, int], list[Pump]]:
@@ -278,16 +320,18 @@ def _open_streams(streams: Streams) -> tuple[tuple[int, int, int], list[Pump]]:
 
 def write_id_maps(prepared: Prepared, pid: int, host_id: HostId | None) -> None:
     """Write the maps that the user namespace of a process cannot write itself: root's, and a range."""
+    if not prepared.external_map:
+        return
+    from sandbox.launch.idmap import write_maps, write_range_maps
+
     profile = prepared.profile
     if host_id is not None:
         write_maps(pid, inside_uid=profile.uid, inside_gid=profile.gid, outside=host_id.number)
-    elif profile.ids is IdMode.RANGE:
+    else:
         import pwd
 
         user = pwd.getpwuid(prepared.host.uid).pw_name
         write_range_maps(pid, inside_uid=profile.uid, inside_gid=profile.gid, uid=prepared.host.uid, gid=prepared.host.gid, user=user)
 
 
-__all__ = [
-    "Finished", "Hooks", "Monitor", "Spawned", "Streams", "Verdict", "claim_host_id", "execute", "explain_failure", "open_children", "write_id_maps",
-]  # fmt: skip
+__all__ = ["Hooks", "Spawned", "Streams", "execute", "open_children", "write_id_maps"]

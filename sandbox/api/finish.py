@@ -5,22 +5,9 @@ from __future__ import annotations
 import errno
 import os
 
-from sandbox.api.tables import ANY_ID
 from sandbox.api.usage import make_usage
 from sandbox.audit.summary import DenialSummary
 from sandbox.errors import ExecuteError, InternalError, SandboxError, SetupError
-from sandbox.plan.steps import (
-    CloneInit,
-    ClonePayload,
-    Execute,
-    InstallFilter,
-    MapIds,
-    MountRoot,
-    NewKeyring,
-    Plan,
-    PrivateMounts,
-    SetWorkdir,
-)
 from sandbox.record import dataclass, replace
 from sandbox.result import Enforcement, Result, Verdict, decode_wait_status
 from sandbox.verdict import Outcome, classify_outcome
@@ -30,6 +17,7 @@ if TYPE_CHECKING:
     from sandbox.api.prepare import Prepared
     from sandbox.cgroup.model import CgroupUsage
     from sandbox.plan.codec import Table
+    from sandbox.plan.steps import Plan
     from sandbox.supervise.records import Collected
 
 
@@ -47,8 +35,12 @@ def with_notes(finished: Finished, *notes: str) -> Finished:
     return replace(finished, result=replace(finished.result, notes=(*finished.result.notes, *notes)))
 
 
-def explain_failure(plan: Plan, table: Table, row: int, error: int, *, run_id: str = ANY_ID) -> SandboxError:
+def explain_failure(plan: Plan, table: Table, row: int, error: int, *, run_id: str = "") -> SandboxError:
     """Turn (row, errno) into an error in the words of the step it belongs to."""
+    from sandbox.api.tables import ANY_ID
+    from sandbox.plan.steps import CloneInit, ClonePayload, Execute, InstallFilter, MapIds, MountRoot, NewKeyring, PrivateMounts, SetWorkdir
+
+    run_id = run_id or ANY_ID
     if not 0 <= row < len(table.rows):
         return InternalError(f"the executor ran past its table (row {row})", hint="please report this")
     entry = table.rows[row]

@@ -11,6 +11,7 @@ import time
 from sandbox.abi.arch import Arch
 from sandbox.api.limits import Chosen, Scheduling, choose_limits
 from sandbox.api.recall import recall_filter, recall_policy, recall_profile
+from sandbox.api.start import cgroup_directories
 from sandbox.cgroup.find import explain_backend, find_backend
 from sandbox.errors import PolicyError, SetupError, UnsupportedError
 from sandbox.kernel.probe import probe_host
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from sandbox.api.tables import Kept
     from sandbox.cgroup.model import Backend, BackendReport, CgroupRun
     from sandbox.launch.anchor import Anchor
+    from sandbox.plan.codec import Table
     from sandbox.plan.steps import Plan
     from sandbox.policy.model import SyscallPolicy
     from sandbox.seccomp.filter import Filter
@@ -94,6 +96,14 @@ class Prepared:
     def external_map(self) -> bool:
         """Whether the supervisor writes the id maps."""
         return self.as_root or self.profile.ids is IdMode.RANGE
+
+    def whole(self) -> Prepared:
+        """Return this: a launch from disk (`stored.Stored`) is less than that."""
+        return self
+
+    def find_table(self, cgroup: CgroupRun | None, entries: tuple[str, ...]) -> tuple[Plan, Table] | None:
+        """Return nothing: the tables of what was prepared by this process are `kept`, or built."""
+        return None
 
 
 def prepare(command: Command) -> Prepared:
@@ -222,7 +232,7 @@ def build_request(prepared: Prepared, *, outside_id: int, cgroup: CgroupRun | No
         profile=prepared.profile,
         host=prepared.host,
         root=prepared.root,
-        argv=_inner_argv(prepared),
+        argv=inner_argv(prepared),
         environment=prepared.environment,
         outside_uid=outside_id if prepared.as_root else prepared.host.uid,
         outside_gid=outside_id if prepared.as_root else prepared.host.gid,
@@ -253,11 +263,6 @@ def uptime_s(prepared: Prepared) -> int:
     return int(time.clock_gettime(time.CLOCK_MONOTONIC)) if prepared.profile.time_namespace else 0
 
 
-def cgroup_directories(cgroup: CgroupRun | None) -> tuple[int, ...]:
-    """Return the directory descriptors that the janitor and init are given for a run's cgroup, each once, in the order that the plan counts on."""
-    return () if cgroup is None else tuple(dict.fromkeys(fd for fd, _ in (*cgroup.joins, *cgroup.removals, *cgroup.thaws)))
-
-
 def _is_oom_protected() -> bool:
     try:
         with open("/proc/self/oom_score_adj", "rb", buffering=0) as file:
@@ -266,7 +271,7 @@ def _is_oom_protected() -> bool:
         return False
 
 
-def _inner_argv(prepared: Prepared) -> tuple[str, ...]:
+def inner_argv(prepared: Prepared) -> tuple[str, ...]:
     """The payload's argv; a relative command of a directory that is not shared gets the path that it has inside."""
     first, *rest = prepared.command.argv
     if "/" in first and not first.startswith("/") and prepared.root.workdir != prepared.command.cwd:

@@ -8,14 +8,13 @@ from __future__ import annotations
 import os
 
 from sandbox.errors import SandboxError, describe_errno
-from sandbox.registry.control import Control
 from sandbox.registry.entry import Registration, encode_entry, entry_names, monotonic_ns
 from sandbox.registry.place import make_place
-from sandbox.result import Verdict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.api.prepare import Prepared
+    from sandbox.registry.control import Control
     from sandbox.supervise.monitor import Monitor
 
 _FRESH_NS = 50_000_000
@@ -84,6 +83,8 @@ class Answering:
             if not self._over:
                 monitor.signal(_SIGKILL)
             return
+        from sandbox.result import Verdict
+
         self.killed_by = self.killed_by or f"killed by `sandbox kill` of uid {uid}"
         if self._over:
             monitor.collected.killed_for = monitor.collected.killed_for or Verdict.SIGNALED
@@ -142,6 +143,8 @@ class Registered(Answering):
         content = encode_entry(
             prepared.run_id, name=name, profile=prepared.profile.name, pid=os.getpid(), began_ns=monotonic_ns(), argv=argv
         )
+        from sandbox.registry.control import Control
+
         directory, self._directory = self._directory, -1
         try:
             self._entry = Registration(directory, prepared.run_id, content)

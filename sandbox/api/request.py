@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import os
 
-from sandbox.api.recall import recall_profile
-from sandbox.policy.profile_load import override_profile
-from sandbox.rootfs.volumes import parse_volume
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -36,6 +32,10 @@ def build_profile(
     Raises:
         PolicyError: anything is wrong.
     """
+    from sandbox.api.recall import recall_profile
+    from sandbox.policy.profile_load import override_profile
+    from sandbox.rootfs.volumes import parse_volume
+
     parsed = [parse_volume(text, base) for text in volumes]
     return override_profile(
         recall_profile(name),

@@ -16,6 +16,7 @@ from sandbox.api.prepare import build_request, new_run_id, uptime_s
 from sandbox.api.slots import Slot, SlotAnswering, cgroup_names, entry_files, same_place
 from sandbox.api.start import Start, StartGoneError
 from sandbox.errors import SandboxError, SetupError, describe_errno
+from sandbox.launch.idmap import claim_host_id
 from sandbox.launch.resident import Server, ServerGoneError, clone_refusal
 from sandbox.launch.spawn import SIGNALS, sealed_memory
 from sandbox.plan.lower import lower_plan
@@ -117,7 +118,7 @@ class House:
         if prepared.backend is not None:
             self._guarded = prepared.backend.guard(tuple(each for name in names for each in cgroup_names(name)))
         if prepared.as_root:
-            self.host_id = executing.claim_host_id()
+            self.host_id = claim_host_id()
         request, directories = self._request(prepared, names)
         plan = build_server_plan(request, template=template)
         table = lower_plan(plan)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from sandbox.api.finish import explain_failure
 from sandbox.errors import SandboxError
 from sandbox.plan import fds
 
@@ -71,11 +70,18 @@ class Start:
 
     def explain(self, plan: Plan, table: Table, row: int, error: int) -> SandboxError:
         """Turn a failure record into an error."""
+        from sandbox.api.finish import explain_failure
+
         return explain_failure(plan, table, row, error, run_id=self.prepared.run_id)
 
     def close(self) -> None:
         """Nothing of it runs any more: remove what was made for it; idempotent."""
         raise NotImplementedError
+
+
+def cgroup_directories(cgroup: CgroupRun | None) -> tuple[int, ...]:
+    """Return the directory descriptors that the janitor and init are given for a run's cgroup, each once, in the order that the plan counts on."""
+    return () if cgroup is None else tuple(dict.fromkeys(fd for fd, _ in (*cgroup.joins, *cgroup.removals, *cgroup.thaws)))
 
 
 class Launcher(Protocol):
@@ -90,4 +96,4 @@ class Launcher(Protocol):
         """
 
 
-__all__ = ["Launcher", "Start", "StartGoneError"]
+__all__ = ["Launcher", "Start", "StartGoneError", "cgroup_directories"]

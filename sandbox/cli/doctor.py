@@ -13,6 +13,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+from sandbox.api.stored import store_path
 from sandbox.cgroup.find import controllers_fix, explain_backend, manual_fix
 from sandbox.errors import SandboxError
 from sandbox.kernel import probe_calls
@@ -20,6 +21,7 @@ from sandbox.kernel.probe_deep import probe_deep
 from sandbox.kernel.probe_judge import Finding, Need, Status
 from sandbox.kernel.probe_userns import apparmor_profile
 from sandbox.record import replace
+from sandbox.store import open_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,6 +84,7 @@ def collect_findings() -> list[Finding]:
         judge_shares(report, controllers_fix(_SHARES - set(report.provides))),
         judge_executor(executable, native_executor()),
         judge_compiler(probe_calls.libseccomp_version(), importlib.util.find_spec("pyseccomp") is not None),
+        judge_store(path := store_path(os.environ), count_entries(path)),
     ]
     return sorted(findings, key=lambda finding: list(Need).index(finding.need))
 
@@ -178,6 +181,34 @@ def judge_compiler(libseccomp: str | None, binding: bool) -> Finding:
     detail = f"{libseccomp}, with pyseccomp" + (": no user notification before 2.5" if old else "")
     fix = "install libseccomp 2.5 or newer" if old else ""
     return Finding(name=name, status=Status.MISSING if old else Status.WORKS, detail=detail, fix=fix, needed_by=needed_by, need=need)
+
+
+def judge_store(path: str | None, entries: int | None) -> Finding:
+    """Say whether prepared launches are stored, and where (pure).
+
+    Args:
+        path: where; None for nowhere.
+        entries: how many there are; None where the directory cannot be trusted or made.
+    """
+    name, needed_by = "stored launches", "fast starts of `sandbox exec`"
+    if path is None:
+        detail = "turned off by SANDBOX_CACHE, or neither XDG_CACHE_HOME nor HOME is a path"
+        return Finding(name=name, status=Status.MISSING, detail=detail, needed_by=needed_by)
+    if entries is None:
+        detail, fix = f"`{path}` is not a directory of yours that nobody else can write to", f"`chmod -R go-w {path}`, or set XDG_CACHE_HOME"
+        return Finding(name=name, status=Status.DEGRADED, detail=detail, fix=fix, needed_by=needed_by)
+    return Finding(name=name, status=Status.WORKS, detail=f"{entries} in `{path}`", needed_by=needed_by)
+
+
+def count_entries(path: str | None) -> int | None:
+    """Return how many launches are stored in a directory, which is made where it is missing; None where that cannot be."""
+    directory = open_directory(path)
+    if directory is None:
+        return None
+    try:
+        return len(os.listdir(directory))
+    finally:
+        os.close(directory)
 
 
 def native_executor() -> Path:

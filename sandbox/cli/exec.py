@@ -11,9 +11,10 @@ from sandbox.errors import PolicyError, SandboxError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sandbox.api.execute import Finished
+    from sandbox.api.finish import Finished
     from sandbox.api.prepare import Prepared
-    from sandbox.audit.sinks import Sink
+    from sandbox.audit.events import Event
+    from sandbox.audit.sinks import Sink, SinkReport
     from sandbox.result import Result
 
 OUR_FAILURE = 125
@@ -36,6 +37,7 @@ OPTIONS = (
     Option(name="tty", short="t", help="a terminal of its own (default on a terminal)"),
     Option(name="no-tty", help="pipes even on a terminal"),
     Option(name="quiet", short="q", help="no summary line on stderr"),
+    Option(name="no-cache", help="prepare the launch anew, and do not store it"),
     Option(name="executor", metavar="KIND", help="auto, native, or python (the reference)", values=("auto", "native", "python")),
     Option(name="help", short="h", help="this text"),
 )
@@ -54,13 +56,70 @@ def run(words: list[str]) -> int:
         return 0
     if not argv:
         raise UsageError("no command given", hint="`sandbox exec --profile strict -- python3 script.py`")
-    prepared = _prepare(options, argv)
+    _check(options)
+    cwd = _working_directory()
     if "dry-run" in options:
-        return _dry_run(prepared, options["dry-run"][0])
-    return _execute(prepared, options)
+        return _dry_run(_prepare(options, argv, cwd), options["dry-run"][0])
+    entry = _entry_name(options, argv, cwd)
+    if not entry:
+        return _execute(_prepare(options, argv, cwd), options)
+    from sandbox.api.stored import Command, recall
+
+    command = Command(
+        argv=tuple(argv), audit="no-audit" not in options, interactive=_is_interactive(options), executor=options.get("executor", ["auto"])[0],
+        name=options.get("name", [""])[0],
+    )  # fmt: skip
+    stored = recall(entry, command, os.environ, lambda: _prepare(options, argv, cwd))
+    if stored is not None:
+        code = _execute(stored.as_prepared(), options)
+        loaded = sys.modules.get("sandbox.cli.modules")
+        if loaded is not None and not loaded.loaded:
+            loaded.keep_modules(os.environ)
+        return code
+    from sandbox.api.storing import keep, listen
+
+    prepared, noted = listen(lambda: _prepare(options, argv, cwd))
+    code = _execute(prepared, options)
+    if noted is not None:
+        keep(entry, prepared, noted, os.environ)
+    return code
 
 
-def _prepare(options: dict[str, list[str]], argv: list[str]) -> Prepared:
+def _check(options: dict[str, list[str]]) -> None:
+    """Refuse what excludes each other."""
+    if "audit" in options and "no-audit" in options:
+        raise UsageError("`--audit` and `--no-audit` exclude each other")
+    if "tty" in options and "no-tty" in options:
+        raise UsageError("`--tty` and `--no-tty` exclude each other")
+    if _is_interactive(options) and not os.isatty(0):
+        raise UsageError("`--tty` needs a terminal as standard input")
+
+
+def _is_interactive(options: dict[str, list[str]]) -> bool:
+    return "tty" in options or ("no-tty" not in options and all(os.isatty(fd) for fd in (0, 1)))
+
+
+def _entry_name(options: dict[str, list[str]], argv: list[str], cwd: str) -> str:
+    """Return the name under which a launch like this one is stored; empty where it is not to be."""
+    if "no-cache" in options or any("=" in text for text in options.get("env", [])):  # values may be secret
+        return ""
+    from sandbox.api.stored import entry_name, store_path
+
+    if store_path(os.environ) is None:
+        return ""
+    if "name" in options:
+        from sandbox.registry.facts import check_name
+
+        check_name(options["name"][0])
+    # What has no part in the plan may differ from run to run.
+    counted = tuple(sorted((name, tuple(values)) for name, values in options.items() if name not in ("name", "audit", "result", "quiet")))
+    return entry_name((counted, argv[0], cwd, _is_interactive(options)), os.environ)
+
+
+def _prepare(options: dict[str, list[str]], argv: list[str], cwd: str) -> Prepared:
+    from sandbox.cli.start import complete_path
+
+    complete_path()
     from sandbox.api.prepare import Command, prepare
     from sandbox.api.request import build_profile
 
@@ -79,23 +138,15 @@ def _prepare(options: dict[str, list[str]], argv: list[str]) -> Prepared:
             env[key] = value
         else:
             passed.append(text)
-    if "audit" in options and "no-audit" in options:
-        raise UsageError("`--audit` and `--no-audit` exclude each other")
-    if "tty" in options and "no-tty" in options:
-        raise UsageError("`--tty` and `--no-tty` exclude each other")
-    cwd = _working_directory()
     profile = build_profile(
         name, limits=limits, volumes=options.get("volume", []), base=cwd, env=env, env_pass=passed,
         policy=options.get("policy", [None])[0], cwd=options.get("cwd", [None])[0], network=options.get("network", [None])[0],
         origin="command line",
     )  # fmt: skip
-    interactive = "tty" in options or ("no-tty" not in options and all(os.isatty(fd) for fd in (0, 1)))
-    if interactive and not os.isatty(0):
-        raise UsageError("`--tty` needs a terminal as standard input")
     return prepare(
         Command(
-            argv=tuple(argv), profile=profile, cwd=cwd, environ=dict(os.environ), audit="no-audit" not in options, name=options.get("name", [""])[0],
-            require_cgroup="require-cgroup" in options, interactive=interactive, executor=options.get("executor", ["auto"])[0],
+            argv=tuple(argv), profile=profile, cwd=cwd, environ=os.environ, audit="no-audit" not in options, name=options.get("name", [""])[0],
+            require_cgroup="require-cgroup" in options, interactive=_is_interactive(options), executor=options.get("executor", ["auto"])[0],
         )
     )  # fmt: skip
 
@@ -128,7 +179,6 @@ def _dry_run(prepared: Prepared, form: str) -> int:
 
 def _execute(prepared: Prepared, options: dict[str, list[str]]) -> int:
     from sandbox.api.execute import Hooks, Streams, execute
-    from sandbox.api.prepare import check_log_place
     from sandbox.api.request import harden
     from sandbox.cli.signals import Forwarder
 
@@ -136,6 +186,8 @@ def _execute(prepared: Prepared, options: dict[str, list[str]]) -> int:
     result_path = options.get("result", [None])[0]
     place: _ResultFile | None = None
     if "audit" in options:
+        from sandbox.api.prepare import check_log_place
+
         check_log_place(prepared, options["audit"][0])
     sink = _open_sink(options)
     try:
@@ -147,7 +199,7 @@ def _execute(prepared: Prepared, options: dict[str, list[str]]) -> int:
         harden()
         with Forwarder(interactive=prepared.command.interactive) as forwarder:
             streams = Streams(stdin=0, stdout=1, stderr=2, terminal=forwarder.attach_terminal if prepared.command.interactive else None)
-            finished = execute(prepared, streams, Hooks(watches=((forwarder.fd, forwarder.on_wake),), sink=sink))
+            finished = execute(prepared, streams, Hooks(watches=((forwarder.fd, forwarder.on_wake),), on_start=_collect, sink=sink))
         _summarize(finished, sink, quiet)
         if place is not None:
             place.write(finished.result)
@@ -159,21 +211,56 @@ def _execute(prepared: Prepared, options: dict[str, list[str]]) -> int:
     return finished.result.exit_code or (OUR_FAILURE if finished.lost else 0)
 
 
-def _open_sink(options: dict[str, list[str]]) -> Sink:
-    from sandbox.api.request import default_audit_path
-    from sandbox.audit.sinks import FileSink, NullSink
+def _collect(monitor: object) -> None:
+    """What there is by now stays; from now on garbage is collected."""
+    import gc
 
-    if "no-audit" in options:
-        return NullSink()
-    if "audit" in options:
-        return FileSink(options["audit"][0])
-    path = default_audit_path()
-    if path is None:
-        return NullSink()
-    try:
-        return FileSink(path)
-    except SandboxError:
-        return NullSink()  # nobody asked for this file; denials are still counted and summarised
+    gc.freeze()
+    gc.enable()
+
+
+def _open_sink(options: dict[str, list[str]]) -> Sink:
+    if "audit" not in options:
+        return _UsualSink(kept="no-audit" not in options)
+    from sandbox.audit.sinks import FileSink
+
+    return FileSink(options["audit"][0])
+
+
+class _UsualSink:
+    """The log that nobody named: made when there is something to write. Where it cannot be, denials are still counted and summarised."""
+
+    def __init__(self, *, kept: bool) -> None:
+        self._kept = kept
+        self._sink: Sink | None = None
+
+    def _open(self) -> Sink:
+        from sandbox.api.request import default_audit_path
+        from sandbox.audit.sinks import FileSink, NullSink
+
+        path = default_audit_path() if self._kept else None
+        try:
+            return NullSink() if path is None else FileSink(path)
+        except SandboxError:
+            return NullSink()
+
+    def write(self, event: Event) -> None:
+        """See `Sink.write`."""
+        if self._sink is None:
+            self._sink = self._open()
+        self._sink.write(event)
+
+    def report(self) -> SinkReport:
+        """See `Sink.report`."""
+        if self._sink is None:
+            self._kept = False
+            self._sink = self._open()
+        return self._sink.report()
+
+    def close(self) -> None:
+        """See `Sink.close`."""
+        if self._sink is not None:
+            self._sink.close()
 
 
 def _say(text: str) -> None:
@@ -183,7 +270,6 @@ def _say(text: str) -> None:
 
 
 def _summarize(finished: Finished, sink: Sink, quiet: bool) -> None:
-    from sandbox.audit.summary import summary_lines
     from sandbox.result import Verdict
 
     result = finished.result
@@ -195,8 +281,11 @@ def _summarize(finished: Finished, sink: Sink, quiet: bool) -> None:
         return
     if result.verdict not in (Verdict.OK, Verdict.NONZERO_EXIT, Verdict.SIGNALED) or result.cause.startswith("killed by"):
         _say(f"{result.verdict}: {result.cause}")
-    for line in summary_lines(finished.denials, sink.report()):
-        _say(line)
+    if finished.denials.counts or finished.denials.mismatches:
+        from sandbox.audit.summary import summary_lines
+
+        for line in summary_lines(finished.denials, sink.report()):
+            _say(line)
 
 
 class _ResultFile:

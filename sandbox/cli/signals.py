@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-    from sandbox.api.execute import Monitor
+    from sandbox.supervise.monitor import Monitor
 else:
     import _signal as signal  # `signal` makes enumerations of it
 

@@ -21,6 +21,12 @@ _PERF_FORMAT, _PERF_FD_CLOEXEC = 3, 8  # PERF_FORMAT_TOTAL_TIME_ENABLED | PERF_F
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
 _SCHED_ATTR = struct.Struct("<IIQiIQQQ")  # size, policy, flags, nice, priority, runtime, deadline, period
 _ITIMERSPEC = struct.Struct("4l")
+_QUESTIONS = {
+    "landlock": {"x86_64": (444, 0, 0, 1), "aarch64": (444, 0, 0, 1)},  # landlock_create_ruleset(NULL, 0, LANDLOCK_CREATE_RULESET_VERSION)
+    "keyrings": {"x86_64": (250, 0, -3, 0), "aarch64": (219, 0, -3, 0)},  # keyctl(KEYCTL_GET_KEYRING_ID, KEY_SPEC_SESSION_KEYRING, 0)
+    # seccomp(SECCOMP_SET_MODE_FILTER, NEW_LISTENER | WAIT_KILLABLE_RECV, NULL): EFAULT where the flags are known, EINVAL where not
+    "wait-killable": {"x86_64": (317, 1, 8 | 32, 0), "aarch64": (277, 1, 8 | 32, 0)},
+}
 _CLOCK_MONOTONIC, _TFD_ABSTIME = 1, 1
 _TFD_FLAGS = 0o2004000  # TFD_CLOEXEC | TFD_NONBLOCK
 
@@ -120,6 +126,26 @@ def set_slice(pid: int, slice_ns: int) -> bool:
         return False
     attributes = _SCHED_ATTR.pack(_SCHED_ATTR.size, os.SCHED_OTHER, 0, nice, 0, slice_ns, 0, 0)
     return _syscall(number, pid, attributes, 0, 0) == 0
+
+
+def ask_kernel(question: str) -> int:
+    """Ask what this kernel, and the filters around us, offer; nothing changes by it.
+
+    Args:
+        question: ``landlock`` (the ABI), ``keyrings`` (0 where keyctl works) or ``wait-killable`` (-EFAULT where seccomp knows that flag).
+
+    Returns:
+        the call's result, or the errno as a negative number.
+
+    Source: landlock(7), keyctl(2), seccomp(2); kernel/seccomp.c, seccomp_set_mode_filter, which looks at the flags before the program.
+    """
+    call = _QUESTIONS[question].get(os.uname().machine)
+    if call is None:
+        return -errno.ENOSYS
+    found = _syscall(*call)
+    if found < 0:
+        return -_ctypes.get_errno()
+    return 0 if question == "keyrings" else found  # the keyring's number is another for each session
 
 
 def perf_event_open(pid: int, kind: int, config: int) -> int:

@@ -10,8 +10,7 @@ import errno
 import os
 
 from sandbox.abi.host import HostFeatures
-from sandbox.kernel import probe_calls as calls
-from sandbox.kernel import procfs
+from sandbox.kernel import calls, procfs
 
 
 def probe_host() -> HostFeatures:
@@ -35,9 +34,7 @@ def probe_host() -> HostFeatures:
         keyrings=probe_keyrings(),
         time_namespace=os.path.exists("/proc/self/ns/time") and procfs.read_sysctl("user/max_time_namespaces") != 0,
         user_namespace_sysctl=_sysctls_writable(),
-        notify_wait_killable=calls.seccomp_flags_known(
-            calls.SECCOMP_FILTER_FLAG_NEW_LISTENER | calls.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
-        ),
+        notify_wait_killable=calls.ask_kernel("wait-killable") in (0, -errno.EFAULT),
         # the ioctl needs a listener to ask; it came with Linux 6.6 and too old a number only costs speed
         notify_sync_wake=parse_release(name.release) >= (6, 6),
     )
@@ -45,10 +42,7 @@ def probe_host() -> HostFeatures:
 
 def probe_landlock() -> int:
     """Return the Landlock ABI, 0 where it is not built, not enabled at boot or refused by an outer filter."""
-    try:
-        return calls.landlock_abi()
-    except OSError:
-        return 0
+    return max(0, calls.ask_kernel("landlock"))
 
 
 def probe_keyrings() -> bool:
@@ -56,11 +50,7 @@ def probe_keyrings() -> bool:
 
     Where an outer filter refuses it (Docker's does) the payload cannot use it either, so there is nothing to detach from.
     """
-    try:
-        calls.raw("keyctl", calls.KEYCTL_GET_KEYRING_ID, calls.KEY_SPEC_SESSION_KEYRING, 0)
-    except OSError as error:
-        return error.errno not in (errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP)
-    return True
+    return calls.ask_kernel("keyrings") not in (-errno.ENOSYS, -errno.EPERM, -errno.EOPNOTSUPP)
 
 
 def _sysctls_writable() -> bool:
@@ -82,7 +72,9 @@ def parse_release(release: str) -> tuple[int, int]:
 
 def _root_looks_pivotable() -> bool:
     """Guess where no /proc tells: a memory file system at "/" may be the initial rootfs, where the way without pivot_root works as well."""
+    from sandbox.kernel.probe_calls import RAMFS_MAGIC, TMPFS_MAGIC, root_magic
+
     try:
-        return calls.root_magic() not in (calls.RAMFS_MAGIC, calls.TMPFS_MAGIC)
+        return root_magic() not in (RAMFS_MAGIC, TMPFS_MAGIC)
     except OSError:
         return True

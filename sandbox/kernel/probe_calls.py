@@ -200,18 +200,6 @@ def install_filter(program: bytes, flags: int) -> int:
     return raw("seccomp", SECCOMP_SET_MODE_FILTER, flags, ctypes.addressof(header))
 
 
-def seccomp_flags_known(flags: int) -> bool:
-    """Whether the kernel knows these filter flags: a null program gives EFAULT when it does, EINVAL when not.
-
-    Source: kernel/seccomp.c seccomp_set_mode_filter(), which checks the flags first.
-    """
-    try:
-        raw("seccomp", SECCOMP_SET_MODE_FILTER, flags, None)
-    except OSError as error:
-        return error.errno == 14
-    return True
-
-
 def landlock_abi() -> int:
     """Return the Landlock ABI version. Raises `OSError`: ENOSYS not built, EOPNOTSUPP not enabled at boot. Source: landlock(7)."""
     return raw("landlock_create_ruleset", None, 0, 1)

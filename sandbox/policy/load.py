@@ -152,8 +152,10 @@ def _read(path: str, origin: str | None) -> tuple[bytes, tuple[int, int]]:
             raise PolicyError(f"open policy `{path}`: not a regular file", origin=origin)
         if status.st_size > _MAXIMUM_BYTES:
             raise PolicyError(f"open policy `{path}`: larger than {_MAXIMUM_BYTES} bytes", origin=origin)
-        with os.fdopen(os.dup(fd), "rb") as file:
-            return file.read(_MAXIMUM_BYTES + 1), (status.st_dev, status.st_ino)
+        content = b""
+        while len(content) <= _MAXIMUM_BYTES and (part := os.read(fd, _MAXIMUM_BYTES + 1 - len(content))):
+            content += part
+        return content, (status.st_dev, status.st_ino)
     finally:
         os.close(fd)
 

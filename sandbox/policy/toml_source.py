@@ -73,8 +73,9 @@ def read_text(path: str, *, origin: str | None = None) -> tuple[bytes, str]:
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):  # before Python looks: it leaves the fd of a directory open
             raise PolicyError(f"read `{path}`: not a regular file", origin=origin)
-        with open(fd, "rb", closefd=False) as file:
-            data = file.read(_MAXIMUM_BYTES + 1)
+        data = os.read(fd, _MAXIMUM_BYTES + 1)
+        while len(data) <= _MAXIMUM_BYTES and (part := os.read(fd, _MAXIMUM_BYTES + 1 - len(data))):
+            data += part
     finally:
         os.close(fd)
     if len(data) > _MAXIMUM_BYTES:

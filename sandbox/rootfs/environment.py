@@ -8,7 +8,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from sandbox.policy.profile import Profile
 
@@ -24,21 +24,29 @@ def compose_environment(profile: Profile, environ: Mapping[str, str], *, path: s
         path: PATH inside, unless `env_set` has one.
         extra: what the found interpreters need, such as VIRTUAL_ENV.
     """
-    names = {pattern for pattern in profile.env_pass if not pattern.endswith("*")}
-    prefixes = tuple(pattern[:-1] for pattern in profile.env_pass if len(pattern) > 1 and pattern.endswith("*"))
+    return passed_variables(profile.env_pass, environ) | fixed_variables(profile, path=path, extra=extra)
+
+
+def passed_variables(patterns: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what comes from the caller, and the language that it has without."""
+    names = {pattern for pattern in patterns if not pattern.endswith("*")}
+    prefixes = tuple(pattern[:-1] for pattern in patterns if len(pattern) > 1 and pattern.endswith("*"))
     composed = {"LANG": "C.UTF-8"}
     for name, value in environ.items():
         if name in names or (prefixes and name.startswith(prefixes)):
             composed[name] = value
-    composed.update(
-        HOME=profile.home,
-        USER=profile.user,
-        LOGNAME=profile.user,
-        PATH=path,
-        TMPDIR="/tmp",
-        # Bytecode written to a shared directory would be run by the next one who imports it.
-        PYTHONDONTWRITEBYTECODE="1",
-    )
-    composed.update(extra)
-    composed.update(profile.env_set)
     return composed
+
+
+def fixed_variables(profile: Profile, *, path: str, extra: Mapping[str, str]) -> dict[str, str]:
+    """Return what the caller's environment has no part in; it wins."""
+    fixed = {
+        "HOME": profile.home,
+        "USER": profile.user,
+        "LOGNAME": profile.user,
+        "PATH": path,
+        "TMPDIR": "/tmp",
+        # Bytecode written to a shared directory would be run by the next one who imports it.
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    return fixed | dict(extra) | dict(profile.env_set)

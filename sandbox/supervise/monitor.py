@@ -64,6 +64,7 @@ class Watched:
         parent: the process of which init is a child; 0 is what was launched.
         adopted: called with init's pid and the bytes of its /proc/PID/stat, before `started`.
         go: the bytes with which the payload is let go.
+        meanwhile: called when it has been: what takes a moment and nobody waits for.
     """
 
     limits: Limits
@@ -82,6 +83,7 @@ class Watched:
     parent: int = 0
     adopted: Callable[[int, bytes], None] | None = None
     go: bytes = bytes([fds.WORD_GO])
+    meanwhile: Callable[[], None] | None = None
 
 
 class Monitor:
@@ -413,6 +415,8 @@ class Monitor:
         self._settle_ns = self._go_ns + _SETTLE_NS
         self._deadlines.begin(self._go_ns)
         self._let_go(watched.go)
+        if watched.meanwhile is not None:
+            watched.meanwhile()
 
     def _on_oom(self) -> None:
         assert self._watched.cgroup is not None and self._watched.cgroup.oom_fd is not None

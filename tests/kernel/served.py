@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from sandbox.api.execute import explain_failure
+from sandbox.api.finish import explain_failure
 from sandbox.api.prepare import Command, Prepared, build_request, prepare
 from sandbox.errors import SandboxError
 from sandbox.kernel.calls import pidfd_getfd

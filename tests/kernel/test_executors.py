@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.api.execute import explain_failure
+from sandbox.api.finish import explain_failure
 from sandbox.api.prepare import Command, Prepared, build_request, prepare
 from sandbox.errors import SandboxError, SetupError
 from sandbox.launch.idmap import claim_host_id, write_maps

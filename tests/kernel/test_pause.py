@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from sandbox.api import prepare as prepare_module
-from sandbox.api.execute import Hooks, Monitor, Streams, execute
+from sandbox.api.execute import Hooks, Streams, execute
 from sandbox.api.prepare import Command, prepare
 from sandbox.kernel.calls import timerfd_create, timerfd_settime
 from sandbox.policy.profile_load import load_profile, override_profile
 from sandbox.result import Result, Verdict
 from sandbox.rootfs.volumes import parse_volume
+from sandbox.supervise.monitor import Monitor
 
 pytestmark = [pytest.mark.userns, pytest.mark.seccomp, pytest.mark.notify]
 
