@@ -44,6 +44,7 @@ def main() -> int:
     where.add_argument("--seconds", type=float, default=6, metavar="S", help="how long (default 6)")
     where.add_argument("--at-once", type=int, default=2, metavar="N", help="runs at a time (default 2)")
     where.add_argument("--user", required=True, metavar="NAME", help="whose sandboxes they are")
+    where.add_argument("--of", default="", metavar="PART", help="also which functions a part of the table is made of")
     peers = verbs.add_parser("peers", help="beside other sandboxes, by peers.py", add_help=False)
     peers.add_argument("peers", metavar="PEERS.PY")
     words = sys.argv[1:]
@@ -61,7 +62,7 @@ def main() -> int:
     if known.verb == "profile":
         from where import main as profile
 
-        return profile(known.tier, known.seconds, known.at_once, known.user)
+        return profile(known.tier, known.seconds, known.at_once, known.user, known.of)
     if rest:
         parser.error(f"unknown: {' '.join(rest)}")
     if known.verb == "overshoot":

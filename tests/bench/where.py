@@ -48,8 +48,8 @@ PARTS: tuple[tuple[str, str], ...] = (
 )  # fmt: skip
 
 
-def main(tier: str, seconds: float, at_once: int, user: str) -> int:
-    """Measure and print."""
+def main(tier: str, seconds: float, at_once: int, user: str, part: str) -> int:
+    """Measure and print; of one part, if given, also the processes and the functions."""
     perf = shutil.which("perf")
     if perf is None or os.geteuid() != 0:
         print("profile: needs `perf` (Debian: linux-perf) and root, for the kernel's side; `--user NAME` says whose the sandboxes are")
@@ -86,8 +86,8 @@ def main(tier: str, seconds: float, at_once: int, user: str) -> int:
         script = [perf, "script", "-i", data, "-F", "comm,pid,ip,sym"]
         with subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, errors="replace") as printed:
             assert printed.stdout is not None
-            samples = ((comm, stack) for comm, pid, stack in _samples(printed.stdout) if pid not in others)
-            found = Counter(where for comm, stack in samples if (where := _place(comm, stack)))
+            samples = [(comm, stack) for comm, pid, stack in _samples(printed.stdout) if pid not in others]
+        found = Counter(where for comm, stack in samples if (where := _place(comm, stack)))
     count, wall = answer["n"], answer["wall_s"]
     assert isinstance(count, int) and isinstance(wall, float)
     print(f"{tier}, {at_once} at once: {count} runs of /bin/true in {wall:.1f} s, {count / wall:.0f} a second; started as {answer['launched']}\n")
@@ -95,6 +95,9 @@ def main(tier: str, seconds: float, at_once: int, user: str) -> int:
     print("| part | share of busy processor time | µs a run |\n|---|---:|---:|")
     for where, hits in found.most_common():
         print(f"| {where} | {100 * hits / total:.1f} % | {hits / _FREQUENCY / count * 1e6:.0f} |")
+    inside = Counter((comm, *_outline(stack)) for comm, stack in samples if part and _place(comm, stack) == part)
+    for line, hits in inside.most_common(25):
+        print(f"  {hits / _FREQUENCY / count * 1e6:5.0f}  {line[0]:16} {' < '.join(line[1:])}")
     print(f"| all | 100 % | {total / _FREQUENCY / count * 1e6:.0f} |")
     return 0
 
@@ -113,6 +116,13 @@ def _samples(lines: Iterator[str]) -> Iterator[tuple[str, int, list[str]]]:
             stack.append(line.split(None, 1)[1].strip() if len(line.split(None, 1)) > 1 else "")
     if stack:
         yield comm, pid, stack
+
+
+def _outline(stack: list[str]) -> list[str]:
+    """Return the innermost function and the outermost ones that tell something."""
+    dull = re.compile(r"entry_SYSCALL|do_syscall|x64_sys_call|ret_from_fork|^kthread|worker_thread|unknown|^$|__libc|asm_|_start")
+    telling = [name for name in stack if not dull.search(name)]
+    return [*telling[:1], *telling[-3:]] if len(telling) > 4 else telling
 
 
 _COMPILED = tuple((part, re.compile(pattern)) for part, pattern in PARTS)
