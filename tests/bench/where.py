@@ -95,10 +95,10 @@ def main(tier: str, seconds: float, at_once: int, user: str, part: str) -> int:
     print("| part | share of busy processor time | µs a run |\n|---|---:|---:|")
     for where, hits in found.most_common():
         print(f"| {where} | {100 * hits / total:.1f} % | {hits / _FREQUENCY / count * 1e6:.0f} |")
+    print(f"| all | 100 % | {total / _FREQUENCY / count * 1e6:.0f} |")
     inside = Counter((comm, *_outline(stack)) for comm, stack in samples if part and _place(comm, stack) == part)
     for line, hits in inside.most_common(25):
         print(f"  {hits / _FREQUENCY / count * 1e6:5.0f}  {line[0]:16} {' < '.join(line[1:])}")
-    print(f"| all | 100 % | {total / _FREQUENCY / count * 1e6:.0f} |")
     return 0
 
 
