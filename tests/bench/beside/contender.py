@@ -26,12 +26,12 @@ class Program:
     Attributes:
         name: as in tables.
         argv: the command; `{payload}` in it is where the shared directory is seen.
-        code: the same as Python source, for rows in which an interpreter waits; empty if it is no Python.
+        slow: it takes so long by itself that one launch a turn is enough.
     """
 
     name: str
     argv: tuple[str, ...]
-    code: str = ""
+    slow: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,19 +12,19 @@ from beside.host import Failed
 from beside.rounds import Found, Session
 
 TRUE = Program(name="/bin/true", argv=("/bin/true",))
-PYTHON = Program(name="python3 -c pass", argv=("/usr/bin/python3", "-c", "pass"), code="pass")
-NUMPY = Program(name="python3 -c 'import numpy'", argv=("/usr/bin/python3", "-c", "import numpy"), code="import numpy")
+PYTHON = Program(name="python3 -c pass", argv=("/usr/bin/python3", "-c", "pass"))
+NUMPY = Program(name="python3 -c 'import numpy'", argv=("/usr/bin/python3", "-c", "import numpy"), slow=True)
 AT_ONCE = (1, 2, 4)
 CALLS = ("getpid", "read", "openat+close", "futex", "fcntl", "ioctl")
 _CALL_LOOPS = 100_000
-_CALL_ROUNDS = 5
+_CALL_ROUNDS = 3
 
 
 def launches(title: str, session: Session, rows: Sequence[Contender], program: Program) -> Found:
     """Time launches: microseconds from the request until the end is known."""
     found: Found = {}
     for _, row in session.turns(title, session.ready(title, rows, program)):
-        count = 1 if row.slow else session.batch
+        count = 1 if row.slow or program.slow else session.batch
         times = session.attempt(title, row, partial(row.launch, program, count))
         found.setdefault(row.name, []).append([round(us, 1) for us in times or ()])
     return {"program": program.name, "us": _without_failed(session, title, rows, found)}
