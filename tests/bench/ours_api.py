@@ -2,7 +2,7 @@
 
 ``run N C argv…`` runs N times, C at once; ``keep SECONDS C argv…`` runs C at once until the time is over; ``say argv…`` runs once and passes on what it prints;
 ``hold argv…`` starts one and leaves it, ``idle N argv…`` has N in all. With one at once the time is that of a launch with a full pool, where there is one:
-what is built between two launches is not in it. With more, and for ``keep``, everything is in it.
+what is built between two launches is not in it. With more, and for ``keep``, everything is in it. The word ``{number}`` is another one for each run.
 
 Usage: ours_api.py PAYLOAD-DIRECTORY [--tier NAME] [--pool N] [--modules A,B] [--ballast MB] [--threads N]; the directory is shared at /payload with the
 commands that lie in it, as the rows of the command line do.
@@ -11,6 +11,7 @@ commands that lie in it, as the rows of the command line do.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import threading
@@ -24,6 +25,7 @@ from sandbox.api.process import Process
 from sandbox.result import Result
 
 _LIMITS = {"wall": "600s", "cpu": "60s"}
+_numbers = itertools.count()
 Answer = dict[str, object]
 
 
@@ -48,8 +50,9 @@ class Server:
             for _ in range(count // workers):
                 if workers == 1:
                     fill(box)
+                words = [str(next(_numbers)) if word == "{number}" else word for word in argv]
                 began = time.perf_counter_ns()
-                result = box.run(argv)
+                result = box.run(words)
                 times.append((time.perf_counter_ns() - began) / 1000)
                 results.append(result)
 

@@ -99,7 +99,6 @@ class Commands(Contender):
 
     Args:
         words: from a program and a slot number below 8 to the command line.
-        numbered: whether a word of the command line is `NUMBER`.
         variables: the environment of all launches.
         opened: descriptors that the program gets, with the files behind them.
         before: a command line to run once for each slot, and one for the end.
@@ -113,7 +112,6 @@ class Commands(Contender):
         has: str,
         note: str = "",
         slow: bool = False,
-        numbered: bool = False,
         variables: Mapping[str, str],
         opened: Mapping[int, str] | None = None,
         before: Callable[[int], tuple[str, ...]] | None = None,
@@ -121,7 +119,6 @@ class Commands(Contender):
     ) -> None:
         super().__init__(name, has=has, note=note, slow=slow)
         self._words = words
-        self._numbered = numbered
         self._variables = dict(variables)
         self._opened = dict(opened or {})
         self._before = before
@@ -218,7 +215,7 @@ class Commands(Contender):
     def _start(self, words: tuple[str, ...], out: int = -1) -> int:
         os.ftruncate(self._errors, 0)
         os.lseek(self._errors, 0, os.SEEK_SET)
-        if self._numbered:
+        if NUMBER in words:
             words = tuple(f"beside-{os.getpid()}-{time.monotonic_ns()}" if word == NUMBER else word for word in words)
         actions: list[tuple[int, int, int] | tuple[int, int, str, int, int]] = [
             (os.POSIX_SPAWN_DUP2, self._null, 0),

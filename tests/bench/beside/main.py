@@ -25,7 +25,7 @@ from beside.report import REFERENCES, render
 from beside.rounds import Found, Session, say
 from beside.tiers import Served, find_tiers, interpreter
 
-MEASURES = ("launch", "python", "numpy", "cli", "ballast", "throughput", "calls", "memory")
+MEASURES = ("launch", "fresh", "python", "numpy", "cli", "ballast", "throughput", "calls", "memory")
 OURS = (*tiers.TIERS, "exec")
 _PATH = "/work/peers/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 _BALLAST = ("--ballast", "200", "--threads", "50")
@@ -138,6 +138,11 @@ class Measurement:
 
     def _launch(self, title: str) -> Found:
         return measures.launches(title, self._session, [row for row in self._rows if not _is_interpreter(row)], measures.TRUE)
+
+    def _fresh(self, title: str) -> Found:
+        """With a command line that was never seen: what is remembered by it does not help."""
+        rows = [row for row in self._rows if row.name in (*REFERENCES, *tiers.TIERS) and not _is_interpreter(row)]
+        return measures.launches(title, self._session, rows, measures.FRESH)
 
     def _python(self, title: str) -> Found:
         return measures.launches(title, self._session, self._rows, measures.PYTHON)

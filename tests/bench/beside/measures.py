@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from beside.contender import Contender, Program, Sustained
+from beside.contender import NUMBER, Contender, Program, Sustained
 from beside.host import Failed
 from beside.rounds import Found, Session
 
 TRUE = Program(name="/bin/true", argv=("/bin/true",))
+FRESH = Program(name="/bin/true, another argument each time", argv=("/bin/true", NUMBER))
 PYTHON = Program(name="python3 -c pass", argv=("/usr/bin/python3", "-c", "pass"))
 NUMPY = Program(name="python3 -c 'import numpy'", argv=("/usr/bin/python3", "-c", "import numpy"), slow=True)
 AT_ONCE = (1, 2, 4)

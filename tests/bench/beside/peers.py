@@ -176,7 +176,7 @@ def _oci(place: Place, runtime: str) -> Commands:
         return (runtime, "--root", str(state), *how, "run", "-b", str(bundles[program]), NUMBER)
 
     return Commands(
-        runtime, words, has="UNPITCMrpdtcns", note="rootless, no cgroup limits; the root is a directory", slow=True, numbered=True,
+        runtime, words, has="UNPITCMrpdtcns", note="rootless, no cgroup limits; the root is a directory", slow=True,
         variables=place.variables,
     )  # fmt: skip
 
