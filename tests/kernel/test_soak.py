@@ -36,7 +36,7 @@ def soak(tmp_path: Path, *words: str) -> tuple[int, dict[str, Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tier", ["spawned", "anew", "template", "pool", "interpreter-started"])
+@pytest.mark.parametrize("tier", ["spawned", "anew", "template"])
 def test_mixed_runs(tmp_path: Path, tier: str) -> None:
     """Good and hostile runs through one Sandbox: every outcome is the run's own, nothing grows, nothing is left."""
     code, summary = soak(tmp_path, "--tier", tier, "--runs", "600", "--every", "2")
@@ -57,9 +57,8 @@ def test_growth_is_found(tmp_path: Path, plant: str, figure: str) -> None:
 
 @pytest.mark.slow
 def test_foreign_output_is_found(tmp_path: Path) -> None:
-    """Some runs are made to print what is not theirs by one letter."""
     code, summary = soak(tmp_path, "--tier", "spawned", "--runs", "100", "--plant", "output")
-    assert summary["wrong"] > 0
+    assert any("MIXED" in wrong for wrong in summary["first_wrong"])
     assert code == 1
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sandbox import Sandbox, SandboxError
 from sandbox.result import Result, Verdict
 
-TOKEN = re.compile(rb"token-[0-9a-f]{8}-[0-9a-f]{16}")
+TOKEN = re.compile("token-[0-9a-f]{8}-[0-9a-f]{16}")
 _PYTHON = "/usr/bin/python3"
 
 # Knocks at everything that a pool or a server might have left open or in reach. What it must not do is harm another run: theirs would miss their outputs.
@@ -81,7 +81,7 @@ def _prefix(result: Result, token: str, *verdicts: Verdict) -> list[Result]:
 
 
 def _compare(found: bytes, wanted: bytes, token: str) -> str:
-    foreign = [other.decode() for other in set(TOKEN.findall(found)) if other != token.encode()]
+    foreign = sorted(set(TOKEN.findall(found.decode(errors="replace"))) - {token})
     if foreign:
         return f"MIXED: output of {token} has {', '.join(foreign)}"
     return f"LOST: output of {token} is {found[:120]!r} ({len(found)} bytes), not {wanted[:60]!r} ({len(wanted)} bytes)"
