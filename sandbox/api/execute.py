@@ -16,6 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
     from collections.abc import Callable
+    from functools import partial
+    from typing import Protocol
 
     from sandbox.api.finish import Finished
     from sandbox.api.prepare import Prepared
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     from sandbox.supervise.notify import NotifyListener
 else:
     import _signal as signal  # `signal` makes enumerations of it
+    from _functools import partial
+
+    Protocol = object
 
 # What a run needs only after its processes were started is imported then: they take longer to set everything up.
 
@@ -46,13 +51,14 @@ class Streams:
 
     `stdin` is bytes, a descriptor (borrowed), or None for an empty one. `stdout` and `stderr` are descriptors (borrowed) or None to capture.
     With `terminal` the payload has a pty of its own between the descriptors `stdin` and `stdout`; `terminal` is told its master (borrowed) before
-    anything moves.
+    anything moves. `made` makes the payload's ends and the pumps of ours instead, for a run whose streams are known only later.
     """
 
     stdin: bytes | int | None = None
     stdout: int | None = None
     stderr: int | None = None
     terminal: Callable[[int], None] | None = None
+    made: Callable[[], tuple[tuple[int, int, int], list[Pump]]] | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,12 +66,26 @@ class Hooks:
     """What a front end adds.
 
     `watches` are descriptors (borrowed) and what to do when one is readable; `Monitor.watch` adds more while the run goes on. `on_start` is called
-    when the payload is confined and about to be let go; an exception of either ends the run.
+    when the payload is confined and about to be let go; an exception of either ends the run. `held` makes of it a run that waits for its command.
     """
 
     watches: tuple[tuple[int, Callable[[Monitor], None]], ...] = ()
     on_start: Callable[[Monitor], None] | None = None
     sink: Sink = field(default_factory=_null_sink)
+    held: Held | None = None
+
+
+class Held(Protocol):
+    """A run that is made before anybody has asked for it.
+
+    Attributes:
+        prepared: what was asked for, once it was: the result is told in its words.
+    """
+
+    prepared: Prepared | None
+
+    def on_confined(self, monitor: Monitor, cgroup: CgroupRun | None, register: Callable[[Prepared], None]) -> None:
+        """Its payload is confined, and waits until somebody calls `Monitor.begin`; `register` makes the entry, before that."""
 
 
 def execute(prepared: Prepared, streams: Streams, hooks: Hooks, launcher: Launcher | None = None) -> Finished:
@@ -90,7 +110,7 @@ def execute(prepared: Prepared, streams: Streams, hooks: Hooks, launcher: Launch
         raise SetupError(f"start the sandbox{f' with `{error.filename}`' if error.filename else ''}", error.errno or errno.EIO) from error
 
 
-def _run(make: Callable[[Prepared], Start], prepared: Prepared, streams: Streams, hooks: Hooks) -> Finished:
+def _run(make: Callable[[Prepared, bool], Start], prepared: Prepared, streams: Streams, hooks: Hooks) -> Finished:
     def listen(fd: int) -> NotifyListener:
         from sandbox.supervise.notify import NotifyListener
 
@@ -107,14 +127,20 @@ def _run(make: Callable[[Prepared], Start], prepared: Prepared, streams: Streams
         streams.terminal(back)
         return [Pump(streams.stdin, back, close_source=False, close_destination=True), Pump(master, streams.stdout, count=True)]
 
+    def register(monitor: Monitor, asked: Prepared) -> None:
+        assert start is not None
+        start.register(asked)
+        if not start.entry.refused:
+            monitor.watch(start.entry.fd, start.entry.serve)
+
     # Made before anything that it ends: an exception of a signal handler (KeyboardInterrupt) may come at any moment.
-    launched, pumps = Launched(), list[Pump]()
+    launched, pumps, held = Launched(), list[Pump](), hooks.held
     start: Start | None = None
     monitor: Monitor | None = None
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         try:
-            opened = start = make(prepared)
+            opened = start = make(prepared, held is not None)
             prepared, cgroup, entry = opened.prepared, opened.cgroup, opened.entry
             plan, table = opened.begin(launched, pumps, streams)
             from sandbox.supervise import notify  # noqa: F401  # in time for `listen`
@@ -129,8 +155,9 @@ def _run(make: Callable[[Prepared], Start], prepared: Prepared, streams: Streams
                 cgroup=cgroup,
                 listen=listen,
                 terminal=attach if streams.terminal is not None else None,
-                watches=hooks.watches if entry.refused else (*hooks.watches, (entry.fd, entry.serve)),
+                watches=hooks.watches if entry.refused or held is not None else (*hooks.watches, (entry.fd, entry.serve)),
                 on_start=hooks.on_start,
+                hold=None if held is None else lambda monitor: held.on_confined(monitor, cgroup, partial(register, monitor)),
                 sample=prepared.sampled,
                 instructions=prepared.profile.measure_instructions,
                 served=opened.served,
@@ -144,6 +171,8 @@ def _run(make: Callable[[Prepared], Start], prepared: Prepared, streams: Streams
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         collected = monitor.run()
+        if held is not None and held.prepared is not None:
+            prepared = held.prepared
         entry.drain(monitor)
         for pump in pumps:
             pump.close()
@@ -185,7 +214,8 @@ def _import_the_end() -> None:
 class Spawned(Start):
     """A run that this process starts itself, with a janitor."""
 
-    def __init__(self, prepared: Prepared) -> None:
+    def __init__(self, prepared: Prepared, held: bool = False) -> None:
+        self.held = held
         if prepared.backend is not None and not prepared.backend.ready:
             from sandbox.api.prepare import open_backend
 
@@ -193,6 +223,7 @@ class Spawned(Start):
         self.prepared = prepared
         self.entry = self._entry = Registered(prepared)
         self._host_id: HostId | None = None
+        self._janitor = 0
         try:
             if prepared.as_root:
                 from sandbox.launch.idmap import claim_host_id
@@ -221,8 +252,15 @@ class Spawned(Start):
         finally:
             for fd in children:
                 os.close(fd)
-        entry.open(launched.pid)
+        self._janitor = launched.pid
+        if not self.held:
+            entry.open(launched.pid)
         return plan, table
+
+    def register(self, asked: Prepared) -> None:
+        """See `Start.register`."""
+        self._entry.describe(asked)
+        self._entry.open(self._janitor)
 
     def started(self, pid: int) -> None:
         """See `Start.started`."""
@@ -295,6 +333,8 @@ def _open_streams(streams: Streams) -> tuple[tuple[int, int, int], list[Pump]]:
 
     Pipes always, never the caller's own files: through /proc/self/fd a same-uid payload could reopen those for writing.
     """
+    if streams.made is not None:
+        return streams.made()
     if streams.terminal is not None:
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         return (null, os.dup(null), os.dup(null)), []

@@ -124,6 +124,11 @@ class Registered(Answering):
         self._directory = -1
         self.names = entry_names(prepared.run_id)
 
+    def describe(self, prepared: Prepared) -> None:
+        """Tell of another run than the one it was made for, under the same id; before `open`."""
+        self._prepared = prepared
+        self._limits = prepared.profile.limits
+
     def reserve(self) -> bool:
         """Find the place for the entry; return whether there is one. Nothing is made yet: the janitor that removes it is to live first."""
         try:

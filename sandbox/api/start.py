@@ -37,6 +37,7 @@ class Start:
         served: see `Watched`.
         parent: likewise.
         go: likewise.
+        held: nobody has asked for it yet, so it is not to be found before `register`.
         notes: for the result.
     """
 
@@ -48,6 +49,7 @@ class Start:
     served = False
     parent = 0
     go = bytes([fds.WORD_GO])
+    held = False
     notes: tuple[str, ...] = ()
 
     def begin(self, launched: Launched, pumps: list[Pump], streams: Streams) -> tuple[Plan, Table]:
@@ -67,6 +69,14 @@ class Start:
 
     def started(self, pid: int) -> None:
         """Do what init waits for."""
+
+    def register(self, asked: Prepared) -> None:
+        """Somebody has asked for it, as this: let it be found.
+
+        Args:
+            asked: with the run's own id.
+        """
+        raise NotImplementedError
 
     def explain(self, plan: Plan, table: Table, row: int, error: int) -> SandboxError:
         """Turn a failure record into an error."""

@@ -9,6 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.cgroup.model import CgroupUsage
     from sandbox.supervise.records import Collected
+    from sandbox.supervise.used import Used
 
 _OOM_SOURCES = {"cgroup2": "memory.events oom_kill", "cgroup1": "memory.oom_control oom_kill"}
 
@@ -24,7 +25,9 @@ def make_usage(collected: Collected, counted: CgroupUsage | None, backend: str) 
     usage = _from_processes(collected)
     if counted is None:
         return usage
-    user, system = _without(counted.cpu_user_ns, counted.cpu_sys_ns, collected.setup_cgroup_ns + collected.init_cpu_ns)
+    if collected.before is not None and collected.before.counted is not None:
+        counted = _count_from(counted, collected.before.counted)
+    user, system = _without(counted.cpu_user_ns, counted.cpu_sys_ns, collected.setup_cgroup_ns + collected.init_cpu_ns, collected)
     usage = replace(
         usage,
         cpu_user_ns=user,
@@ -81,7 +84,7 @@ def _from_processes(collected: Collected) -> Usage:
     # Without init's report what the janitor saw of init and its children is the best there is; killed children of a killed init are missing in it.
     tree = collected.tree if collected.tree is not None else collected.whole
     if tree is not None:
-        user, system = _without(tree.user_ns, tree.sys_ns, collected.setup_payload_ns)
+        user, system = _without(tree.user_ns, tree.sys_ns, collected.setup_payload_ns, collected)
         usage = replace(
             usage,
             cpu_user_ns=user,
@@ -97,6 +100,8 @@ def _from_processes(collected: Collected) -> Usage:
             minor_faults=tree.minor_faults,
             major_faults=tree.major_faults,
         )
+        if collected.before is not None:
+            usage = _without_before(usage, collected.before)
     if collected.sampled_cpu_ns > usage.cpu_ns:  # a parent that ignored SIGCHLD, or init was killed
         user = min(collected.sampled_cpu_ns, usage.cpu_user_ns)
         usage = replace(
@@ -110,7 +115,33 @@ def _from_processes(collected: Collected) -> Usage:
     return usage
 
 
-def _without(user_ns: int, sys_ns: int, ours_ns: int) -> tuple[int, int]:
-    """Take our own part off; setting up is system calls, so from system time first."""
+def _without_before(usage: Usage, before: Used) -> Usage:
+    """Take off what a program that was executed ahead had used when its command came; its memory stays, for the sandbox has it."""
+    return replace(
+        usage,
+        io_read_bytes=max(0, (usage.io_read_bytes or 0) - before.read_bytes),
+        io_write_bytes=max(0, (usage.io_write_bytes or 0) - before.write_bytes),
+        voluntary_switches=max(0, (usage.voluntary_switches or 0) - before.voluntary_switches),
+        involuntary_switches=max(0, (usage.involuntary_switches or 0) - before.involuntary_switches),
+        minor_faults=max(0, (usage.minor_faults or 0) - before.minor_faults),
+        major_faults=max(0, (usage.major_faults or 0) - before.major_faults),
+    )
+
+
+def _count_from(counted: CgroupUsage, before: CgroupUsage) -> CgroupUsage:
+    """The same for a cgroup's counters, CPU time aside, whose baseline is read when the command comes."""
+    names = (
+        "throttled_ns", "throttled_periods", "pressure_cpu_ns", "pressure_memory_ns", "pressure_io_ns", "process_limit_hits", "io_read_bytes",
+        "io_write_bytes", "memory_max_hits",
+    )  # fmt: skip
+    pairs = ((name, getattr(counted, name), getattr(before, name)) for name in names)
+    return replace(counted, **{name: max(0, now - then) for name, now, then in pairs if now is not None and then is not None})
+
+
+def _without(user_ns: int, sys_ns: int, ours_ns: int, collected: Collected) -> tuple[int, int]:
+    """Take what was used before off: setting up is system calls, so from system time first; a program that was executed ahead is told by its ticks."""
+    ahead = 0 if collected.before is None else round(ours_ns * collected.before.user_share)
+    user = max(0, user_ns - ahead)
+    ours_ns -= user_ns - user
     system = max(0, sys_ns - ours_ns)
-    return max(0, user_ns - (ours_ns - (sys_ns - system))), system
+    return max(0, user - (ours_ns - (sys_ns - system))), system

@@ -16,7 +16,8 @@ _PIDFD_SEND_SIGNAL = 424
 
 _PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
 _PERF_ATTR = struct.Struct("<IIQQQQQIIQ")  # type, size, config, period, sample type, read format, flags, wake-up, breakpoint type, config1
-_PERF_FLAGS = 1 << 0 | 1 << 1 | 1 << 5 | 1 << 6 | 1 << 12  # disabled, inherit, exclude_kernel, exclude_hv, enable_on_exec
+_PERF_NOW = 1 << 1 | 1 << 5 | 1 << 6  # inherit, exclude_kernel, exclude_hv
+_PERF_FLAGS = _PERF_NOW | 1 << 0 | 1 << 12  # disabled, enable_on_exec
 _PERF_FORMAT, _PERF_FD_CLOEXEC = 3, 8  # PERF_FORMAT_TOTAL_TIME_ENABLED | PERF_FORMAT_TOTAL_TIME_RUNNING
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
 _SCHED_ATTR = struct.Struct("<IIQiIQQQ")  # size, policy, flags, nice, priority, runtime, deadline, period
@@ -148,8 +149,8 @@ def ask_kernel(question: str) -> int:
     return 0 if question == "keyrings" else found  # the keyring's number is another for each session
 
 
-def perf_event_open(pid: int, kind: int, config: int) -> int:
-    """Return a close-on-exec counter of a process's user mode that begins with its next execve and is inherited by its children.
+def perf_event_open(pid: int, kind: int, config: int, *, now: bool = False) -> int:
+    """Return a close-on-exec counter of a process's user mode that begins with its next execve, or now, and is inherited by its children.
 
     Raises:
         OSError: ENOENT when there is no such counter, EACCES or EPERM when it is not allowed.
@@ -159,7 +160,7 @@ def perf_event_open(pid: int, kind: int, config: int) -> int:
     number = _PERF_EVENT_OPEN.get(os.uname().machine)
     if number is None:
         raise OSError(errno.ENOSYS, "perf_event_open")
-    attributes = _PERF_ATTR.pack(kind, _PERF_ATTR.size, config, 0, 0, _PERF_FORMAT, _PERF_FLAGS, 0, 0, 0)
+    attributes = _PERF_ATTR.pack(kind, _PERF_ATTR.size, config, 0, 0, _PERF_FORMAT, _PERF_NOW if now else _PERF_FLAGS, 0, 0, 0)
     fd = _syscall(number, attributes, pid, -1, -1, _PERF_FD_CLOEXEC)
     if fd < 0:
         error = _ctypes.get_errno()

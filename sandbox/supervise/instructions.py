@@ -26,13 +26,14 @@ class Instructions:
 
     Args:
         pid: the payload, before its execve.
+        begun: it was executed already; the counter starts now.
     """
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, *, begun: bool = False) -> None:
         self._fd = -1
         self.source = "perf instructions:u"
         try:
-            self._fd = perf_event_open(pid, *EVENT)
+            self._fd = perf_event_open(pid, *EVENT, now=begun)
         except OSError as error:
             self.source = absence(error.errno or 0)
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from sandbox.policy.profile import Limits
     from sandbox.supervise.notify import NotifyListener
     from sandbox.supervise.pump import Pump
+    from sandbox.supervise.used import Used
 else:
     import _signal as signal  # `signal` makes enumerations of it
     from _functools import partial
@@ -56,7 +57,7 @@ class Watched:
     listener of denials from its fd. `terminal` is called with the pty master (taken) and returns the pumps of it.
     `sample` names the limits that are enforced by sampling. `explain` turns a failure record into an error.
     `watches` are descriptors of the caller's, borrowed, and what to do when one is readable; `on_start` is called when the payload is confined
-    and about to be let go.
+    and about to be let go. `hold` is called when it is confined, and it waits so until somebody calls `Monitor.begin`.
 
     Attributes:
         served: a server has cloned init, there is no janitor. Then the run is over with init's report, by which time it has reaped everything, or
@@ -77,6 +78,7 @@ class Watched:
     terminal: Callable[[int], list[Pump]] | None = None
     watches: tuple[tuple[int, Callable[[Monitor], None]], ...] = ()
     on_start: Callable[[Monitor], None] | None = None
+    hold: Callable[[Monitor], None] | None = None
     sample: frozenset[str] = frozenset()
     instructions: bool = False
     served: bool = False
@@ -106,6 +108,7 @@ class Monitor:
         self.payload_pid = 0
         self._go_ns = 0
         self._settle_ns: int | None = None
+        self._reminder: tuple[int, Callable[[], object]] | None = None
         self._short = False
         self._listening = False
         self._done = False
@@ -296,7 +299,8 @@ class Monitor:
             sample = self._stop_watch.next_ns
         # In the past it says nothing: then the listener itself is waited for.
         resume = self.collected.listener.resume_at_ns() if not self._listening and self.collected.listener is not None else None
-        return earliest(self._deadlines.next_ns(), sample, resume, self._settle_ns)
+        reminder = self._reminder[0] if self._reminder is not None else None
+        return earliest(self._deadlines.next_ns(), sample, resume, self._settle_ns, reminder)
 
     # ---- what can happen -----------------------------------------------------------------------------------
 
@@ -404,17 +408,53 @@ class Monitor:
             ) from None  # fmt: skip
         finally:
             os.close(pidfd)
-        watched = self._watched
-        self._sampling = Sampling(self._init_pid, record.pid, watched.limits, watched.sample, self.collected, watched.cgroup)
         self.payload_pid = record.pid
+        if self._watched.hold is not None:
+            self._tell("control", fds.HOLD)  # init's own deadline is not running yet either
+            self._watched.hold(self)
+        else:
+            self.begin(self._watched.go)
+
+    def run_ahead(self) -> None:
+        """Let a payload that is held be executed all the same: what it executes does not count before `begin`."""
+        self._let_go(self._watched.go)
+
+    def wait_on(self, until_ns: int) -> None:
+        """A payload that is held is ready: its set-up may take until that moment of CLOCK_MONOTONIC, when it is ended."""
+        self._deadlines.setup_at = until_ns
+
+    def remind(self, at_ns: int, callback: Callable[[], object]) -> None:
+        """Call back once, at that moment of CLOCK_MONOTONIC or soon after it, unless the run is over by then."""
+        self._reminder = (at_ns, callback)
+
+    def begin(self, words: bytes = b"", *, limits: Limits | None = None, before: Used | None = None) -> None:
+        """Let the payload go: what it uses from here on is its own.
+
+        Args:
+            words: what it waits for; nothing where it was told by another way.
+            limits: those of time and output, where they are others than it was made with.
+            before: what it has used already, where it was executed ahead.
+        """
+        watched = self._watched
+        if limits is not None:
+            watched.limits = limits
+            self._streams.limit = limits.output_bytes
+            self._deadlines = Deadlines(limits, count_processors())
+        self._sampling = Sampling(self._init_pid, self.payload_pid, watched.limits, watched.sample, self.collected, watched.cgroup)
+        if before is not None:
+            self.collected.before = before
+            self.collected.setup_payload_ns += before.waited_ns
         if watched.instructions:
-            self._instructions = Instructions(record.pid)
-        if self._watched.on_start is not None:
-            self._watched.on_start(self)
+            self._instructions = Instructions(self.payload_pid, begun=before is not None)
+        if watched.on_start is not None:
+            watched.on_start(self)
+        if watched.hold is not None:
+            self._tell("control", fds.RESUME)
         self._go_ns = time.monotonic_ns()
         self._settle_ns = self._go_ns + _SETTLE_NS
         self._deadlines.begin(self._go_ns)
-        self._let_go(watched.go)
+        if words:
+            self._let_go(words)
         if watched.meanwhile is not None:
             watched.meanwhile()
 
@@ -431,6 +471,9 @@ class Monitor:
             self._settle_ns = None
             self._short = set_slice(0, _SLICE_NS)
             set_slice(self._init_pid, _SLICE_NS)
+        if self._reminder is not None and now >= self._reminder[0]:
+            (_, callback), self._reminder = self._reminder, None
+            callback()
         if due.kill_at is not None and now >= due.kill_at:
             self.kill(None)
             due.kill_at = now + PATIENCE_NS

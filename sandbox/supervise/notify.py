@@ -156,6 +156,19 @@ class NotifyListener:
         """Return what was denied so far."""
         return self._tally.summarize(mismatches=self._mismatches, interrupted=self._interrupted)
 
+    def begin(self, sink: Sink) -> None:
+        """Count and record from here on: what was refused before belongs to nobody.
+
+        Args:
+            sink: where records go; borrowed.
+        """
+        self._sink = sink
+        self._tally = Tally(self._monotonic())
+        self._mismatches = self._interrupted = 0
+        for answer in self._answers.values():
+            answer.counter = None
+        self._foreign.counter = None
+
     def handle_ready(self, budget: int) -> int:
         """Answer the calls that wait, without blocking, and return how many were looked at.
 

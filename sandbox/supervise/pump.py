@@ -48,15 +48,21 @@ class Pump:
         self._close_source = close_source
         self._close_destination = close_destination
         self._pending = memoryview(data)
-        self._capture = destination < 0
+        self._capture = True
         self._whole = close_destination
         if close_source and source >= 0:
             os.set_blocking(source, False)
-        if close_destination and destination >= 0:
-            os.set_blocking(destination, False)
-        elif destination >= 0:
-            self._whole = stat.S_ISREG(os.fstat(destination).st_mode) or not os.get_blocking(destination)
+        if destination >= 0:
+            self._open_destination(destination)
         self._settle()
+
+    def _open_destination(self, destination: int) -> None:
+        self._capture = False
+        self.destination = destination
+        if self._close_destination:
+            os.set_blocking(destination, False)
+        else:
+            self._whole = stat.S_ISREG(os.fstat(destination).st_mode) or not os.get_blocking(destination)
 
     @property
     def ended(self) -> bool:

@@ -16,6 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.result import Verdict
     from sandbox.supervise.notify import NotifyListener
+    from sandbox.supervise.used import Used
 
 _UCRED = struct.Struct("iII")
 
@@ -36,6 +37,7 @@ class Collected:
         setup_init_ns: CPU time of init at GO.
         setup_payload_ns: CPU time of the payload at GO, all of it ours.
         setup_cgroup_ns: CPU time counted by the cgroup at GO.
+        before: what a payload that was executed ahead had used by then; None for one that was not.
         sampled_cpu_ns: the largest CPU time seen while it ran.
         memory_peaks: largest sampled anonymous, file and kernel memory.
         memory_samples: how many samples these are from.
@@ -57,6 +59,7 @@ class Collected:
     setup_init_ns: int = 0
     setup_payload_ns: int = 0
     setup_cgroup_ns: int = 0
+    before: Used | None = None
     sampled_cpu_ns: int = 0
     sampled_memory_bytes: int = 0
     sampled_file_bytes: int = 0

@@ -20,13 +20,14 @@ class StreamSet:
         pumps: the list may grow while the run goes on.
         limit: bytes of output allowed, None for any number.
 
-    `output_bytes` is what was read of the counted streams; `exceeded` becomes true with the first byte past the limit.
+    `limit` may change while nothing has come. `output_bytes` is what was read of the counted streams; `exceeded` becomes true with the first byte past
+    the limit.
     """
 
     def __init__(self, poll: select.poll, pumps: list[Pump], limit: int | None) -> None:
         self._poll = poll
         self._interest: dict[int, int] = {}
-        self._limit = limit
+        self.limit = limit
         self.pumps = pumps
         self.output_bytes = 0
         self.exceeded = False
@@ -72,7 +73,7 @@ class StreamSet:
                 self._poll.unregister(fd)
 
     def _take(self, pump: Pump) -> int:
-        limit = self._limit if pump.count else None
+        limit = self.limit if pump.count else None
         allowance = None if limit is None else max(0, limit - self.output_bytes)
         got = pump.fill(allowance)
         if pump.count:
