@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from sandbox.api import RunFailed, run
     from sandbox.api.aio import AsyncProcess
     from sandbox.api.function import SandboxedError, sandboxed
+    from sandbox.api.pool import PoolStats, Stats
     from sandbox.api.process import DEVNULL, PIPE, Process
+    from sandbox.api.python import Python
     from sandbox.api.running import RunGone, Running, RunState, RunStats, RunUnresponsive, running
     from sandbox.api.session import Sandbox
     from sandbox.errors import (
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "run": "sandbox.api", "RunFailed": "sandbox.api",
     "Sandbox": "sandbox.api.session", "Process": "sandbox.api.process", "PIPE": "sandbox.api.process", "DEVNULL": "sandbox.api.process",
+    "Python": "sandbox.api.python", "PoolStats": "sandbox.api.pool", "Stats": "sandbox.api.pool",
     "AsyncProcess": "sandbox.api.aio", "sandboxed": "sandbox.api.function", "SandboxedError": "sandbox.api.function",
     "running": "sandbox.api.running", "Running": "sandbox.api.running", "RunStats": "sandbox.api.running", "RunState": "sandbox.api.running",
     "RunGone": "sandbox.api.running", "RunUnresponsive": "sandbox.api.running",
@@ -50,7 +53,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
-    "DEVNULL", "PIPE", "AsyncProcess", "CompileError", "Enforcement", "ExecuteError", "InternalError", "PolicyError", "Process", "ProtocolError",
-    "Result", "RunFailed", "RunGone", "RunState", "RunStats", "RunUnresponsive", "Running", "Sandbox", "SandboxError", "SandboxedError",
-    "SetupError", "UnsupportedError", "Usage", "Verdict", "run", "running", "sandboxed",
+    "DEVNULL", "PIPE", "AsyncProcess", "CompileError", "Enforcement", "ExecuteError", "InternalError", "PolicyError", "PoolStats", "Process",
+    "ProtocolError", "Python", "Result", "RunFailed", "RunGone", "RunState", "RunStats", "RunUnresponsive", "Running", "Sandbox",
+    "SandboxError", "SandboxedError", "SetupError", "Stats", "UnsupportedError", "Usage", "Verdict", "run", "running", "sandboxed",
 ]  # fmt: skip

@@ -90,7 +90,7 @@ def prepare_call(argv: Words, settings: Settings, changes: Changes, *, origin: s
     words = tuple(os.fspath(word) for word in argv)
     if not words:
         raise ValueError("argv is empty")
-    files = {name: _content(content) for name, content in (changes.files or {}).items()}
+    files = read_files(changes.files)
     if recipes is None:
         return _make_call(words, settings, changes, files, origin)
     if changes.name:
@@ -165,12 +165,28 @@ def execute_call(call: Call, streams: Streams, hooks: Hooks, launcher: Launcher 
 
     try:
         result = execute(call.prepared, streams, replace(hooks, on_start=on_start), launcher).result
-        found = collect_files(directory, call.patterns, call.collect_bytes)
+        return with_files(result, directory, call)
     finally:
         if directory >= 0:
             os.close(directory)
+
+
+def with_files(result: Result, directory: int, call: Call) -> Result:
+    """Return the result with the files that were asked for.
+
+    Args:
+        result: of a run that is over.
+        directory: its working directory; borrowed.
+        call: what was asked.
+    """
+    found = collect_files(directory, call.patterns, call.collect_bytes)
     skipped = (f"not collected: {escape_untrusted(text, _NOTE)}" for text in found.skipped)
     return replace(result, files=found.files, notes=(*result.notes, *skipped))
+
+
+def read_files(files: Contents | None) -> dict[str, bytes]:
+    """Return the contents of files that were given as text, bytes or paths."""
+    return {name: _content(content) for name, content in (files or {}).items()}
 
 
 def _content(content: bytes | str | os.PathLike[str]) -> bytes:
@@ -193,4 +209,4 @@ def open_sink(audit: str | os.PathLike[str] | Sink | None) -> tuple[Sink, bool]:
     return audit, False
 
 
-__all__ = ["Call", "Changes", "Contents", "Settings", "Words", "execute_call", "open_sink", "prepare_call"]
+__all__ = ["Call", "Changes", "Contents", "Settings", "Words", "execute_call", "open_sink", "prepare_call", "read_files", "with_files"]

@@ -11,13 +11,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, cast
 
-from sandbox.api.background import BackgroundRun
-from sandbox.api.call import Call, open_sink
 from sandbox.api.execute import Streams
 
 if TYPE_CHECKING:
-    from sandbox.api.start import Launcher
-    from sandbox.audit.sinks import Sink
+    from sandbox.api.background import BackgroundRun
     from sandbox.result import Result
 
 PIPE = -1
@@ -36,20 +33,25 @@ class Process:
 
     `stdin`, `stdout` and `stderr` are binary files where `PIPE` was asked for, else None. What the program prints waits in the pipe until it is
     read, and the program waits with it: nothing is buffered without bound. Leaving the ``with`` block, or losing the last reference, kills the run.
+
+    Args:
+        args: the command line.
+        stdin: see `Sandbox.popen`.
+        stdout: see there.
+        stderr: see there.
+        start: starts the run with these streams; takes the descriptors among them that are to be closed at the end, whatever happens.
     """
 
     def __init__(
         self,
-        call: Call,
+        args: tuple[str, ...],
         *,
         stdin: bytes | str | Stream,
         stdout: Stream,
         stderr: Stream,
-        audit: str | os.PathLike[str] | Sink | None,
-        remember: Callable[[BackgroundRun], None],
-        launcher: Launcher | None = None,
+        start: Callable[[Streams, tuple[int, ...]], BackgroundRun],
     ) -> None:
-        self.args = call.prepared.command.argv
+        self.args = args
         self.stdin: IO[bytes] | None = None
         self.stdout: IO[bytes] | None = None
         self.stderr: IO[bytes] | None = None
@@ -70,10 +72,8 @@ class Process:
                 feed = None if stdin == DEVNULL else _descriptor(stdin)
             self.stdout, out = self._open_output(stdout, theirs)
             self.stderr, err = self._open_output(stderr, theirs)
-            sink, owns_sink = open_sink(audit)
             owned, theirs = tuple(theirs), []
-            self._run = BackgroundRun(call, Streams(stdin=feed, stdout=out, stderr=err), sink=sink, owns_sink=owns_sink, owned=owned, launcher=launcher)
-            remember(self._run)
+            self._run = start(Streams(stdin=feed, stdout=out, stderr=err), owned)
             self._run.started()
         except BaseException:
             for fd in theirs:

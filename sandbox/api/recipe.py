@@ -22,9 +22,10 @@ from sandbox.plan.root import Bind
 from sandbox.record import replace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Hashable, Iterable
 
     from sandbox.api.call import Call
+    from sandbox.api.prepare import Prepared
     from sandbox.api.recall import State
     from sandbox.cgroup.model import Backend
 
@@ -48,8 +49,7 @@ class _Recipe:
         self.circumstances = circumstances
         self.marks = marks
         prepared = call.prepared
-        own = (entry.source for entry in prepared.root.entries if isinstance(entry, Bind) and not entry.source.startswith("/etc/"))
-        self.shared = _identify((*given, *own, prepared.root.argv0))
+        self.shared = _identify((*given, *_shared_paths(prepared)))
         self.paths = source_paths(prepared.profile, prepared.policy)
         state = source_state(self.paths)
         # A file that changed while it was read has a young ctime: good for this run, not for the next.
@@ -161,6 +161,16 @@ def _environment() -> Mapping[str, str]:
     return dict(data)  # both of bytes or both of texts: only compared
 
 
+def identify_shared(prepared: Prepared) -> Hashable:
+    """Return what tells the shared directories and files of a launch from others that may take their places."""
+    return _identify(_shared_paths(prepared))
+
+
+def _shared_paths(prepared: Prepared) -> tuple[str, ...]:
+    own = (entry.source for entry in prepared.root.entries if isinstance(entry, Bind) and not entry.source.startswith("/etc/"))
+    return (*own, prepared.root.argv0)
+
+
 def _identify(paths: Iterable[str]) -> _Identity:
     found: list[tuple[str, tuple[int, int, int] | None]] = []
     for path in paths:
@@ -172,4 +182,4 @@ def _identify(paths: Iterable[str]) -> _Identity:
     return tuple(found)
 
 
-__all__ = ["AGE_NS", "Recipes"]
+__all__ = ["AGE_NS", "Recipes", "identify_shared"]

@@ -13,6 +13,7 @@ import weakref
 from sandbox.api import execute as executing
 from sandbox.api.finish import explain_failure
 from sandbox.api.prepare import build_request, new_run_id, uptime_s
+from sandbox.api.recipe import identify_shared
 from sandbox.api.slots import Slot, SlotAnswering, cgroup_names, entry_files, same_place
 from sandbox.api.start import Start, StartGoneError
 from sandbox.errors import SandboxError, SetupError, describe_errno
@@ -27,6 +28,7 @@ from sandbox.registry.place import make_place
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
+    from collections.abc import Hashable
 
     from sandbox.api.execute import Streams
     from sandbox.api.prepare import Prepared
@@ -55,11 +57,13 @@ class Way:
         tier: ``template``, ``anew`` or ``spawned``.
         server: the plan of a server that can do it, without what its keeper removes; None where none can.
         recycle: whether the network namespace may be one that was used before.
+        shared: what tells the directories and files that a template's root has from others that have taken their places since.
     """
 
     tier: str
     server: Plan | None = None
     recycle: bool = False
+    shared: Hashable = None
 
 
 def find_way(prepared: Prepared) -> Way:
@@ -69,7 +73,7 @@ def find_way(prepared: Prepared) -> Way:
     request = build_request(prepared, outside_id=-1, cgroup=None)
     if prepared.profile.launch_template and not template_refusal(request):
         recycle = prepared.profile.launch_recycle_network and may_recycle_network(request)
-        return Way(tier="template", server=build_server_plan(request, template=True), recycle=recycle)
+        return Way(tier="template", server=build_server_plan(request, template=True), recycle=recycle, shared=identify_shared(prepared))
     if not anew_refusal(request):
         return Way(tier="anew", server=build_server_plan(request, template=False))
     return Way(tier="spawned")
@@ -158,7 +162,7 @@ class House:
             self.executor == prepared.command.executor
             and self.affinity == affinity
             and same_place(self.backend, prepared.backend)
-            and (self.way is way or (self.way.tier == way.tier and self.way.server == way.server))
+            and (self.way is way or (self.way.tier == way.tier and self.way.shared == way.shared and self.way.server == way.server))
         )
 
     @property
@@ -195,7 +199,7 @@ class Served(Start):
 
     served = True
 
-    def __init__(self, prepared: Prepared, way: Way, house: House, slot: Slot, residents: Residents) -> None:
+    def __init__(self, prepared: Prepared, way: Way, house: House, slot: Slot, residents: Residents, held: bool) -> None:
         assert house.server is not None
         self.prepared = prepared
         self.tier = way.tier
@@ -203,6 +207,8 @@ class Served(Start):
         self._way = way
         self._house = house
         self._server = house.server
+        self.held = held
+        self._init = 0, b""
         self._slot = slot
         self._residents: Residents | None = residents
         # With a template, init has no right to root's cgroups: it is put there from outside.
@@ -211,9 +217,9 @@ class Served(Start):
             if prepared.backend is not None:
                 self.cgroup = slot.take_cgroup(prepared.backend, prepared.cgroup_limits)
                 self._moved = prepared.as_root and way.tier == "template"
-            slot.enter(prepared, house.server.keeper_pid, house.server.pid)
             self.entry = self._entry = SlotAnswering(prepared, slot)
-            slot.answering = self.entry
+            if not held:
+                self._enter(prepared)
         except BaseException:
             self.close()
             raise
@@ -269,7 +275,18 @@ class Served(Start):
 
     def adopted(self, pid: int, stat: bytes) -> None:
         """See `Start.adopted`."""
+        self._init = pid, stat
         self._entry.publish(pid, stat)
+
+    def register(self, asked: Prepared) -> None:
+        """See `Start.register`."""
+        self._enter(asked)
+        self._entry.publish(*self._init)
+
+    def _enter(self, prepared: Prepared) -> None:
+        self._slot.enter(prepared, self._server.keeper_pid, self._server.pid)
+        self._entry.describe(prepared)
+        self._slot.answering = self._entry
 
     def started(self, pid: int) -> None:
         """See `Start.started`."""
@@ -310,7 +327,7 @@ class Residents:
         _all.add(self)
         weakref.finalize(self, _close_all, self._houses)
 
-    def open(self, prepared: Prepared) -> Start:
+    def open(self, prepared: Prepared, held: bool = False) -> Start:
         """See `Launcher.open`."""
         kept = prepared.kept
         way: Way | None = kept.way if kept is not None else None  # type: ignore[assignment]
@@ -319,14 +336,14 @@ class Residents:
             if kept is not None:
                 kept.way = way
         if way.server is None:
-            return executing.Spawned(prepared)
+            return executing.Spawned(prepared, held)
         try:
             house, slot = self._take(prepared, way)
         except SandboxError as error:
-            start = executing.Spawned(prepared)
+            start = executing.Spawned(prepared, held)
             start.notes = (f"started without a server: {error.message}",)
             return start
-        return Served(prepared, way, house, slot, self)
+        return Served(prepared, way, house, slot, self, held)
 
     def _take(self, prepared: Prepared, way: Way) -> tuple[House, Slot]:
         affinity = frozenset(os.sched_getaffinity(0))

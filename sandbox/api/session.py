@@ -14,13 +14,17 @@ from sandbox.api import RunFailed
 from sandbox.api.background import BackgroundRun
 from sandbox.api.call import Call, Changes, Contents, Settings, Words, execute_call, open_sink, prepare_call
 from sandbox.api.execute import Hooks, Streams
+from sandbox.api.pool import Stats
+from sandbox.api.pool_python import Interpreters
 from sandbox.api.process import PIPE, Process, Stream
+from sandbox.api.python import parse_python
 from sandbox.api.recipe import Recipes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from sandbox.api.aio import AsyncProcess
+    from sandbox.api.python import Python
     from sandbox.api.resident import Residents
     from sandbox.audit.sinks import Sink
     from sandbox.policy.profile import Profile, Volume
@@ -56,6 +60,8 @@ class Sandbox:
         require_cgroup: refuse to run where a limit would be enforced by rlimits and sampling.
         executor: ``auto``, ``native`` or ``python``.
         resident: keep a server that starts the runs, where it can (`Result.launched`); False starts each as `sandbox.run` does.
+        python: warm interpreters for runs of Python: ``True``, the modules to import ahead, or a mapping; see `sandbox.api.python.Python`. They are made
+            as soon as the Sandbox is.
     """
 
     def __init__(
@@ -71,6 +77,7 @@ class Sandbox:
         require_cgroup: bool = False,
         executor: str = "auto",
         resident: bool = True,
+        python: Python | Mapping[str, Any] | Iterable[str] | bool = False,
     ) -> None:
         self._settings = Settings(
             profile=profile,
@@ -92,6 +99,18 @@ class Sandbox:
             from sandbox.api.resident import Residents
 
             self._launcher = Residents()
+        self._interpreters: Interpreters | None = None
+        wanted = parse_python(python)
+        if wanted is not None:
+            settings, recipes = self._settings, self._recipes
+
+            def prepare_waiting(argv: tuple[str, ...], changes: Changes) -> Call:  # not a method: it would keep us alive
+                return prepare_call(argv, settings, changes, origin="argument of `Sandbox`", recipes=recipes)
+
+            self._interpreters = Interpreters(wanted, prepare_waiting, self._launcher)
+            # Not a `__del__`: members live in threads, which the end of the interpreter would meet in the middle of what they do.
+            weakref.finalize(self, self._interpreters.close)
+            self._interpreters.fill()
 
     def run(
         self,
@@ -103,11 +122,19 @@ class Sandbox:
         **options: Unpack[RunOptions],
     ) -> Result:
         """Run a command and wait for its end; see `sandbox.run` for arguments and errors."""
+        feed = stdin.encode() if isinstance(stdin, str) else stdin
+        streams = Streams(stdin=feed, stdout=None if capture_output else 1, stderr=None if capture_output else 2)
+        member = self._take_member(argv, streams, options)
+        if member is not None:
+            try:
+                return checked(member.wait(), check)
+            finally:
+                if not member.ended:  # interrupted
+                    member.kill()
+                    member.join()
         call = self._prepare(argv, options)
         sink, owned = open_sink(self._settings.audit)
         try:
-            feed = stdin.encode() if isinstance(stdin, str) else stdin
-            streams = Streams(stdin=feed, stdout=None if capture_output else 1, stderr=None if capture_output else 2)
             result = execute_call(call, streams, Hooks(sink=sink), self._launcher)
         finally:
             if owned:
@@ -135,8 +162,11 @@ class Sandbox:
         Raises:
             SandboxError: the sandbox could not be set up. That the command itself cannot be executed shows at the latest in `Process.wait`.
         """
-        call = self._prepare(argv, options)
-        return Process(call, stdin=stdin, stdout=stdout, stderr=stderr, audit=self._settings.audit, remember=self._remember, launcher=self._launcher)
+
+        def start(streams: Streams, owned: tuple[int, ...]) -> BackgroundRun:
+            return self._begin(argv, streams, options, owned)
+
+        return Process(tuple(os.fspath(word) for word in argv), stdin=stdin, stdout=stdout, stderr=stderr, start=start)
 
     def map(
         self,
@@ -217,17 +247,49 @@ class Sandbox:
             raise TypeError(f"an input must be bytes, text or a mapping, not {type(item).__name__}")
         given: dict[str, Any] = dict(item) if isinstance(item, Mapping) else {"stdin": item}
         words, stdin = given.pop("argv", argv), given.pop("stdin", None)
-        call = self._prepare(words, cast("RunOptions", {**options, **given}))
-        sink, owned = open_sink(self._settings.audit)
         feed = stdin.encode() if isinstance(stdin, str) else stdin
-        run = BackgroundRun(call, Streams(stdin=feed), sink=sink, owns_sink=owned, launcher=self._launcher)
+        return self._begin(words, Streams(stdin=feed), cast("RunOptions", {**options, **given}))
+
+    def _begin(self, argv: Words, streams: Streams, options: RunOptions, owned: tuple[int, ...] = ()) -> BackgroundRun:
+        """Start a run with a thread of its own; the descriptors in `owned` are closed at its end, or here when it cannot be started."""
+        run: BackgroundRun | None = None
+        try:
+            run = self._take_member(argv, streams, options, owned)
+            if run is None:
+                call = self._prepare(argv, options)
+                sink, owns_sink = open_sink(self._settings.audit)
+                given, owned = owned, ()
+                run = BackgroundRun(call, streams, sink=sink, owns_sink=owns_sink, owned=given, launcher=self._launcher)
+        finally:
+            if run is None:
+                for fd in owned:
+                    os.close(fd)
         self._remember(run)
         return run
+
+    def _take_member(self, argv: Words, streams: Streams, options: RunOptions, owned: tuple[int, ...] = ()) -> BackgroundRun | None:
+        """Give a run to a warm interpreter, if there is one for it."""
+        if self._interpreters is None or isinstance(argv, (str, bytes)) or self._closed:
+            return None
+        words = [os.fspath(word) for word in argv]
+        return self._interpreters.start(words, Changes(**options), streams, lambda: open_sink(self._settings.audit), owned)
 
     def _prepare(self, argv: Words, options: RunOptions) -> Call:
         if self._closed:
             raise ValueError("this Sandbox is closed")
         return prepare_call(argv, self._settings, Changes(**options), origin="argument of `Sandbox`", recipes=self._recipes)
+
+    def stats(self) -> Stats:
+        """Return how the runs of this Sandbox were started, as far as it keeps something ahead."""
+        return Stats(python=None if self._interpreters is None else self._interpreters.stats())
+
+    def warm(self, timeout: float | None = None) -> bool:
+        """Wait until everything that is to be kept ahead is there; return whether it is.
+
+        Args:
+            timeout: seconds; None waits as long as it takes. It returns at once when nothing more is being made, because it failed: see `stats`.
+        """
+        return self._interpreters is None or self._interpreters.wait(timeout)
 
     def _remember(self, run: BackgroundRun) -> None:
         with self._lock:
@@ -309,6 +371,8 @@ class Sandbox:
             run.kill()
         for run in runs:
             run.join()
+        if self._interpreters is not None:
+            self._interpreters.close()
         self._recipes.forget()
         if self._launcher is not None:
             self._launcher.close()

@@ -209,12 +209,17 @@ class SlotAnswering(Answering):
         """See `Answering.drain`."""
         self._monitor = monitor
         self._over = True
-        if not self.refused:
+        if not self.refused and self._slot.answering is self:
             self._slot.control.drain()
+
+    def describe(self, prepared: Prepared) -> None:
+        """Answer for another run than the one it was made for, under the same id; and see whether that one can be found."""
+        self._limits = prepared.profile.limits
+        self.refused = self._slot.refused
 
     def publish(self, pid: int, stat: bytes) -> None:
         """Add init, by which the run can be ended should we not answer."""
-        if self._slot.entry is not None:
+        if self._slot.answering is self and self._slot.entry is not None:
             self._slot.entry.publish(pid, start_ticks(stat))
 
 

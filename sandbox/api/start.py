@@ -97,8 +97,8 @@ def cgroup_directories(cgroup: CgroupRun | None) -> tuple[int, ...]:
 class Launcher(Protocol):
     """A way to start runs."""
 
-    def open(self, prepared: Prepared) -> Start:
-        """Return what one run needs; nothing of it is running.
+    def open(self, prepared: Prepared, held: bool = False) -> Start:
+        """Return what one run needs; nothing of it is running. `held`: see `Start`.
 
         Raises:
             SandboxError: it cannot be had.
