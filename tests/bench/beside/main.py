@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seccomp-json", default="/usr/share/containers/seccomp.json", metavar="FILE", help="the filter of those that have none")
     parser.add_argument("--path", default=os.pathsep.join(filter(None, (os.environ.get("SANDBOX_PEERS"), _PATH))), help="where the others are")
     parser.add_argument("--user", default="", metavar="NAME", help="started as root: become this user; only so are all sizes of memory readable")
+    parser.add_argument("--cpu-shares", type=int, default=0, metavar="N", help="with --user, on cgroup v1: a weight against other work (others have 1024)")
     parser.add_argument("--out", default="", metavar="FILE", help="write every figure here as JSON")
     parser.add_argument("--md", default="", metavar="FILE", help="write the tables here too")
     parser.add_argument("--render", default="", metavar="FILE", help="measure nothing: make the tables of such a file again")
@@ -66,7 +67,7 @@ def main(options: argparse.Namespace) -> int:
     try:
         reader = Reader()
         if options.user:
-            reader = become_user(options.user, work)
+            reader = become_user(options.user, work, options.cpu_shares)
         elif os.geteuid() == 0:
             say("this runs as root: sandboxes are meant for ordinary users; `--user NAME` becomes one")
         become_subreaper()

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from beside.contender import Contender
-from beside.host import Failed, command_name, kernel_bytes, settle
+from beside.host import Failed, command_name, kernel_bytes, settle, take_shares
 from beside.rounds import Found, Session, say
 
 _PEERS = (1, 20)
@@ -108,12 +108,13 @@ def _read_pss(pid: int) -> int | None:
     return None
 
 
-def become_user(name: str, work: Path) -> Reader:
+def become_user(name: str, work: Path, shares: int) -> Reader:
     """Leave root for an ordinary user, but keep a process behind that reads sizes; hide cgroup v2 where v1 is, which crun refuses to see together.
 
     Args:
         name: who.
         work: a directory that this user gets.
+        shares: the weight of this measurement against other work, see `take_shares`; 0 for none.
 
     Raises:
         Failed: this is not root, or there is no such user.
@@ -133,6 +134,8 @@ def become_user(name: str, work: Path) -> Reader:
         os._exit(0)
     theirs.close()
     os.chown(work, user.pw_uid, user.pw_gid)
+    if shares:
+        take_shares(shares)
     libc = ctypes.CDLL(None, use_errno=True)
     if os.path.exists("/sys/fs/cgroup/unified") and libc.unshare(0x20000) == 0:
         libc.mount(b"none", b"/", None, ctypes.c_ulong(16384 | 1 << 18), None)

@@ -24,7 +24,8 @@ def render(file: Mapping[str, Any]) -> str:
         f"{host['date']}, commit {host['commit'] or 'unknown'}, uid {host['uid']}: {host['cpus']} × {host['cpu']}, {host['memory_gib']} GiB, "
         f"Linux {host['kernel']}, Python {host['python']}. Load {host['load'][0]:.1f} at the start, {file['load_end'][0]:.1f} at the end; "
         f"the machine was busy before {_share(file['busy'])} of the turns (median share then {_median(file['busy'])}). "
-        f"{file['settings']['rounds']} rounds of {file['settings']['batch']} launches (slow rows: 1).",
+        f"{file['settings']['rounds']} rounds of {file['settings']['batch']} launches (slow rows: 1)."
+        + (f" All had a processor weight of {file['settings']['cpu_shares']} against others' 1024." if file["settings"].get("cpu_shares") else ""),
         "Versions: " + "; ".join(f"{name}: {said}" for name, said in host["versions"].items()) + ".",
     ]
     for name, measure in file["measures"].items():
