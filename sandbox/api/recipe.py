@@ -49,7 +49,7 @@ class _Recipe:
         self.circumstances = circumstances
         self.marks = marks
         prepared = call.prepared
-        self.shared = _identify((*given, *_shared_paths(prepared)))
+        self.shared = _identify((*given, *_shared_paths(prepared), prepared.root.argv0))
         self.paths = source_paths(prepared.profile, prepared.policy)
         state = source_state(self.paths)
         # A file that changed while it was read has a young ctime: good for this run, not for the next.
@@ -167,8 +167,7 @@ def identify_shared(prepared: Prepared) -> Hashable:
 
 
 def _shared_paths(prepared: Prepared) -> tuple[str, ...]:
-    own = (entry.source for entry in prepared.root.entries if isinstance(entry, Bind) and not entry.source.startswith("/etc/"))
-    return (*own, prepared.root.argv0)
+    return tuple(entry.source for entry in prepared.root.entries if isinstance(entry, Bind) and not entry.source.startswith("/etc/"))
 
 
 def _identify(paths: Iterable[str]) -> _Identity:

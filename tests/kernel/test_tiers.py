@@ -200,6 +200,19 @@ def test_a_server_that_cannot_be_started_is_said(monkeypatch: pytest.MonkeyPatch
 # ---- nothing of one run meets the next -----------------------------------------------------------------------------------------
 
 
+def test_a_directory_in_the_place_of_a_shared_one_is_seen(tmp_path: Path) -> None:
+    """A server's root has what was there when it was built; another directory under that name needs another server."""
+    tmp_path.chmod(0o755)
+    data = tmp_path / "data"
+    data.mkdir()
+    with Sandbox(volumes=[f"{data}:/data"]) as box:
+        assert box.run(["ls", "/data"]).stdout == b""
+        data.rename(tmp_path / "before")
+        data.mkdir()
+        (data / "new").touch()
+        assert box.run(["ls", "/data"]).stdout == b"new\n"
+
+
 def test_a_cgroup_is_used_once(served: Sandbox) -> None:
     """Its directory is another one for each run, with counters that begin at zero; and the one that waits has had no process."""
     if find_backend() is None:
