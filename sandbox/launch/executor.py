@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
-import mmap
 import os
 import struct
 import sys
@@ -39,13 +38,14 @@ def _number(name: str) -> int:
 
 
 # Looked up before the first clone: nothing is imported or resolved inside the sandbox.
-_CLONE3, _WAIT4, _PPOLL, _READ, _WRITE, _KILL, _GETRUSAGE, _SIGNALFD4, _CLOCK_GETTIME, _EXIT_GROUP, _SETNS, _UNSHARE, _CLOSE_RANGE = (
+_CLONE3, _WAIT4, _PPOLL, _READ, _WRITE, _KILL, _GETRUSAGE, _SIGNALFD4, _CLOCK_GETTIME, _EXIT_GROUP, _SETNS, _UNSHARE, _CLOSE_RANGE, _PRCTL, _MMAP = (
     _number(name)
     for name in (
         "clone3", "wait4", "ppoll", "read", "write", "kill", "getrusage", "signalfd4", "clock_gettime", "exit_group", "setns", "unshare", "close_range",
+        "prctl", "mmap",
     )
 )  # fmt: skip
-_NEWNET, _IDLE_NETWORKS, _LAST = 0x40000000, 16, 0xFFFFFFFF
+_NEWNET, _NEWUSER, _IDLE_NETWORKS, _LAST, _MOST = 0x40000000, 0x10000000, 16, 0xFFFFFFFF, 1024
 
 
 def _call(number: int, *args: int) -> int:
@@ -63,20 +63,24 @@ def _leave(code: int) -> NoReturn:
 class Executor:
     """One table in memory, and where the loop stands."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, *, forked: bool = False) -> None:
+        self.forked = forked  # in a zygote: what becomes the payload is an interpreter that goes on, and has to be forked as one
         size = os.fstat(fd).st_size
-        self.memory = mmap.mmap(fd, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        # Not by the module `mmap`, whose objects keep a descriptor: one that goes on as an interpreter would close it in the end, whatever it is then.
+        self.base = _call(_MMAP, 0, size, 3, 2, fd, 0)  # read and write, private
         os.close(fd)
-        self.base = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
+        if -4096 < self.base < 0:
+            _leave(125)
+        self.memory = (ctypes.c_char * size).from_address(self.base)
         magic, _, self.rows, self.count, relocations, n_relocations, self.failure, self.status_fd = HEADER.unpack_from(self.memory)
         if magic != MAGIC:
             _leave(125)
-        for (offset,) in struct.iter_unpack("<I", self.memory[relocations : relocations + 4 * n_relocations]):
+        for (offset,) in struct.iter_unpack("<I", bytes(self.memory)[relocations : relocations + 4 * n_relocations]):
             (word,) = struct.unpack_from("<Q", self.memory, offset)
             struct.pack_into("<Q", self.memory, offset, (word + self.base) & _WORD)
 
-    def run(self) -> NoReturn:
-        """Run the rows; ends in execve, exit or the reaping loop."""
+    def run(self) -> None:
+        """Run the rows; ends in execve, exit or the reaping loop, and comes back in the payload of a zygote's member."""
         at = 0
         while at < self.count:
             op, slots, flags, number, *rest = ROW.unpack_from(self.memory, self.rows + at * ROW.size)
@@ -88,7 +92,7 @@ class Executor:
                 while (result == -errno.EINTR and flags & Flag.RETRY) or (result > 0 and flags & Flag.REPEAT):
                     result = _call(number, *args)
             elif op == Op.CLONE:
-                result = _call(_CLONE3, args[0], args[1])
+                result = self._fork(args[0]) if self.forked else _call(_CLONE3, args[0], args[1])
                 if result == 0:
                     at = number
                     continue
@@ -104,6 +108,8 @@ class Executor:
                 _Server(args[0], args[2], args[4] if args[4] < fds.REQUESTS * 2 else -1).serve()
             elif op == Op.COMMAND:
                 result = self._command(*args[:4])
+            elif op == Op.BECOME and self.forked:
+                return
             else:
                 result = -errno.EPROTO
             if result < 0 and -result not in tolerated:
@@ -114,6 +120,21 @@ class Executor:
                 )
             at += 1
         self._fail(self.count, errno.EPROTO)
+
+    def _fork(self, arguments: int) -> int:
+        """Fork the interpreter with all that has to be told of it, then enter the new user namespace."""
+        (flags,) = struct.unpack_from("<Q", self.memory, arguments - self.base)
+        try:
+            pid = os.fork()
+        except OSError as error:
+            return -(error.errno or errno.EAGAIN)
+        if pid == 0 and flags & ~_NEWUSER:
+            _leave(125)  # a zygote's members have no other rows
+        if (
+            pid == 0 and flags and (_call(_UNSHARE, flags) < 0 or _call(_PRCTL, 4, 1) < 0)
+        ):  # PR_SET_DUMPABLE, which the new rights have taken
+            self._fail(self.count, errno.EPERM)
+        return pid
 
     def _word(self, address: int) -> int:
         (value,) = struct.unpack_from("<Q", self.memory, address - self.base)
@@ -224,17 +245,18 @@ def _above(fd: int) -> int:
 class _Server:
     """The life of a server; the same states as `serve` in init.c."""
 
-    def __init__(self, requests: int, most: int, proc: int) -> None:
+    def __init__(self, requests: int, most: int, proc: int, *, forked: bool = False) -> None:
         import _socket
 
+        self._forked = forked
         self._most = most
         self._proc = proc
         self._socket = _socket.socket(fileno=requests)
         self._members: dict[int, tuple[int, int]] = {}  # pid → status socket, network namespace or -1
         self._idle: list[int] = []
 
-    def serve(self) -> NoReturn:
-        """Clone an init for each request until there is nobody to ask."""
+    def serve(self) -> None:
+        """Clone an init for each request until there is nobody to ask; comes back in the payload of a zygote's member."""
         import _socket
         import select
 
@@ -264,11 +286,13 @@ class _Server:
             passed = sum(len(content) for _, _, content in ancillary) // 4
             if len(data) == REQUEST.size and not flags & _socket.MSG_CTRUNC and passed >= fds.SERVED_EXTRA:
                 magic, ask, clone_flags = REQUEST.unpack(data)
-                if magic == REQUEST_MAGIC:
-                    self._launch(clone_flags, bool(ask & Ask.RECYCLE_NETWORK), passed)
+                if magic == REQUEST_MAGIC and self._launch(clone_flags, bool(ask & Ask.RECYCLE_NETWORK), passed):
+                    self._socket.detach()  # closed long ago
+                    return
             _call(_CLOSE_RANGE, 0, fds.REQUESTS - 1, 0)
 
-    def _launch(self, clone_flags: int, recycle: bool, passed: int) -> None:
+    def _launch(self, clone_flags: int, recycle: bool, passed: int) -> bool:
+        """Start a run; True in the payload of a zygote's member."""
         net = -1
         result = 0
         if recycle:
@@ -282,13 +306,15 @@ class _Server:
             else:
                 _call(_CLOSE_RANGE, passed, self._proc - 1, 0)
                 _call(_CLOSE_RANGE, self._proc + 1, _LAST, 0)
-            Executor(fds.TABLE).run()
+            Executor(fds.TABLE, forked=self._forked).run()
+            return True
         if result > 0:
             self._members[result] = (_above(fds.STATUS), net)
-            return
+            return False
         if net >= 0:
             self._idle.append(net)
         self._tell(fds.STATUS, struct.pack("<IIqq144x", Kind.FAILED, NO_ROW, -result, 0))
+        return False
 
     def _enter_network(self) -> tuple[int, int]:
         """Go into a network namespace that was proved clean, or a new one; return its descriptor and what the kernel said."""
@@ -334,6 +360,26 @@ class _Server:
             os.write(fd, record)
         except OSError:
             pass  # nobody listens any more
+
+
+def fit_to_fork() -> str:
+    """Return why a fork of this interpreter would not be whole, or nothing."""
+    if len(os.listdir("/proc/self/task")) > 1:
+        return "a module has started threads, which a fork would not have"
+    if len(os.listdir("/proc/self/fd")) > 4:  # one is the listing's own
+        return "a module keeps descriptors open, which a fork would not have"
+    return ""
+
+
+def serve_forked() -> None:
+    """The life of a zygote, whose requests come on standard input; comes back in each member, with that one's streams, confined."""
+    import signal
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))
+    os.dup2(0, fds.REQUESTS)
+    _call(_CLOSE_RANGE, 0, fds.REQUESTS - 1, 0)
+    _call(_PRCTL, 4, 0)  # PR_SET_DUMPABLE: its members have the same user
+    _Server(fds.REQUESTS, _MOST, -1, forked=True).serve()
 
 
 if __name__ == "__main__":

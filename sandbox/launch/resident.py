@@ -23,146 +23,28 @@ class ServerGoneError(SetupError):
     """The server of a run does not live any more; another one can be started."""
 
 
-class Server:
-    """A running server; thread-safe, of use only in the process that started it. Made by `start`."""
+class Channel:
+    """The asking side of whatever starts runs; thread-safe, of use only in the process that made it."""
 
-    __slots__ = ("_channel", "_keeper", "_requests", "_sender", "made_by", "notes", "pid", "pidfd")
+    __slots__ = ("_sender", "made_by")
 
     def __init__(self) -> None:
-        self.pid = 0
-        """The server's own pid, as this process sees it."""
-        self.pidfd = -1
-        """Of the server itself: readable once it is dead. Borrowed by whoever waits for it."""
         self.made_by = os.getpid()
-        self.notes: tuple[str, ...] = ()
-        self._keeper = Launched()
-        self._channel: object = None
-        self._requests = -1
         self._sender: object = None
 
-    @classmethod
-    def start(
-        cls,
-        table: Table,
-        *,
-        executor: str = "auto",
-        extra: tuple[int, ...] = (),
-        started: Callable[[int], None] | None = None,
-        explain: Callable[[int, int], SandboxError] | None = None,
-    ) -> Server:
-        """Start a server and wait until it serves.
-
-        Args:
-            table: of `build_server_plan`.
-            executor: see `executor_command`.
-            extra: descriptors for `fds.FIRST_EXTRA` and up, what the keeper removes is relative to them; borrowed.
-            started: is called with the server's pid before it is let on, where its plan waits for id maps (a root caller); None where it does not.
-            explain: turns (row, errno) of a failure into an error.
-
-        Raises:
-            SandboxError: it could not be started; nothing is left.
-        """
-        server = cls()
-        try:
-            server._start(table, executor, extra, started, explain or _explain_plainly)
-        except BaseException:
-            server.close()
-            raise
-        return server
-
-    def _start(
-        self,
-        table: Table,
-        executor: str,
-        extra: tuple[int, ...],
-        started: Callable[[int], None] | None,
-        explain: Callable[[int, int], SandboxError],
-    ) -> None:
-        import _socket
-
-        ends = self._keeper.descriptors
-        kind = _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC
-        with Owned() as own:
-            memory = own(sealed_memory(table))
-            ours, theirs = _socket.socketpair(_socket.AF_UNIX, kind, 0)
-            ours.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 1)
-            self._channel = ours
-            status = own(theirs.detach())
-            sender, receiver = _socket.socketpair(_socket.AF_UNIX, kind, 0)
-            self._sender = sender
-            self._requests = sender.fileno()
-            requests = own(receiver.detach())
-            go, ends.go = os.pipe2(os.O_CLOEXEC)
-            own(go)
-            release, ends.release = os.pipe2(os.O_CLOEXEC)
-            own(release)
-            supervisor = own(os.pidfd_open(os.getpid()))
-            wanted = {
-                fds.TABLE: memory,
-                fds.STATUS: status,
-                fds.GO: go,
-                fds.SUPERVISOR: supervisor,
-                fds.RELEASE: release,
-                fds.REQUESTS: requests,
-            }
-            wanted |= {fds.FIRST_EXTRA + index: fd for index, fd in enumerate(extra)}
-            spawn_executor(executor_command(executor), "sandbox-server", wanted, self._keeper.pids)
-            self._keeper.pidfd = os.pidfd_open(self._keeper.pid)
-        while True:
-            record = self._receive()
-            if record is None:
-                raise SetupError("start the server", errno.ECONNRESET, hint="it ended before it could serve; was it killed?")
-            if record.kind is Kind.FAILED:
-                raise explain(record.row, record.a)
-            if record.kind is Kind.STARTED:
-                self.pid = record.pid
-                try:
-                    self.pidfd = os.pidfd_open(record.pid)
-                except ProcessLookupError:
-                    continue  # dead already: what it has to say about that comes next
-                if started is not None:
-                    started(record.pid)
-                    os.write(ends.go, bytes([fds.WORD_MADE]))
-            elif record.kind is Kind.READY:
-                break
-        ends.close_one("go")
-
-    def _receive(self) -> Record | None:
-        """Take one record of the server or its keeper; None at the end of both, or when none comes."""
-        import _socket
-        import select
-        import struct
-
-        channel = self._channel
-        assert isinstance(channel, _socket.socket)
-        poll = select.poll()
-        poll.register(channel.fileno(), select.POLLIN)
-        if not poll.poll(_START_MS):
-            raise SetupError("start the server", errno.ETIMEDOUT)
-        data, ancillary, _, _ = channel.recvmsg(RECORD.size, _socket.CMSG_SPACE(12))
-        if not data:
-            return None
-        pid = next((struct.unpack_from("i", content)[0] for _, kind, content in ancillary if kind == _socket.SCM_CREDENTIALS), 0)
-        record = decode_record(data, pid)
-        if record is None:
-            raise ProtocolError(f"the server sent {len(data)} bytes that are no record")
-        return record
-
-    @property
-    def keeper_pid(self) -> int:
-        """The keeper's pid: a child of this process, and the server's parent."""
-        return self._keeper.pid
-
-    @property
-    def alive(self) -> bool:
-        """Whether it can still start something."""
-        if self.pidfd < 0 or os.getpid() != self.made_by:
+    def _is_alive(self, pidfd: int) -> bool:
+        if pidfd < 0 or os.getpid() != self.made_by:
             return False
         import select
 
         poll = select.poll()
-        poll.register(self.pidfd, select.POLLIN)
+        poll.register(pidfd, select.POLLIN)
         return not poll.poll(0)
+
+    def _drop(self) -> None:
+        sender, self._sender = self._sender, None
+        if sender is not None:
+            sender.close()  # type: ignore[attr-defined]
 
     def launch(
         self,
@@ -227,16 +109,126 @@ class Server:
             for fd in mine:
                 os.close(fd)
 
+
+class Server(Channel):
+    """A running server; thread-safe, of use only in the process that started it. Made by `start`."""
+
+    __slots__ = ("_channel", "_keeper", "notes", "pid", "pidfd")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pid = 0
+        """The server's own pid, as this process sees it."""
+        self.pidfd = -1
+        """Of the server itself: readable once it is dead. Borrowed by whoever waits for it."""
+        self.notes: tuple[str, ...] = ()
+        self._keeper = Launched()
+        self._channel: object = None
+
+    @classmethod
+    def start(
+        cls,
+        table: Table,
+        *,
+        executor: str = "auto",
+        extra: tuple[int, ...] = (),
+        started: Callable[[int], None] | None = None,
+        explain: Callable[[int, int], SandboxError] | None = None,
+    ) -> Server:
+        """Start a server and wait until it serves.
+
+        Args:
+            table: of `build_server_plan`.
+            executor: see `executor_command`.
+            extra: descriptors for `fds.FIRST_EXTRA` and up, what the keeper removes is relative to them; borrowed.
+            started: is called with the server's pid before it is let on, where its plan waits for id maps (a root caller); None where it does not.
+            explain: turns (row, errno) of a failure into an error.
+
+        Raises:
+            SandboxError: it could not be started; nothing is left.
+        """
+        server = cls()
+        try:
+            server._start(table, executor, extra, started, explain or _explain_plainly)
+        except BaseException:
+            server.close()
+            raise
+        return server
+
+    def _start(
+        self,
+        table: Table,
+        executor: str,
+        extra: tuple[int, ...],
+        started: Callable[[int], None] | None,
+        explain: Callable[[int, int], SandboxError],
+    ) -> None:
+        import _socket
+
+        ends = self._keeper.descriptors
+        kind = _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC
+        with Owned() as own:
+            memory = own(sealed_memory(table))
+            ours, theirs = _socket.socketpair(_socket.AF_UNIX, kind, 0)
+            ours.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 1)
+            self._channel = ours
+            status = own(theirs.detach())
+            sender, receiver = _socket.socketpair(_socket.AF_UNIX, kind, 0)
+            self._sender = sender
+            requests = own(receiver.detach())
+            go, ends.go = os.pipe2(os.O_CLOEXEC)
+            own(go)
+            release, ends.release = os.pipe2(os.O_CLOEXEC)
+            own(release)
+            supervisor = own(os.pidfd_open(os.getpid()))
+            wanted = {
+                fds.TABLE: memory,
+                fds.STATUS: status,
+                fds.GO: go,
+                fds.SUPERVISOR: supervisor,
+                fds.RELEASE: release,
+                fds.REQUESTS: requests,
+            }
+            wanted |= {fds.FIRST_EXTRA + index: fd for index, fd in enumerate(extra)}
+            spawn_executor(executor_command(executor), "sandbox-server", wanted, self._keeper.pids)
+            self._keeper.pidfd = os.pidfd_open(self._keeper.pid)
+        while True:
+            record = receive_record(self._channel)
+            if record is None:
+                raise SetupError("start the server", errno.ECONNRESET, hint="it ended before it could serve; was it killed?")
+            if record.kind is Kind.FAILED:
+                raise explain(record.row, record.a)
+            if record.kind is Kind.STARTED:
+                self.pid = record.pid
+                try:
+                    self.pidfd = os.pidfd_open(record.pid)
+                except ProcessLookupError:
+                    continue  # dead already: what it has to say about that comes next
+                if started is not None:
+                    started(record.pid)
+                    os.write(ends.go, bytes([fds.WORD_MADE]))
+            elif record.kind is Kind.READY:
+                break
+        ends.close_one("go")
+
+    @property
+    def keeper_pid(self) -> int:
+        """The keeper's pid: a child of this process, and the server's parent."""
+        return self._keeper.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can still start something."""
+        return self._is_alive(self.pidfd)
+
     def close(self) -> None:
         """End the server and with it all its runs, wait until nothing of them is left, reap the keeper; idempotent. A fork only lets go."""
         import signal
 
-        sender, self._sender = self._sender, None
+        self._drop()
         channel, self._channel = self._channel, None
-        for end in (sender, channel):
-            if end is not None:
-                end.close()  # type: ignore[attr-defined]
-        self._requests = -1
+        if channel is not None:
+            channel.close()  # type: ignore[attr-defined]
         pidfd, self.pidfd = self.pidfd, -1
         here = os.getpid() == self.made_by
         if pidfd >= 0:
@@ -255,6 +247,35 @@ class Server:
                 os.close(self._keeper.pidfd)
                 self._keeper.pidfd = -1
             self._keeper.descriptors.close()
+
+
+def receive_record(channel: object) -> Record | None:
+    """Take one record from a status socket with SO_PASSCRED; None at its end.
+
+    Raises:
+        SetupError: none comes.
+        ProtocolError: what came is no record.
+    """
+    import _socket
+    import select
+    import struct
+
+    assert isinstance(channel, _socket.socket)
+    poll = select.poll()
+    poll.register(channel.fileno(), select.POLLIN)
+    if not poll.poll(_START_MS):
+        raise SetupError("start the server", errno.ETIMEDOUT)
+    try:
+        data, ancillary, _, _ = channel.recvmsg(RECORD.size, _socket.CMSG_SPACE(12))
+    except ConnectionResetError:
+        return None
+    if not data:
+        return None
+    pid = next((struct.unpack_from("i", content)[0] for _, kind, content in ancillary if kind == _socket.SCM_CREDENTIALS), 0)
+    record = decode_record(data, pid)
+    if record is None:
+        raise ProtocolError(f"the server sent {len(data)} bytes that are no record")
+    return record
 
 
 def clone_refusal(row: int, error: int) -> SetupError | None:

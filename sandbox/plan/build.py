@@ -167,8 +167,9 @@ def begin_init(request: Request, first_extra: int) -> list[Step]:
     profile = request.profile
     joins = tuple((first_extra + index, path) for index, path in request.joins)
     steps: list[Step] = [ReportStarted()]
-    if request.external_map or (joins and not request.cgroups_made):
-        steps.append(AwaitSupervisor(maps=request.external_map, cgroups=bool(joins) and not request.cgroups_made))
+    cgroups = bool(joins or request.moved) and not request.cgroups_made
+    if request.external_map or cgroups:
+        steps.append(AwaitSupervisor(maps=request.external_map, cgroups=cgroups))
     steps += [JoinCgroups(files=joins), OpenHostProc()]
     if request.external_map:
         steps.append(BecomeIds(uid=profile.uid, gid=profile.gid))
@@ -250,7 +251,9 @@ NAMESPACES = _namespaces()
 """What a run has of its own: the clone flags, and their names."""
 
 
-def payload_steps(request: Request, inner: bool, notes: list[str], *, own_limits: bool = False, waits: bool = False, watches: bool = True) -> list[Step]:
+def payload_steps(
+    request: Request, inner: bool, notes: list[str], *, own_limits: bool = False, waits: bool = False, watches: bool = True
+) -> list[Step]:
     """Return what becomes the payload.
 
     Args:

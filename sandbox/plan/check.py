@@ -15,6 +15,7 @@ from sandbox.plan.steps import (
     AttachTree,
     AwaitCommand,
     AwaitGo,
+    Become,
     CloexecFrom,
     CloneDevice,
     CloneInit,
@@ -88,6 +89,10 @@ def check_payload(plan: Plan, *, filtered: bool) -> None:
     confine: tuple[type[Step], ...] = (CloexecFrom, NewSession, DropCapabilities, NoNewPrivileges)
     waits = any(isinstance(step, AwaitCommand) for step in plan.payload)
     last: tuple[type[Step], ...] = (AwaitCommand, ExecuteCommand) if waits else (AwaitGo, Execute)
+    if any(isinstance(step, Become) for step in plan.payload):
+        last = (AwaitGo, Become)
+        before = plan.payload[_index(plan.payload, InstallFilter if filtered else AwaitGo) - 1]
+        require(isinstance(before, CloseFrom) and before.first == 3, "an interpreter goes on with descriptors of ours")
     if filtered:
         last = (InstallFilter, *last)
     check_sequence("payload", plan.payload, confine + last)

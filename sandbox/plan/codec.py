@@ -39,6 +39,7 @@ class Op(IntEnum):
     REAP = 4  # the loop of pid 1: args = payload pid, control fd, record, status fd, patience in ns
     SERVE = 5  # the loop of a server: args = requests fd, members, how many, record, /proc fd or -1
     COMMAND = 6  # read a command block: args = fd, memory for it, its size, where three pointers go
+    BECOME = 7  # no execve: the interpreter that runs the table goes on, as the payload (a zygote's members only)
 
 
 class Flag(IntFlag):

@@ -21,6 +21,7 @@ from sandbox.plan.steps import (
     AwaitCommand,
     AwaitGo,
     AwaitSupervisor,
+    Become,
     BecomeIds,
     CloexecFrom,
     CloneInit,
@@ -34,6 +35,7 @@ from sandbox.plan.steps import (
     ExecuteCommand,
     ForbidNamespaces,
     Guard,
+    InheritForked,
     InheritRoot,
     InstallFilter,
     JoinCgroups,
@@ -319,7 +321,14 @@ def _inherit_root(low: Lowering, step: InheritRoot) -> None:
     _dumpable(low, step)
 
 
-def _dumpable(low: Lowering, step: Dumpable | InheritRoot) -> None:
+def _inherit_forked(low: Lowering, step: InheritForked) -> None:
+    _dumpable(low, step)
+    low.call("chdir", "/", label="`/`")
+    low.call("umask", 0)
+    low.slots["root"] = low.builder.slot(uapi.AT_FDCWD)
+
+
+def _dumpable(low: Lowering, step: Dumpable | InheritRoot | InheritForked) -> None:
     low.call("prctl", uapi.PR_SET_DUMPABLE, 1, 0, 0, 0, label="PR_SET_DUMPABLE")
 
 
@@ -428,7 +437,7 @@ def _install_filter(low: Lowering, step: InstallFilter) -> None:
     store = 0
     if step.listener:
         flags = uapi.SECCOMP_FILTER_FLAG_NEW_LISTENER | (uapi.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV if step.wait_killable else 0)
-        store = low.ready.offset + _RECORD_A
+        store = low.slots["listener"] = low.ready.offset + _RECORD_A
     low.call("seccomp", uapi.SECCOMP_SET_MODE_FILTER, flags, program, store=store, label=f"policy `{step.policy}`")
 
 
@@ -451,6 +460,14 @@ def _await_command(low: Lowering, step: AwaitCommand) -> None:
 def _execute_command(low: Lowering, step: ExecuteCommand) -> None:
     pointers = low.slot("command")
     low.call("execve", Slot(pointers), Slot(pointers + 8), Slot(pointers + 16), label="of the command")
+
+
+def _become(low: Lowering, step: Become) -> None:
+    low.call("close", fds.GO, label="go")
+    if "listener" in low.slots:
+        low.call("close", Slot(low.slots["listener"]), label="the listener")
+    low.call("close", fds.STATUS, label="status")
+    low.operate(Op.BECOME, label="become")
 
 
 def _execute(low: Lowering, step: Execute) -> None:
@@ -543,10 +560,14 @@ def _lower_step(low: Lowering, step: Step) -> None:
             _keep_host_proc(low, step)
         case Serve():
             _serve(low, step)
+        case InheritForked():
+            _inherit_forked(low, step)
         case InheritRoot():
             _inherit_root(low, step)
         case Dumpable():
             _dumpable(low, step)
+        case Become():
+            _become(low, step)
         case ReserveCommand():
             _reserve_command(low, step)
         case AwaitCommand():

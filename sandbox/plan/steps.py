@@ -32,6 +32,7 @@ from sandbox.plan.steps_processes import (
     AwaitCommand,
     AwaitGo,
     AwaitSupervisor,
+    Become,
     BecomeIds,
     CloexecFrom,
     CloneInit,
@@ -45,6 +46,7 @@ from sandbox.plan.steps_processes import (
     ExecuteCommand,
     ForbidNamespaces,
     Guard,
+    InheritForked,
     InheritRoot,
     InstallFilter,
     JoinCgroups,
@@ -81,7 +83,7 @@ Step: TypeAlias = (
     | ForbidNamespaces | LimitWatches | ClonePayload | NotDumpable | CloexecFrom | ResetScheduling | SetNice | SetIoPriority
     | SetAffinity | SetLimit | NewKeyring | PreferForOom | RestrictLandlock | ResetSignals
     | SetWorkdir | DropCapabilities | NoNewPrivileges | InstallFilter | AwaitGo | Execute | Reap
-    | AdoptOrphans | KeepHostProc | Serve | InheritRoot | Dumpable | TakeStash | ReserveCommand | AwaitCommand | ExecuteCommand
+    | AdoptOrphans | KeepHostProc | Serve | InheritRoot | Dumpable | TakeStash | ReserveCommand | AwaitCommand | ExecuteCommand | Become | InheritForked
 )  # fmt: skip
 
 
@@ -110,6 +112,7 @@ __all__ = [
     "AwaitCommand",
     "AwaitGo",
     "AwaitSupervisor",
+    "Become",
     "BecomeIds",
     "CloexecFrom",
     "CloneDevice",
@@ -126,6 +129,7 @@ __all__ = [
     "ExecuteCommand",
     "ForbidNamespaces",
     "Guard",
+    "InheritForked",
     "InheritRoot",
     "InstallFilter",
     "JoinCgroups",

@@ -102,6 +102,14 @@ class InheritRoot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InheritForked:
+    """The same of a zygote's copy, which belongs to another user namespace: nothing that was mounted there can be unmounted or changed here."""
+
+    def describe(self) -> str:
+        return "live in a copy of the zygote's root"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Dumpable:
     """PR_SET_DUMPABLE 1: the server is not, and its child's /proc/self files would belong to the host's root."""
 
@@ -135,6 +143,14 @@ class ExecuteCommand:
 
     def describe(self) -> str:
         return "execute the command"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Become:
+    """The interpreter that was forked goes on by itself, confined. There is no execve that closes what is left of ours: GO, the listener, the status."""
+
+    def describe(self) -> str:
+        return "go on as the interpreter that was forked"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -83,7 +83,7 @@ def build_server_plan(request: Request, *, template: bool) -> Plan:
     janitor += [CloneInit(flags=flags, names=names), guard(request, server=True)]
     server: list[Step]
     if template:
-        plain = replace(request, joins=(), interactive=False, profile=replace(request.profile, network=NetworkMode.NONE))
+        plain = replace(request, joins=(), moved=False, interactive=False, profile=replace(request.profile, network=NetworkMode.NONE))
         # No cgroup namespace: the runs join cgroups outside of what it would show.
         server = [step for step in begin_init(plain, fds.FIRST_EXTRA) if not isinstance(step, JoinCgroups)]
         server += [KeepHostProc(), *enter_steps(plain, root, own_trees=request.host.uid != 0, notes=notes)]
@@ -126,7 +126,9 @@ def build_run_plan(request: Request, *, template: bool, waits: bool = False) -> 
     else:
         init = [Dumpable(), *begin_init(request, fds.SERVED_EXTRA)]
         init += enter_steps(request, whole_root(request, notes), own_trees=True, notes=notes)
-    watches = request.filter_bpf is None or not always_refused(request.filter_bpf, Arch(request.host.arch), ("inotify_init", "inotify_init1"))
+    watches = request.filter_bpf is None or not always_refused(
+        request.filter_bpf, Arch(request.host.arch), ("inotify_init", "inotify_init1")
+    )
     init += end_init(request, inner, notes, own_namespace=not template, watches=watches)
     payload = payload_steps(request, inner, notes, own_limits=template, waits=waits, watches=watches)
     if shares_keyring(request):
@@ -163,4 +165,12 @@ def clone_flags(*, template: bool, recycled_network: bool) -> int:
     return flags
 
 
-__all__ = ["anew_refusal", "build_run_plan", "build_server_plan", "clone_flags", "may_recycle_network", "shares_keyring", "template_refusal"]
+__all__ = [
+    "anew_refusal",
+    "build_run_plan",
+    "build_server_plan",
+    "clone_flags",
+    "may_recycle_network",
+    "shares_keyring",
+    "template_refusal",
+]

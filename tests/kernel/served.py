@@ -14,19 +14,22 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
+from sandbox.abi.arch import Arch
 from sandbox.api.finish import explain_failure
 from sandbox.api.prepare import Command, Prepared, build_request, prepare
 from sandbox.errors import SandboxError
 from sandbox.kernel.calls import pidfd_getfd
 from sandbox.launch.idmap import HostId, claim_host_id, write_maps
-from sandbox.launch.resident import Server
+from sandbox.launch.resident import Channel, Server
 from sandbox.launch.spawn import Launched, sealed_memory
+from sandbox.launch.zygote import Zygote, zygote_text
 from sandbox.plan import fds
 from sandbox.plan.build import Request
 from sandbox.plan.codec import RECORD, Kind, Record, decode_record, encode_command
 from sandbox.plan.lower import lower_plan
 from sandbox.plan.steps import Plan
 from sandbox.plan.template import build_run_plan, build_server_plan, clone_flags
+from sandbox.plan.zygote import FORK_FLAGS, build_forked_plan, build_zygote_plan
 from sandbox.policy.profile_load import load_profile, override_profile
 from sandbox.record import replace
 from sandbox.seccomp.initfilter import build_init_filter
@@ -226,6 +229,13 @@ class Resident:
         if waits and command is None:
             command = encode_command(request.root.argv0, request.argv, request.environment)
         plan = alter(build_run_plan(request, template=self.template, waits=waits))
+        flags = clone_flags(template=self.template, recycled_network=recycle) if flags is None else flags
+        return self.start_plan(self.server, plan, flags, stdin, recycle=recycle, command=command)
+
+    def start_plan(
+        self, channel: Channel, plan: Plan, flags: int, stdin: int | None = None, *, recycle: bool = False, command: bytes | None = None
+    ) -> Running:
+        """Ask a server or zygote for a run of this plan."""
         memory = sealed_memory(lower_plan(plan))
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         out_r, out_w = os.pipe2(os.O_CLOEXEC)
@@ -233,13 +243,7 @@ class Resident:
             os.fchown(out_w, self._host_id.number, self._host_id.number)
         launched = Launched()
         try:
-            self.server.launch(
-                launched,
-                memory,
-                stdio=(null if stdin is None else stdin, out_w, out_w),
-                flags=clone_flags(template=self.template, recycled_network=recycle) if flags is None else flags,
-                recycle_network=recycle,
-            )
+            channel.launch(launched, memory, stdio=(null if stdin is None else stdin, out_w, out_w), flags=flags, recycle_network=recycle)
         except BaseException:
             launched.close()
             os.close(out_r)
@@ -252,6 +256,12 @@ class Resident:
     def run(self, argv: Sequence[str] | None = None, **options: Any) -> Ended:
         """Run something to its end."""
         with self.start(argv, **options) as running:
+            return self.drive(running)
+
+    @staticmethod
+    def drive(running: Running) -> Ended:
+        """Let a run go and take everything to its end."""
+        with running:
             while (record := running.receive()) is not None:
                 if record.kind is Kind.READY:
                     if record.a >= 0:
@@ -272,3 +282,60 @@ class Resident:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+class Forks(Resident):
+    """A server with a zygote, whose every run is a fork of an interpreter that goes on with `code`; a context manager.
+
+    Args:
+        code: Python that each member runs.
+        modules: imported before.
+        first: Python that the zygote runs before anything else.
+        profile: the name of one.
+        alter_zygote: applied to the zygote's proved plan.
+        changes: of the prepared sandbox, see `prepare_for`.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        *,
+        modules: tuple[str, ...] = (),
+        first: str = "",
+        profile: str = "python",
+        alter_zygote: Alteration = same,
+        **changes: Any,
+    ) -> None:
+        prepared = prepare_for(("/usr/bin/python3", "-c", code), profile, **changes)
+        super().__init__(prepared)
+        try:
+            text = first + "\n" + zygote_text(Arch(prepared.arch.value), modules) + code
+            plan = alter_zygote(
+                build_zygote_plan(self.request, text=text, command=("python3", "-I", "-S"), environment=self.request.environment)
+            )
+            table = lower_plan(plan)
+
+            def explain(row: int, error: int) -> SandboxError:
+                return explain_failure(plan, table, row, error)
+
+            memory = sealed_memory(table)
+            try:
+                self.zygote = Zygote.start(self.server, memory, flags=clone_flags(template=True, recycled_network=False), explain=explain)
+            finally:
+                os.close(memory)
+        except BaseException:
+            super().close()
+            raise
+
+    def fork(self, alter: Alteration = same, stdin: int | None = None) -> Running:
+        """Ask for a run."""
+        return self.start_plan(self.zygote, alter(build_forked_plan(self.request)), FORK_FLAGS, stdin)
+
+    def run_fork(self, alter: Alteration = same) -> Ended:
+        """Run one to its end."""
+        return self.drive(self.fork(alter))
+
+    def close(self) -> None:
+        """End everything."""
+        self.zygote.close()
+        super().close()

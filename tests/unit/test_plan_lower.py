@@ -19,6 +19,7 @@ from sandbox.plan.lower import lower_plan
 from sandbox.plan.root import Bind, FileBytes, RootSpec, Symlink, Tmpfs
 from sandbox.plan.steps import Execute, Plan, Step
 from sandbox.plan.template import build_run_plan, build_server_plan
+from sandbox.plan.zygote import build_forked_plan, build_zygote_plan
 from sandbox.policy.profile import NetworkMode, ProcMode, Profile
 
 EVERYTHING = Request(
@@ -52,7 +53,9 @@ def served_plans() -> list[Plan]:
         root=replace(EVERYTHING.root, entries=(*EVERYTHING.root.entries, Bind(path="/tmp/kept", source="/srv", directory=True))),
     )
     plans = [build_server_plan(request, template=template) for template in (False, True)]
-    return plans + [build_run_plan(request, template=template, waits=template) for template in (False, True)]
+    plans += [build_run_plan(request, template=template, waits=template) for template in (False, True)]
+    zygote = build_zygote_plan(request, text="pass", command=("python3",), environment=())
+    return [*plans, zygote, build_forked_plan(replace(request, interactive=False))]
 
 
 def test_the_plans_have_every_kind_of_step() -> None:
@@ -61,7 +64,7 @@ def test_the_plans_have_every_kind_of_step() -> None:
 
 
 @pytest.mark.parametrize(
-    "plan", [plan_of(), plan_of(uid=1001), *served_plans()], ids=["root", "user", "anew", "template", "run-anew", "run"]
+    "plan", [plan_of(), plan_of(uid=1001), *served_plans()], ids=["root", "user", "anew", "template", "run-anew", "run", "zygote", "forked"]
 )
 def test_every_step_has_rows_in_its_order(plan: Plan) -> None:
     table = lower_plan(plan)
