@@ -34,6 +34,7 @@ from sandbox.abi.tables import syscall_table
 from sandbox.api.prepare import Command, Prepared, prepare
 from sandbox.audit.events import Event
 from sandbox.audit.sinks import MemorySink
+from sandbox.launch import idmap
 from sandbox.launch.idmap import HostId
 from sandbox.plan.build import Request, build_plan
 from sandbox.plan.codec import Table
@@ -72,7 +73,7 @@ _direct: contextvars.ContextVar[Mapping[int, int]] = contextvars.ContextVar("dir
 _seen: contextvars.ContextVar[list[Plan]] = contextvars.ContextVar("seen")
 _same_user: contextvars.ContextVar[bool] = contextvars.ContextVar("same_user", default=False)
 _open_streams = launch_path._open_streams
-_claim_host_id = launch_path.claim_host_id
+_claim_host_id = idmap.claim_host_id
 
 
 def _make_altered(request: Request, run_id: str) -> tuple[Plan, Table]:
@@ -101,7 +102,7 @@ def _claim_chosen() -> HostId:
 # By context variable and for good, not patched for the time of a run: two runs may overlap in two threads.
 launch_path._make_table = _make_altered  # type: ignore[assignment]
 launch_path._open_streams = _open_direct
-launch_path.claim_host_id = _claim_chosen
+idmap.claim_host_id = _claim_chosen  # imported where it is called
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
