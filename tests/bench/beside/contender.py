@@ -27,11 +27,13 @@ class Program:
         name: as in tables.
         argv: the command; `{payload}` in it is where the shared directory is seen.
         slow: it takes so long by itself that one launch a turn is enough.
+        shares: directories of the host that it needs at the same place besides /usr; our profile has them.
     """
 
     name: str
     argv: tuple[str, ...]
     slow: bool = False
+    shares: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -94,9 +94,17 @@ def uses_payload(program: Program) -> bool:
     return any("{payload}" in word for word in program.argv)
 
 
+def shares(place: Place, program: Program) -> Iterator[tuple[str, str]]:
+    """Yield what is bound for this program besides the system, and where."""
+    if uses_payload(program):
+        yield str(place.payload), "/payload"
+    for path in program.shares:
+        yield path, path
+
+
 def _bwrap(place: Place, name: str, bpf: Path | None) -> Commands:
     def words(program: Program, slot: int) -> tuple[str, ...]:
-        share = ("--ro-bind", str(place.payload), "/payload") if uses_payload(program) else ()
+        share = [word for pair in shares(place, program) for word in ("--ro-bind", *pair)]
         seccomp = ("--seccomp", "9") if bpf is not None else ()
         return (*_BWRAP.split(), *share, "--remount-ro", "/", *seccomp, "--", *argv(program, "/payload"))
 
@@ -106,7 +114,7 @@ def _bwrap(place: Place, name: str, bpf: Path | None) -> Commands:
 
 def _nsjail(place: Place, name: str, policy: Path | None) -> Commands:
     def words(program: Program, slot: int) -> tuple[str, ...]:
-        share = ("-R", f"{place.payload}:/payload") if uses_payload(program) else ()
+        share = [word for source, target in shares(place, program) for word in ("-R", f"{source}:{target}")]
         return (*_NSJAIL.split(), *(("-P", str(policy)) if policy is not None else ()), *share, "--", *argv(program, "/payload"))
 
     note = "compiles its policy at every launch, as it always does; an allow list without conditions" if policy is not None else ""
@@ -119,7 +127,7 @@ def _isolate(place: Place) -> Commands:
         raise Failed("no box is free")
 
     def words(program: Program, slot: int) -> tuple[str, ...]:
-        share = (f"--dir=/payload={place.payload}",) if uses_payload(program) else ()
+        share = [f"--dir={target}={source}" for source, target in shares(place, program)]
         return ("isolate", "-s", "-b", str(first + slot), "-p", *share, "--run", "--", *argv(program, "/payload"))
 
     return Commands(
@@ -154,7 +162,7 @@ def _podman(place: Place) -> Commands:
     root = _empty_root(place)
 
     def words(program: Program, slot: int) -> tuple[str, ...]:
-        share = ("-v", f"{place.payload}:/payload:ro") if uses_payload(program) else ()
+        share = [word for source, target in shares(place, program) for word in ("-v", f"{source}:{target}:ro")]
         return (*_PODMAN.split(), *share, "--rootfs", str(root), *argv(program, "/payload"))
 
     return Commands(
@@ -193,8 +201,7 @@ def _oci_config(place: Place, program: Program) -> dict[str, object]:
         bind("/usr", "/usr"),
         {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "nodev", "mode=1777"]},
     ]
-    if uses_payload(program):
-        mounts.append(bind(str(place.payload), "/payload"))
+    mounts += [bind(source, target) for source, target in shares(place, program)]
     linux: dict[str, object] = {
         "namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "user", "mount", "cgroup")],
         "uidMappings": [{"containerID": 0, "hostID": os.geteuid(), "size": 1}],
