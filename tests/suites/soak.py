@@ -30,7 +30,7 @@ from typing import Any, cast
 sys.path[1:1] = [str(Path(__file__).resolve().parents[1] / "bench"), str(Path(__file__).resolve().parents[2])]
 
 from ours_api import fill  # noqa: E402
-from soak_runs import KINDS, TOKEN, Wrong  # noqa: E402
+from soak_runs import FOR_INTERPRETERS, KINDS, TOKEN, Wrong  # noqa: E402
 from soak_watch import Sample, judge, take_sample  # noqa: E402
 from tiers import POOL, TIERS, open_tier  # noqa: E402
 
@@ -130,7 +130,8 @@ class Soak:
 
     def _work(self, number: int) -> None:
         chance = random.Random(f"{self._options.seed} {number}")
-        kinds, shares = KINDS, [kind.share for kind in KINDS]
+        warm = self._options.tier.startswith("interpreter")
+        kinds, shares = KINDS, [kind.share * (10 if warm and kind.name in FOR_INTERPRETERS else 1) for kind in KINDS]
         while not self._over:
             kind = chance.choices(kinds, shares)[0]
             token = f"token-{number:02x}{self.count.done & 0xFFFFFF:06x}-{chance.getrandbits(64):016x}"

@@ -193,6 +193,11 @@ def _attack_and_die(box: Sandbox, token: str) -> list[Result]:
     return _prefix(result, token, Verdict.SIGNALED, Verdict.DENIED_SYSCALL)
 
 
+def _attack_as_python(box: Sandbox, token: str) -> list[Result]:
+    """The same by a command line that a waiting interpreter takes."""
+    return _prefix(box.run([_PYTHON, "-c", _ATTACK, token, "no"], timeout=10), token, Verdict.OK, Verdict.DENIED_SYSCALL)
+
+
 def _absent(box: Sandbox, token: str) -> list[Result]:
     try:
         result = box.run([f"/bin/{token}"])
@@ -228,6 +233,9 @@ def _cancelled(box: Sandbox, token: str) -> list[Result]:
     return []
 
 
+FOR_INTERPRETERS = ("python", "traceback", "attack-as-python")
+"""Kinds whose command line a waiting interpreter takes."""
+
 KINDS = (
     Kind(name="echo", share=52, act=_echo), Kind(name="feed", share=8, act=_feed), Kind(name="environment", share=4, act=_environment),
     Kind(name="failure", share=5, act=_failure), Kind(name="signal", share=4, act=_signal), Kind(name="python", share=4, act=_python),
@@ -235,5 +243,6 @@ KINDS = (
     Kind(name="flood", share=1.5, act=_flood), Kind(name="late", share=1, act=_late), Kind(name="stopped", share=0.5, act=_stopped),
     Kind(name="killed", share=2, act=_killed), Kind(name="unread", share=1, act=_unread), Kind(name="forks", share=0.5, act=_forks),
     Kind(name="memory", share=0.5, act=_memory), Kind(name="attack", share=2.5, act=_attack), Kind(name="attack-and-die", share=1, act=_attack_and_die),
+    Kind(name="attack-as-python", share=0.5, act=_attack_as_python),
     Kind(name="absent", share=2, act=_absent), Kind(name="map", share=1, act=_map), Kind(name="cancelled", share=0.5, act=_cancelled),
 )  # fmt: skip
