@@ -218,8 +218,6 @@ class Served(Start):
                 self.cgroup = slot.take_cgroup(prepared.backend, prepared.cgroup_limits)
                 self._moved = prepared.as_root and way.tier == "template"
             self.entry = self._entry = SlotAnswering(prepared, slot)
-            if not held:
-                self._enter(prepared)
         except BaseException:
             self.close()
             raise
@@ -257,8 +255,11 @@ class Served(Start):
             for fd in (*children, memory):
                 if fd >= 0:
                     os.close(fd)
+        # From here on while the server and init are at work.
+        if not self.held:
+            self._enter(prepared)
         if self.cgroup is not None and prepared.backend is not None and prepared.profile.launch_cgroups_ahead:
-            self._slot.make_ahead(prepared.backend, prepared.cgroup_limits)  # while the server and init are at work
+            self._slot.make_ahead(prepared.backend, prepared.cgroup_limits)
         return plan, table
 
     def _build(self, joins: int) -> tuple[Plan, Table]:

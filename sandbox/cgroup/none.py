@@ -77,7 +77,7 @@ class TreeSampler:
         self._proc = proc
         self._max_pids = max_pids
         self._cpu_ns = 0
-        self._has_children_file = os.path.exists(f"{proc}/{pid}/task/{pid}/children")
+        self._has_children_file = _has_children_file(proc, pid)
 
     def pids(self) -> list[int]:
         """Return init and all its descendants."""
@@ -172,6 +172,19 @@ class TreeSampler:
                 if stat is not None:
                     found.setdefault(stat.parent, []).append(int(name))
         return found
+
+
+def _has_children_file(proc: str, pid: int) -> bool:
+    """Whether this kernel tells a task's children (CONFIG_PROC_CHILDREN); the host's own procfs is asked once."""
+    global _host_has_children_file
+    if proc != "/proc":
+        return os.path.exists(f"{proc}/{pid}/task/{pid}/children")
+    if _host_has_children_file is None:
+        _host_has_children_file = os.path.exists("/proc/thread-self/children")
+    return _host_has_children_file
+
+
+_host_has_children_file: bool | None = None
 
 
 def process_cpu_ns(pid: int) -> int:
