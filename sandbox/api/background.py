@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from sandbox.api import workers
 from sandbox.api.call import Call, execute_call
 from sandbox.api.execute import Hooks, Streams
 
@@ -61,9 +62,8 @@ class BackgroundRun:
         self._result: Result | None = None
         self._error: BaseException | None = None
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._thread = threading.Thread(target=self._work, name=f"sandbox {self.run_id}", daemon=True)
         try:
-            self._thread.start()
+            workers.start(self._work, f"sandbox {self.run_id}")
         except BaseException:
             self._close()
             raise

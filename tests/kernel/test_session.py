@@ -32,11 +32,15 @@ def tier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 
 def threads() -> list[threading.Thread]:
-    """Return the threads of runs that go on; one whose run is over may need a moment to end itself."""
-    ours = [thread for thread in threading.enumerate() if thread.name.startswith("sandbox ")]
-    for thread in ours:
-        thread.join(1)
-    return [thread for thread in ours if thread.is_alive()]
+    """Return the threads of runs that go on; one whose run is over may need a moment to become idle."""
+
+    def found() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name.startswith("sandbox ")]
+
+    deadline = time.monotonic() + 1
+    while (ours := found()) and time.monotonic() < deadline:
+        ours[0].join(0.01)
+    return found()
 
 
 @pytest.fixture
