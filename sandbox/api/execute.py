@@ -36,6 +36,8 @@ else:
 
     Protocol = object
 
+_TRIES = 10  # whoever was to start it had died, and so on
+
 # What a run needs only after its processes were started is imported then: they take longer to set everything up.
 
 
@@ -102,10 +104,12 @@ def execute(prepared: Prepared, streams: Streams, hooks: Hooks, launcher: Launch
     """
     make = Spawned if launcher is None else launcher.open
     try:
-        try:
-            return _run(make, prepared, streams, hooks)
-        except StartGoneError:
-            return _run(make, prepared, streams, hooks)
+        for _ in range(_TRIES):
+            try:
+                return _run(make, prepared, streams, hooks)
+            except StartGoneError:
+                continue
+        return _run(make, prepared, streams, hooks)
     except OSError as error:  # too many open files, no memory for a pipe
         raise SetupError(f"start the sandbox{f' with `{error.filename}`' if error.filename else ''}", error.errno or errno.EIO) from error
 
@@ -201,7 +205,8 @@ def _run(make: Callable[[Prepared, bool], Start], prepared: Prepared, streams: S
                 monitor.close()  # an interrupt may have come before it ran
             for pump in pumps:
                 pump.close()
-            launched.close()
+            if monitor is None or launched.pids:
+                launched.close()
         finally:
             if start is not None:
                 start.close()

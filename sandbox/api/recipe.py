@@ -107,7 +107,8 @@ class Recipes:
         command = prepared.command
         if files or name != command.name:
             command = replace(command, name=name, files=files)
-        return replace(call, prepared=replace(prepared, run_id=new_run_id(), command=command))
+        prepared = replace(prepared, run_id=new_run_id(), command=command)
+        return type(call)(prepared=prepared, patterns=call.patterns, collect_bytes=call.collect_bytes)
 
     def forget(self) -> None:
         """Keep nothing: the next runs look at the host anew."""

@@ -165,11 +165,6 @@ class House:
             and (self.way is way or (self.way.tier == way.tier and self.way.shared == way.shared and self.way.server == way.server))
         )
 
-    @property
-    def alive(self) -> bool:
-        """Whether the server lives."""
-        return not self.gone and self.server is not None and self.server.alive
-
     def close(self) -> None:
         """End the server and all its runs, wait until they are gone, remove what was theirs; idempotent."""
         server, self.server = self.server, None
@@ -352,11 +347,11 @@ class Residents:
             dead: list[House] = []
             found: House | None = None
             for house in self._houses:
-                if house.free and house.fits(prepared, way, affinity):
-                    if house.alive:
-                        found = house
-                        break
+                if house.gone:
                     dead.append(house)
+                elif house.free and house.fits(prepared, way, affinity):
+                    found = house  # should its server have died, the request fails and another house is looked for
+                    break
             for house in dead:
                 self._drop(house)
             if found is None:

@@ -269,6 +269,8 @@ def decode_record(data: bytes, pid: int) -> Record | None:
     kind, row, a, b, rusage = RECORD.unpack(data)
     if kind not in Kind._value2member_map_:
         return None
+    if rusage == _NO_RUSAGE:
+        return Record(kind=Kind(kind), row=row, a=a, b=b, rusage=_NOTHING, pid=pid)
     fields = RUSAGE.unpack_from(rusage)
     used = Rusage(
         user_ns=fields[0] * 1_000_000_000 + fields[1] * 1000,
@@ -282,3 +284,9 @@ def decode_record(data: bytes, pid: int) -> Record | None:
         involuntary_switches=fields[17],
     )
     return Record(kind=Kind(kind), row=row, a=a, b=b, rusage=used, pid=pid)
+
+
+_NO_RUSAGE = bytes(144)
+_NOTHING = Rusage(
+    user_ns=0, sys_ns=0, maxrss_bytes=0, minor_faults=0, major_faults=0, read_bytes=0, write_bytes=0, voluntary_switches=0, involuntary_switches=0
+)  # fmt: skip

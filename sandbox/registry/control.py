@@ -44,23 +44,28 @@ class Control:
         self._epoll.register(self._listener.fileno(), select.EPOLLIN)
         self.fd = self._epoll.fileno()
 
-    def serve(self) -> None:
-        """Take what is there, a bounded part of it at a time."""
-        for fd, events in self._epoll.poll(0, _TURN):
+    def serve(self) -> bool:
+        """Take what is there, a bounded part of it at a time; return whether there was anything."""
+        ready = self._epoll.poll(0, _TURN)
+        for fd, events in ready:
             if fd == self._listener.fileno():
                 for _ in range(_TURN):
                     if not self._accept():
                         break
             else:
                 self._take(fd, bool(events & select.EPOLLRDHUP))
+        return bool(ready)
 
     def drain(self) -> None:
         """Take what has come and was not looked at, at the end of a run: a request that was sent while we were stopped."""
         for _ in range(4):
-            self.serve()
+            if not self.serve():
+                break
 
     def hang_up(self) -> None:
         """Drop every connection, also those that nobody has accepted yet; whoever connects from now on is served."""
+        if not self._peers and not self._epoll.poll(0, 1):
+            return
         while self._accept():
             pass
         for fd in list(self._peers):

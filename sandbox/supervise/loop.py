@@ -38,12 +38,18 @@ class Loop:
         if self._handlers.pop(fd, None) is not None:
             self.poll.unregister(fd)
 
-    def wait(self, at_ns: int | None) -> list[tuple[int, int]]:
-        """Return the ready descriptors, or none: when the moment has come, and sometimes up to 2 ms before it.
+    def wait(self, at_ns: int | None, soft_ns: int | None = None) -> list[tuple[int, int]]:
+        """Return the ready descriptors, or none: when a moment has come, and sometimes up to 2 ms before it.
 
         Args:
             at_ns: of CLOCK_MONOTONIC; None waits for descriptors only, the past does not wait.
+            soft_ns: another moment, for which a millisecond too late is soon enough.
         """
+        if soft_ns is not None and (at_ns is None or soft_ns < at_ns):
+            late = (soft_ns - time.monotonic_ns() + _MS) // _MS
+            if at_ns is None or soft_ns + 2 * _MS < at_ns:
+                return self.poll.poll(min(_LONGEST_MS, max(0, late)))
+            at_ns = soft_ns
         if at_ns is None:
             return self.poll.poll()
         left = at_ns - time.monotonic_ns()

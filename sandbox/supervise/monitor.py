@@ -268,7 +268,7 @@ class Monitor:
         while not self._done:
             streams.arm()
             self._arm_listener()
-            ready = loop.wait(self._next_ns())
+            ready = loop.wait(*self._next_moments())
             self._check_deadlines()  # before anything else: moving bytes and answering denials may take a millisecond
             for fd, _ in ready:
                 if not loop.handle(fd):
@@ -290,17 +290,24 @@ class Monitor:
             else:
                 self._loop.remove(listener.fileno())
 
-    def _next_ns(self) -> int | None:
+    def _next_moments(self) -> tuple[int | None, int | None]:
+        """Return when a limit may be passed, and when there is something to look at."""
+        due = self._deadlines.next_ns()
         if self._sampling is None:
-            return self._deadlines.next_ns()
+            return due, None
         state = self.state
         sample = self._sampling.next_ns if state == "running" else None
         if state == "paused" and not self._pausing.frozen:
             sample = self._stop_watch.next_ns
+        listener = self.collected.listener
         # In the past it says nothing: then the listener itself is waited for.
-        resume = self.collected.listener.resume_at_ns() if not self._listening and self.collected.listener is not None else None
+        resume = listener.resume_at_ns() if not self._listening and listener is not None else None
         reminder = self._reminder[0] if self._reminder is not None else None
-        return earliest(self._deadlines.next_ns(), sample, resume, self._settle_ns, reminder)
+        if resume is not None or self._settle_ns is not None or reminder is not None:
+            sample = earliest(sample, resume, self._settle_ns, reminder)
+        if self._watched.sample:
+            return earliest(due, sample), None  # a look may end the run
+        return due, sample
 
     # ---- what can happen -----------------------------------------------------------------------------------
 
@@ -378,8 +385,11 @@ class Monitor:
         """Open init's pidfd; False when that process is gone, even if its number is somebody else's by now: only the janitor or server has init as a child."""
         try:
             self._init_pidfd = os.pidfd_open(pid)
-            with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-                content = file.read()
+            file = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                content = os.read(file, 4096)
+            finally:
+                os.close(file)
             stat = parse_stat(content)
         except (ProcessLookupError, FileNotFoundError):
             stat = None
@@ -556,6 +566,8 @@ class Monitor:
             self._init_pidfd = -1
         self._loop.close()
         self._channel.close()
+        if self._watched.served:
+            self._launched.descriptors.close()
         if self._short:
             set_slice(0, 0)
 

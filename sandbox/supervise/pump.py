@@ -134,7 +134,8 @@ class Pump:
 
     def close(self) -> None:
         """Close the ends that are ours; idempotent."""
-        self.abandon()
+        if self.source >= 0 or self.destination >= 0 or self._pending:
+            self.abandon()
 
     def end_source(self) -> None:
         """Take nothing more; what was taken is still moved."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sandbox.supervise.used import Used
 
 _UCRED = struct.Struct("iII")
+_CREDENTIALS_SPACE, _MSG_DONTWAIT = 32, 0x40  # CMSG_SPACE(sizeof(struct ucred)); a constant costs no look-up in another module
 
 
 @dataclass(slots=True, kw_only=True)
@@ -139,7 +140,7 @@ class StatusChannel:
         import _socket
 
         try:
-            data, ancillary, _, _ = self._socket.recvmsg(RECORD.size, _socket.CMSG_SPACE(_UCRED.size), _socket.MSG_DONTWAIT)
+            data, ancillary, _, _ = self._socket.recvmsg(RECORD.size, _CREDENTIALS_SPACE, _MSG_DONTWAIT)
         except BlockingIOError:
             return None
         except OSError as error:
@@ -149,7 +150,10 @@ class StatusChannel:
         if not data:
             self.ended = True
             return None
-        pid = next((_UCRED.unpack(content[: _UCRED.size])[0] for _, kind, content in ancillary if kind == _socket.SCM_CREDENTIALS), 0)
+        pid = 0
+        for _, kind, content in ancillary:
+            if kind == _socket.SCM_CREDENTIALS:
+                pid = _UCRED.unpack_from(content)[0]
         record = decode_record(data, pid)
         if record is None or record.pid <= 0:
             raise ProtocolError(f"executor sent {len(data)} bytes that are no record")
