@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 
-from beside.figures import quantile, ratio
+from beside.figures import merge, quantile, ratio
 from beside.report import render
 from where import PARTS, _place, _samples
 
@@ -61,6 +61,14 @@ def test_tables(file: dict[str, Any]) -> None:
     assert "| native | 100 (1.00) |" in text
     assert "| ours | 20 | 40 | 80 | 1 |" in text
     assert "- nsjail: `nsjail` is not installed" in text and "- crun: launch: no" in text
+
+
+def test_files_are_merged_round_by_round(file: dict[str, Any]) -> None:
+    shorter = {**file, "measures": {"launch": {"program": "/bin/true", "us": {"native": [[1]], "ours": [[5]]}}}}
+    both = merge([file, shorter])["measures"]
+    assert both["launch"]["us"] == {"native": [[1000], [3000], [1]], "ours": [[2000], [6000], [5]]}
+    assert both["throughput"] == file["measures"]["throughput"]
+    assert len(merge([file, file])["measures"]["throughput"]["at_once"]["ours"]["2"]) == 2
 
 
 def test_samples_are_placed_by_what_is_above_them() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 Rounds = Sequence[Sequence[float]]
 """The values of each round."""
@@ -29,3 +30,27 @@ def ratio(own: Rounds, other: Rounds) -> float | None:
 def rates(slices: Sequence[dict[str, float]]) -> list[float]:
     """Return launches a second in each slice of a throughput measure."""
     return [entry["n"] / entry["wall_s"] for entry in slices]
+
+
+def merge(files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return several files of one machine as one: the rounds of each measure one after the other, of the rows that each of its files has."""
+    whole: dict[str, Any] = {**files[0], "measures": {}}
+    for key in ("missing", "failures", "rows"):
+        whole[key] = {name: value for file in files for name, value in file[key].items()}
+    whole["busy"] = [share for file in files for share in file["busy"]]
+    whole["load_end"] = files[-1]["load_end"]
+    for name in dict.fromkeys(name for file in files for name in file["measures"]):
+        parts = [file["measures"][name] for file in files if name in file["measures"]]
+        merged = dict(parts[0])
+        for kind in ("us", "ns", "at_once"):
+            if kind in merged:
+                rows = [row for row in merged[kind] if all(row in part[kind] for part in parts)]
+                merged[kind] = {row: _join([part[kind][row] for part in parts]) for row in rows}
+        whole["measures"][name] = merged
+    return whole
+
+
+def _join(parts: Sequence[Any]) -> Any:
+    if isinstance(parts[0], Mapping):  # of throughput: by the number at once
+        return {key: _join([part[key] for part in parts]) for key in parts[0] if all(key in part for part in parts)}
+    return [entry for part in parts for entry in part]

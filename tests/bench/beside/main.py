@@ -18,6 +18,7 @@ import tiers
 
 from beside import measures
 from beside.contender import Contender
+from beside.figures import merge
 from beside.host import Failed, become_subreaper, describe, kill_strays
 from beside.memory import Reader, become_user, idle
 from beside.peers import Place, find_peers
@@ -49,13 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cpu-shares", type=int, default=0, metavar="N", help="with --user, on cgroup v1: a weight against other work (others have 1024)")
     parser.add_argument("--out", default="", metavar="FILE", help="write every figure here as JSON")
     parser.add_argument("--md", default="", metavar="FILE", help="write the tables here too")
-    parser.add_argument("--render", default="", metavar="FILE", help="measure nothing: make the tables of such a file again")
+    parser.add_argument("--render", default=[], nargs="+", metavar="FILE", help="measure nothing: make the tables of such files again, as one")
 
 
 def main(options: argparse.Namespace) -> int:
     """Measure, write, print."""
     if options.render:
-        print(render(json.loads(Path(options.render).read_text())))
+        print(render(merge([json.loads(Path(path).read_text()) for path in options.render])))
         return 0
     wanted = tuple(filter(None, options.measures.split(",")))
     if unknown := set(wanted) - set(MEASURES):
