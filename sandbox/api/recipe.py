@@ -8,6 +8,7 @@ thread's priority, and which directories and files it shares. What could not be 
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +40,7 @@ _Identity = tuple[tuple[str, tuple[int, int, int] | None], ...]
 class _Recipe:
     """One kept call, and what shows that it still holds."""
 
-    __slots__ = ("began_ns", "call", "circumstances", "marks", "paths", "shared", "sources")
+    __slots__ = ("began_ns", "call", "circumstances", "marks", "paths", "shared", "sources", "trees")
 
     def __init__(
         self, call: Call, began_ns: int, circumstances: tuple[object, ...], given: Sequence[str], marks: Mapping[str, bytes]
@@ -50,6 +51,7 @@ class _Recipe:
         self.marks = marks
         prepared = call.prepared
         self.shared = _identify((*given, *_shared_paths(prepared), prepared.root.argv0))
+        self.trees = identify_shared(prepared)
         self.paths = source_paths(prepared.profile, prepared.policy)
         state = source_state(self.paths)
         # A file that changed while it was read has a young ctime: good for this run, not for the next.
@@ -117,10 +119,10 @@ class Recipes:
 
     def _keep(self, key: object, before: _Recipe | None, made: _Recipe) -> _Recipe:
         """Keep a call; where the host looks as it did, the tables of the one before go on to be good."""
-        if before is not None and before.shared == made.shared and _same(before.call, made.call):
+        if before is not None and before.shared == made.shared and before.trees == made.trees and _same(before.call, made.call):
             made.call = before.call
         else:
-            made.call = replace(made.call, prepared=replace(made.call.prepared, kept=Kept(made.marks)))
+            made.call = replace(made.call, prepared=replace(made.call.prepared, kept=Kept(made.marks, made.trees)))
         with self._lock:
             if len(self._kept) >= _RECIPES and key not in self._kept:
                 self._kept.pop(next(iter(self._kept)))
@@ -163,8 +165,17 @@ def _environment() -> Mapping[str, str]:
 
 
 def identify_shared(prepared: Prepared) -> Hashable:
-    """Return what tells the shared directories and files of a launch from others that may take their places."""
-    return _identify(_shared_paths(prepared))
+    """Return what tells the host's directories and files in a launch's root, and what is mounted in them, from others that may take their places."""
+    sources = tuple(entry.source for entry in prepared.root.entries if isinstance(entry, Bind))
+    # As mountinfo spells them, proc_pid_mountinfo(5).
+    below = tuple(re.sub(rb"[ \t\n\\]", lambda one: b"\\%03o" % one[0][0], os.fsencode(source)) + b"/" for source in sources)
+    try:
+        with open("/proc/self/mountinfo", "rb", buffering=0) as file:
+            lines = [line.split(b" ", 5) for line in (file.readall() or b"").splitlines()]
+    except OSError:
+        lines = []
+    mounts = tuple((words[0], words[4]) for words in lines if len(words) == 6 and (words[4] + b"/").startswith(below))
+    return _identify(sources), mounts
 
 
 def _shared_paths(prepared: Prepared) -> tuple[str, ...]:

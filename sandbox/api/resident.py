@@ -73,7 +73,9 @@ def find_way(prepared: Prepared) -> Way:
     request = build_request(prepared, outside_id=-1, cgroup=None)
     if prepared.profile.launch_template and not template_refusal(request):
         recycle = prepared.profile.launch_recycle_network and may_recycle_network(request)
-        return Way(tier="template", server=build_server_plan(request, template=True), recycle=recycle, shared=identify_shared(prepared))
+        kept = prepared.kept
+        shared = kept.shared if kept is not None and kept.shared is not None else identify_shared(prepared)
+        return Way(tier="template", server=build_server_plan(request, template=True), recycle=recycle, shared=shared)
     if not anew_refusal(request):
         return Way(tier="anew", server=build_server_plan(request, template=False))
     return Way(tier="spawned")
@@ -365,6 +367,8 @@ class Residents:
             raise SetupError("start a server", 0, step="this Sandbox is closed")
         if self._failed is not None and self._failed[0] == way and time.monotonic_ns() - self._failed[1] < _AGAIN_NS:
             raise SandboxError(self._failed[2])
+        for house in [one for one in self._houses if one.way.server == way.server and one.way.shared != way.shared]:
+            self._drop(house)  # its root has what is no longer there, and keeps it from being unmounted
         idle = sorted((house for house in self._houses if not house.running), key=lambda house: house.used_ns)
         if len(idle) >= _SERVERS:
             self._drop(idle[0])

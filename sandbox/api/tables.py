@@ -38,11 +38,13 @@ class Kept:
 
     Args:
         contents: the files' placeholders by the names that the caller gave, each as long as the file may become; see `placeholder`.
+        shared: of `recipe.identify_shared`.
     """
 
-    __slots__ = ("_contents", "_files", "_made", "_places", "way")
+    __slots__ = ("_contents", "_files", "_made", "_places", "shared", "way")
 
-    def __init__(self, contents: Mapping[str, bytes] | None = None) -> None:
+    def __init__(self, contents: Mapping[str, bytes] | None = None, shared: Hashable = None) -> None:
+        self.shared = shared
         self._contents = dict(contents or {})
         self._made: dict[Hashable, tuple[Plan, Table]] = {}
         self._files: dict[Hashable, int] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import random
 import select
@@ -21,10 +22,11 @@ from kernel.tiers import TIERS, only_tier
 import sandbox
 from sandbox import PIPE, Sandbox
 from sandbox.api import prepare as preparing
-from sandbox.api import resident
+from sandbox.api import recipe, resident
 from sandbox.api.resident import SLOTS, House
 from sandbox.audit.sinks import MemorySink
 from sandbox.cgroup.find import find_backend
+from sandbox.cgroup.run import RunBase
 from sandbox.launch.resident import Server, ServerGoneError
 
 pytestmark = [pytest.mark.userns, pytest.mark.seccomp, pytest.mark.notify]
@@ -233,6 +235,27 @@ def test_a_cgroup_is_used_once(served: Sandbox) -> None:
     assert slot._ahead is not None and [os.fstat(fd).st_ino for fd in slot._ahead[2].directories] != inodes
 
 
+def test_a_cgroup_that_was_used_would_tell_of_the_last_run(served: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same with the removal taken out, so that a directory is found and used again: the next run's figures are the last one's."""
+    backend = find_backend()
+    if backend is None or backend.name != "cgroup1":
+        pytest.skip("no cgroup1 here")
+    assert (served.run(["true"]).usage.memory_peak_bytes or 0) < 16 << 20
+    real = RunBase._make_one
+    with monkeypatch.context() as patch:
+        patch.setattr(RunBase, "remove", lambda self: None)
+        patch.setattr(RunBase, "_make_one", staticmethod(lambda node, *, exist_ok: real(node, exist_ok=True)))
+        (name,) = [slot.name for slot in house(served).slots if slot.entry is not None]
+        for slot in house(served).slots:
+            slot._free = slot._free[:1]  # one of three names, and the one that is made ahead
+        served.run(["sh", "-c", "head -c 40000000 /dev/zero > /tmp/x"])
+        peaks = [served.run(["true"]).usage.memory_peak_bytes or 0 for _ in range(4)]
+        assert max(peaks) > 40_000_000
+    served.close()
+    for path in glob.glob(f"/sys/fs/cgroup/*/sandbox-{name}.*"):
+        os.rmdir(path)
+
+
 def test_a_run_with_other_limits_has_a_cgroup_of_its_own_limits(served: Sandbox) -> None:
     if find_backend() is None:
         pytest.skip("no cgroups here")
@@ -271,6 +294,40 @@ def test_a_request_for_one_run_never_reaches_the_next(served: Sandbox) -> None:
         assert connected.receive() == ""
         line.__exit__(None, None, None)
         assert second.communicate(b"alive")[0] == b"alive" and second.wait().ok
+
+
+def test_a_directory_that_takes_anothers_place_is_in_the_next_root(served: Sandbox, tmp_path: Path) -> None:
+    """A template is as old as its first run: what is another directory or file now makes another one, and the old one goes."""
+    tmp_path.chmod(0o755)
+    shared, file = tmp_path / "a b", tmp_path / "file"
+    for number in range(3):
+        shared.mkdir()
+        (shared / "number").write_text(f"{number}")
+        file.write_text(f"file {number}")
+        for _ in range(2):
+            result = served.run(["cat", "/data/number", "/file"], volumes=[f"{shared}:/data", f"{file}:/file"])
+            assert result.stdout == f"{number}file {number}".encode() and result.launched == "template"
+        assert served._launcher is not None and len(served._launcher._houses) == 1
+        shared.rename(tmp_path / f"old {number}")
+        file.rename(tmp_path / f"old file {number}")
+
+
+def test_a_mount_that_was_not_there_is_in_the_next_root(served: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root mounts")
+    tmp_path.chmod(0o755)
+    point = tmp_path / "a b"
+    point.mkdir()
+    monkeypatch.setattr(recipe, "AGE_NS", 0)
+    command, volumes = ["ls", "/data/a b"], [f"{tmp_path}:/data"]
+    assert served.run(command, volumes=volumes).stdout == b""
+    subprocess.run(["mount", "-t", "tmpfs", "none", str(point)], check=True)
+    try:
+        (point / "new").touch()
+        assert served.run(command, volumes=volumes).stdout == b"new\n"
+    finally:
+        subprocess.run(["umount", "-l", str(point)], check=True)
+    assert served.run(command, volumes=volumes).stdout == b""
 
 
 # ---- whoever dies --------------------------------------------------------------------------------------------------------------
