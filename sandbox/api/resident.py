@@ -66,12 +66,12 @@ class Way:
     shared: Hashable = None
 
 
-def find_way(prepared: Prepared) -> Way:
-    """Return the best way to start a run, as far as its recipe tells."""
+def find_way(prepared: Prepared, *, template: bool = True) -> Way:
+    """Return the best way to start a run, as far as its recipe tells; without `template` the best that builds everything anew."""
     if prepared.anchor is not None or prepared.command.interactive:
         return Way(tier="spawned")  # started in systemd's scope by who is there; the terminal's runs are the command line's
     request = build_request(prepared, outside_id=-1, cgroup=None)
-    if prepared.profile.launch_template and not template_refusal(request):
+    if template and prepared.profile.launch_template and not template_refusal(request):
         recycle = prepared.profile.launch_recycle_network and may_recycle_network(request)
         kept = prepared.kept
         shared = kept.shared if kept is not None and kept.shared is not None else identify_shared(prepared)
@@ -336,12 +336,31 @@ class Residents:
         if way.server is None:
             return executing.Spawned(prepared, held)
         try:
+            if way.tier == "template" and not self._is_wanted_again(prepared, way):
+                way = find_way(prepared, template=False)
+                if way.server is None:
+                    return executing.Spawned(prepared, held)
             house, slot = self._take(prepared, way)
         except SandboxError as error:
             start = executing.Spawned(prepared, held)
             start.notes = (f"started without a server: {error.message}",)
             return start
         return Served(prepared, way, house, slot, self, held)
+
+    def _is_wanted_again(self, prepared: Prepared, way: Way) -> bool:
+        """Whether a template is worth building: it is there, it is the first of all, or there was a run like this one before.
+
+        A caller who shares another directory with each run would have one built, and another taken down, for each.
+        """
+        kept = prepared.kept
+        if kept is None:
+            return True
+        kept.uses += 1
+        if kept.uses > 1:
+            return True
+        affinity = frozenset(os.sched_getaffinity(0))
+        with self._lock:
+            return not self._houses or any(house.fits(prepared, way, affinity) for house in self._houses)
 
     def _take(self, prepared: Prepared, way: Way) -> tuple[House, Slot]:
         affinity = frozenset(os.sched_getaffinity(0))

@@ -39,12 +39,16 @@ class Kept:
     Args:
         contents: the files' placeholders by the names that the caller gave, each as long as the file may become; see `placeholder`.
         shared: of `recipe.identify_shared`.
+
+    Attributes:
+        uses: how many runs were started.
     """
 
-    __slots__ = ("_contents", "_files", "_made", "_places", "shared", "way")
+    __slots__ = ("_contents", "_files", "_made", "_places", "shared", "uses", "way")
 
     def __init__(self, contents: Mapping[str, bytes] | None = None, shared: Hashable = None) -> None:
         self.shared = shared
+        self.uses = 0
         self._contents = dict(contents or {})
         self._made: dict[Hashable, tuple[Plan, Table]] = {}
         self._files: dict[Hashable, int] = {}

@@ -177,6 +177,20 @@ def test_more_at_once_than_a_server_has_slots(served: Sandbox) -> None:
         assert process.wait().launched == "template"
 
 
+def test_a_template_is_built_for_what_is_asked_for_again(tmp_path: Path) -> None:
+    """Who shares another directory with each run has none built for each; the first of all is built at once."""
+    tmp_path.chmod(0o755)
+    anew = "spawned" if os.geteuid() == 0 else "anew"
+    with Sandbox() as box:
+        assert box.run(["true"]).launched == "template" and box._launcher is not None
+        for number in range(3):
+            (tmp_path / f"{number}").mkdir()
+            assert box.run(["true"], volumes=[f"{tmp_path}/{number}:/data"]).launched == anew
+        assert len(box._launcher._houses) == 1 + (anew == "anew")
+        assert box.run(["true"], volumes=[f"{tmp_path}/1:/data"]).launched == "template"
+        assert box.run(["true"], volumes=[f"{tmp_path}/1:/data"]).launched == "template"
+
+
 def test_a_run_that_no_server_can_do_is_spawned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resident, "template_refusal", lambda request: "no")
     monkeypatch.setattr(resident, "anew_refusal", lambda request: "no")

@@ -21,9 +21,10 @@ def only_tier(tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if tier == "anew" and os.geteuid() == 0:
         pytest.skip("root takes shared trees itself: its runs are spawned, or from a template")
 
-    def find(prepared: Prepared) -> Way:
+    def find(prepared: Prepared, *, template: bool = True) -> Way:
         if tier == "spawned":
             return Way(tier="spawned")
         return _find_way(replace(prepared, profile=replace(prepared.profile, launch_template=tier == "template")))
 
     monkeypatch.setattr(resident, "find_way", find)
+    monkeypatch.setattr(resident.Residents, "_is_wanted_again", lambda self, prepared, way: True)
