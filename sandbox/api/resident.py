@@ -28,7 +28,7 @@ from sandbox.registry.place import make_place
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable
 
     from sandbox.api.execute import Streams
     from sandbox.api.prepare import Prepared
@@ -101,6 +101,7 @@ class House:
         self._directory = -1
         self.server: Server | None = None
         self.slots: list[Slot] = []
+        self.before_close: list[Callable[[], None]] = []
         self.free: list[Slot] = []
         try:
             self._start(prepared)
@@ -171,6 +172,8 @@ class House:
         """End the server and all its runs, wait until they are gone, remove what was theirs; idempotent."""
         server, self.server = self.server, None
         ours = server is None or server.made_by == os.getpid()
+        while self.before_close:
+            self.before_close.pop()()
         try:
             if server is not None:
                 server.close()
@@ -195,6 +198,8 @@ class Served(Start):
     """A run that a server starts."""
 
     served = True
+    kind = ""
+    """What it is besides its tier."""
 
     def __init__(self, prepared: Prepared, way: Way, house: House, slot: Slot, residents: Residents, held: bool) -> None:
         assert house.server is not None
@@ -202,7 +207,7 @@ class Served(Start):
         self.tier = way.tier
         self.parent = house.server.pid
         self._way = way
-        self._house = house
+        self.house = house
         self._server = house.server
         self.held = held
         self._init = 0, b""
@@ -224,29 +229,22 @@ class Served(Start):
         """See `Start.begin`."""
         prepared, kept, way = self.prepared, self.prepared.kept, self._way
         extra = self.cgroup.directories if self.cgroup is not None and not self._moved else ()
-        children = executing.open_children(pumps, streams, self._house.host_id)
+        children = executing.open_children(pumps, streams, self.house.host_id)
         memory = -1
         try:
             if kept is None:
                 plan, table = self._build(len(extra))
                 memory = table_fd = sealed_memory(table)
             else:
-                variant = (way.tier, len(extra), self._moved, uptime_s(prepared))
+                variant = (self.kind or way.tier, len(extra), self._moved, uptime_s(prepared))
                 plan, table = kept.find(variant, lambda: self._build(len(extra)))
                 if prepared.command.files or prepared.profile.time_namespace:
                     memory = table_fd = sealed_memory(replace(table, data=kept.fill(variant, table, prepared.command.files)))
                 else:
                     table_fd = kept.memory(variant, table)
-            self._server.launch(
-                launched,
-                table_fd,
-                stdio=children,
-                extra=extra,
-                flags=clone_flags(template=way.tier == "template", recycled_network=way.recycle),
-                recycle_network=way.recycle,
-            )
+            self._ask(launched, table_fd, children, extra)
         except ServerGoneError as error:
-            self._house.gone = True
+            self._lose()
             raise StartGoneError(error.message, hint=error.hint) from None
         finally:
             for fd in (*children, memory):
@@ -268,8 +266,19 @@ class Served(Start):
             cgroups_made=not self._moved,
             moved=self._moved,
         )
-        plan = build_run_plan(request, template=self._way.tier == "template")
+        plan = self._plan(request)
         return plan, lower_plan(plan)
+
+    def _plan(self, request: Request) -> Plan:
+        return build_run_plan(request, template=self._way.tier == "template")
+
+    def _ask(self, launched: Launched, table_fd: int, children: tuple[int, int, int], extra: tuple[int, ...]) -> None:
+        way = self._way
+        flags = clone_flags(template=way.tier == "template", recycled_network=way.recycle)
+        self._server.launch(launched, table_fd, stdio=children, extra=extra, flags=flags, recycle_network=way.recycle)
+
+    def _lose(self) -> None:
+        self.house.gone = True
 
     def adopted(self, pid: int, stat: bytes) -> None:
         """See `Start.adopted`."""
@@ -292,7 +301,7 @@ class Served(Start):
             for fd in self.cgroup.join_fds:
                 os.write(fd, str(pid).encode())
         if self.prepared.external_map and self.tier != "template":
-            executing.write_id_maps(self.prepared, pid, self._house.host_id)
+            executing.write_id_maps(self.prepared, pid, self.house.host_id)
 
     def explain(self, plan: Plan, table: Table, row: int, error: int) -> SandboxError:
         """See `Start.explain`."""
@@ -306,7 +315,7 @@ class Served(Start):
             if residents is not None:
                 self._slot.retire_cgroup()
                 self._slot.leave()
-                residents.give_back(self._house, self._slot)
+                residents.give_back(self.house, self._slot)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -325,8 +334,14 @@ class Residents:
         _all.add(self)
         weakref.finalize(self, _close_all, self._houses)
 
-    def open(self, prepared: Prepared, held: bool = False) -> Start:
-        """See `Launcher.open`."""
+    def open(self, prepared: Prepared, held: bool = False, made: Callable[..., Served] | None = None) -> Start:
+        """See `Launcher.open`.
+
+        Args:
+            prepared: likewise.
+            held: likewise.
+            made: what a run of a template server is, None for `Served`.
+        """
         kept = prepared.kept
         way: Way | None = kept.way if kept is not None else None  # type: ignore[assignment]
         if way is None:
@@ -345,7 +360,7 @@ class Residents:
             start = executing.Spawned(prepared, held)
             start.notes = (f"started without a server: {error.message}",)
             return start
-        return Served(prepared, way, house, slot, self, held)
+        return (Served if made is None or way.tier != "template" else made)(prepared, way, house, slot, self, held)
 
     def _is_wanted_again(self, prepared: Prepared, way: Way) -> bool:
         """Whether a template is worth building: it is there, it is the first of all, or there was a run like this one before.
