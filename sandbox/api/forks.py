@@ -81,8 +81,10 @@ class Forks:
                 known.close()
             made = self._zygotes[house] = self._start(house, prepared)
 
+        zygotes = self._zygotes  # not we ourselves: through a server we would keep its owner alive
+
         def end() -> None:
-            self._zygotes.pop(house, None)
+            zygotes.pop(house, None)
             made.close()
 
         house.before_close.append(end)

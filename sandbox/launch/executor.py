@@ -403,7 +403,7 @@ def serve_forked() -> None:
     """The life of a zygote, whose requests come on standard input; comes back in each member, with that one's streams, confined."""
     import signal
 
-    signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     os.dup2(0, fds.REQUESTS)
     _call(_CLOSE_RANGE, 0, fds.REQUESTS - 1, 0)
     _call(_PRCTL, 4, 0)  # PR_SET_DUMPABLE: its members have the same user

@@ -50,7 +50,7 @@ class Member:
         if fork is not None:
             fork()
             self._gc.collect()  # of what served; all else is frozen
-            self._snapshot()
+            self._freeze_all()
         os.write(1, self._token + b"+")
         kind, name, count, path, words, environment, files = marshal.loads(self._read(int.from_bytes(self._read(8), "little")))
         if environment is not None:
@@ -129,25 +129,22 @@ class Member:
             del sys.modules["gc"]
 
     def _freeze(self) -> None:
-        """The end of Python goes through all objects several times, longer than many a program takes; what is frozen it leaves out.
-
-        The program's own module is made anew after that, or what it holds would never be finalized. See `_thaw`.
-        """
+        """The end of Python goes through all objects several times, longer than many a program takes; what is frozen it leaves out. See `_thaw`."""
         import gc
 
         self._gc = gc
-        main = sys.modules["__main__"]
-        self._snapshot()
-        made = type(sys)("__main__")
-        made.__dict__.update((name, value) for name, value in main.__dict__.items() if name != self._name)
-        sys.modules["__main__"] = made
-        self._boot = main  # its variables are those of the lowest frame
+        self._boot = sys.modules["__main__"]  # its variables are those of the lowest frame
+        self._freeze_all()
 
-    def _snapshot(self) -> None:
-        main = sys.modules["__main__"]
-        modules = [module for module in sys.modules.values() if type(module) is type(sys) and module is not main]
+    def _freeze_all(self) -> None:
+        """Freeze what there is, and make the program's own module anew after that, or what it holds would never be finalized."""
+        mains = (self._boot, sys.modules["__main__"])
+        modules = [module for module in sys.modules.values() if type(module) is type(sys) and module not in mains]
         self._frozen = [(module.__dict__, tuple(module.__dict__.values())) for module in modules]
         self._gc.freeze()
+        made = type(sys)("__main__")
+        made.__dict__.update((name, value) for name, value in self._boot.__dict__.items() if name != self._name)
+        sys.modules["__main__"] = made
 
     def _thaw(self) -> None:
         """Where the program has hung something into a module that was there before it, a cold run's end is needed."""

@@ -99,6 +99,12 @@ del _import, serve_zygote
 """
 
 
+class ModulesError(SandboxError):
+    """A module could not be imported, or has made the interpreter unfit to be forked; `import_failure` says which and why."""
+
+    import_failure = ""
+
+
 class Zygote(Channel):
     """A running zygote; thread-safe, of use only in the process that started it. Made by `start`."""
 
@@ -181,7 +187,9 @@ class Zygote(Channel):
         if not mark:
             raise ProtocolError("the zygote ended before it could serve")
         text = "".join(letter if letter.isprintable() else "?" for letter in told.decode("utf-8", "replace"))
-        raise SandboxError(f"warm interpreter: import `{text}`", hint="`modules` are imported in the sandbox, with what is installed there")
+        failure = ModulesError(f"warm interpreter: import `{text}`", hint="`modules` are imported in the sandbox, with what is installed there")
+        failure.import_failure = text
+        raise failure
 
     @property
     def alive(self) -> bool:
