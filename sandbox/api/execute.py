@@ -131,6 +131,17 @@ def _run(make: Callable[[Prepared, bool], Start], prepared: Prepared, streams: S
         streams.terminal(back)
         return [Pump(streams.stdin, back, close_source=False, close_destination=True), Pump(master, streams.stdout, count=True)]
 
+    def on_start(monitor: Monitor) -> None:
+        assert start is not None
+        start.confined(monitor.payload_pid)
+        if hooks.on_start is not None:
+            hooks.on_start(monitor)
+
+    def meanwhile() -> None:
+        assert start is not None
+        start.meanwhile()
+        _import_the_end()
+
     def register(monitor: Monitor, asked: Prepared) -> None:
         assert start is not None
         start.register(asked)
@@ -160,7 +171,7 @@ def _run(make: Callable[[Prepared, bool], Start], prepared: Prepared, streams: S
                 listen=listen,
                 terminal=attach if streams.terminal is not None else None,
                 watches=hooks.watches if entry.refused or held is not None else (*hooks.watches, (entry.fd, entry.serve)),
-                on_start=hooks.on_start,
+                on_start=on_start,
                 hold=None if held is None else lambda monitor: held.on_confined(monitor, cgroup, partial(register, monitor)),
                 sample=prepared.sampled,
                 instructions=prepared.profile.measure_instructions,
@@ -168,7 +179,7 @@ def _run(make: Callable[[Prepared, bool], Start], prepared: Prepared, streams: S
                 parent=opened.parent,
                 adopted=opened.adopted,
                 go=opened.go,
-                meanwhile=_import_the_end,
+                meanwhile=meanwhile,
             )
             outputs = pumps[1:]
             monitor = Monitor(launched, watched)

@@ -35,10 +35,21 @@ def with_notes(finished: Finished, *notes: str) -> Finished:
     return replace(finished, result=replace(finished.result, notes=(*finished.result.notes, *notes)))
 
 
-def explain_failure(plan: Plan, table: Table, row: int, error: int, *, run_id: str = "") -> SandboxError:
-    """Turn (row, errno) into an error in the words of the step it belongs to."""
+def explain_failure(plan: Plan, table: Table, row: int, error: int, *, run_id: str = "", executed: str = "") -> SandboxError:
+    """Turn (row, errno) into an error in the words of the step it belongs to; `executed` is what a payload that waited was told to execute."""
     from sandbox.api.tables import ANY_ID
-    from sandbox.plan.steps import CloneInit, ClonePayload, Execute, InstallFilter, MapIds, MountRoot, NewKeyring, PrivateMounts, SetWorkdir
+    from sandbox.plan.steps import (
+        CloneInit,
+        ClonePayload,
+        Execute,
+        ExecuteCommand,
+        InstallFilter,
+        MapIds,
+        MountRoot,
+        NewKeyring,
+        PrivateMounts,
+        SetWorkdir,
+    )
 
     run_id = run_id or ANY_ID
     if not 0 <= row < len(table.rows):
@@ -48,6 +59,8 @@ def explain_failure(plan: Plan, table: Table, row: int, error: int, *, run_id: s
     step = steps[entry.step]
     place = f"step {entry.step + 1} of {len(steps)}, {step.describe()}".replace(ANY_ID, run_id)
     hint: str | None = None
+    if isinstance(step, ExecuteCommand):
+        step = Execute(path=executed, argv=(), environment=())
     match step:
         case Execute(path=path):
             if error == errno.ENOENT and os.path.exists(path):

@@ -62,8 +62,9 @@ class PoolStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """What a `Sandbox` keeps ahead, None for what it does not: warm interpreters."""
+    """What a `Sandbox` keeps ahead, None for what it does not: sandboxes for any command, and warm interpreters."""
 
+    pool: PoolStats | None = None
     python: PoolStats | None = None
 
 

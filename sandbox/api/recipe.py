@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from sandbox.api.limits import caller_scheduling
 from sandbox.api.prepare import new_run_id
 from sandbox.api.recall import SETTLED_NS, source_paths, source_state
-from sandbox.api.tables import KEPT_BYTES, Kept, placeholder, placeholder_size
+from sandbox.api.tables import KEPT_BYTES, Kept, looked_at, placeholder, placeholder_size
 from sandbox.errors import PolicyError
 from sandbox.plan.root import Bind
 from sandbox.record import replace
@@ -145,8 +145,8 @@ def _same_place(ours: Backend | None, theirs: Backend | None) -> Backend | None:
     return theirs
 
 
-def _shape(content: bytes) -> tuple[int, bool]:
-    return placeholder_size(content), content.startswith((b"#!", b"\x7fELF"))
+def _shape(content: bytes) -> tuple[int, bytes]:
+    return placeholder_size(content), looked_at(content)
 
 
 def _circumstances() -> tuple[object, ...]:

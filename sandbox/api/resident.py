@@ -28,9 +28,10 @@ from sandbox.registry.place import make_place
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Callable, Hashable
+    from collections.abc import Hashable
 
     from sandbox.api.execute import Streams
+    from sandbox.api.pool_ahead import Ahead, Pool, Waiting
     from sandbox.api.prepare import Prepared
     from sandbox.cgroup.model import Guarded
     from sandbox.launch.idmap import HostId
@@ -101,7 +102,6 @@ class House:
         self._directory = -1
         self.server: Server | None = None
         self.slots: list[Slot] = []
-        self.before_close: list[Callable[[], None]] = []
         self.free: list[Slot] = []
         try:
             self._start(prepared)
@@ -172,8 +172,6 @@ class House:
         """End the server and all its runs, wait until they are gone, remove what was theirs; idempotent."""
         server, self.server = self.server, None
         ours = server is None or server.made_by == os.getpid()
-        while self.before_close:
-            self.before_close.pop()()
         try:
             if server is not None:
                 server.close()
@@ -198,8 +196,6 @@ class Served(Start):
     """A run that a server starts."""
 
     served = True
-    kind = ""
-    """What it is besides its tier."""
 
     def __init__(self, prepared: Prepared, way: Way, house: House, slot: Slot, residents: Residents, held: bool) -> None:
         assert house.server is not None
@@ -207,7 +203,7 @@ class Served(Start):
         self.tier = way.tier
         self.parent = house.server.pid
         self._way = way
-        self.house = house
+        self._house = house
         self._server = house.server
         self.held = held
         self._init = 0, b""
@@ -229,22 +225,29 @@ class Served(Start):
         """See `Start.begin`."""
         prepared, kept, way = self.prepared, self.prepared.kept, self._way
         extra = self.cgroup.directories if self.cgroup is not None and not self._moved else ()
-        children = executing.open_children(pumps, streams, self.house.host_id)
+        children = executing.open_children(pumps, streams, self._house.host_id)
         memory = -1
         try:
             if kept is None:
                 plan, table = self._build(len(extra))
                 memory = table_fd = sealed_memory(table)
             else:
-                variant = (self.kind or way.tier, len(extra), self._moved, uptime_s(prepared))
+                variant = (way.tier, len(extra), self._moved, uptime_s(prepared))
                 plan, table = kept.find(variant, lambda: self._build(len(extra)))
                 if prepared.command.files or prepared.profile.time_namespace:
                     memory = table_fd = sealed_memory(replace(table, data=kept.fill(variant, table, prepared.command.files)))
                 else:
                     table_fd = kept.memory(variant, table)
-            self._ask(launched, table_fd, children, extra)
+            self._server.launch(
+                launched,
+                table_fd,
+                stdio=children,
+                extra=extra,
+                flags=clone_flags(template=way.tier == "template", recycled_network=way.recycle),
+                recycle_network=way.recycle,
+            )
         except ServerGoneError as error:
-            self._lose()
+            self._house.gone = True
             raise StartGoneError(error.message, hint=error.hint) from None
         finally:
             for fd in (*children, memory):
@@ -266,24 +269,18 @@ class Served(Start):
             cgroups_made=not self._moved,
             moved=self._moved,
         )
-        plan = self._plan(request)
+        plan = build_run_plan(request, template=self._way.tier == "template")
         return plan, lower_plan(plan)
-
-    def _plan(self, request: Request) -> Plan:
-        return build_run_plan(request, template=self._way.tier == "template")
-
-    def _ask(self, launched: Launched, table_fd: int, children: tuple[int, int, int], extra: tuple[int, ...]) -> None:
-        way = self._way
-        flags = clone_flags(template=way.tier == "template", recycled_network=way.recycle)
-        self._server.launch(launched, table_fd, stdio=children, extra=extra, flags=flags, recycle_network=way.recycle)
-
-    def _lose(self) -> None:
-        self.house.gone = True
 
     def adopted(self, pid: int, stat: bytes) -> None:
         """See `Start.adopted`."""
         self._init = pid, stat
         self._entry.publish(pid, stat)
+
+    def meanwhile(self) -> None:
+        """See `Start.meanwhile`."""
+        if self._residents is not None and not self.held:
+            self._residents.fill(self.prepared, self._way)
 
     def register(self, asked: Prepared) -> None:
         """See `Start.register`."""
@@ -300,8 +297,8 @@ class Served(Start):
         if self._moved and self.cgroup is not None:
             for fd in self.cgroup.join_fds:
                 os.write(fd, str(pid).encode())
-        if self.prepared.external_map and self.tier != "template":
-            executing.write_id_maps(self.prepared, pid, self.house.host_id)
+        if self.prepared.external_map and self._way.tier != "template":
+            executing.write_id_maps(self.prepared, pid, self._house.host_id)
 
     def explain(self, plan: Plan, table: Table, row: int, error: int) -> SandboxError:
         """See `Start.explain`."""
@@ -315,7 +312,7 @@ class Served(Start):
             if residents is not None:
                 self._slot.retire_cgroup()
                 self._slot.leave()
-                residents.give_back(self.house, self._slot)
+                residents.give_back(self._house, self._slot)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -324,9 +321,17 @@ class Residents:
     """The servers of one `Sandbox`: a launcher. Thread-safe; a fork of the process begins anew, without its parent's.
 
     They end with it, which the runs that go on keep alive, and at the interpreter's exit; should that not come, by the keepers.
+
+    Args:
+        ahead: sandboxes to make ahead.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ahead: Ahead | None = None) -> None:
+        self.pool: Pool | None = None
+        if ahead is not None:
+            from sandbox.api.pool_ahead import Pool
+
+            self.pool = Pool(ahead)
         self._lock = threading.Lock()
         self._houses: list[House] = []
         self._closed = False
@@ -334,14 +339,8 @@ class Residents:
         _all.add(self)
         weakref.finalize(self, _close_all, self._houses)
 
-    def open(self, prepared: Prepared, held: bool = False, made: Callable[..., Served] | None = None) -> Start:
-        """See `Launcher.open`.
-
-        Args:
-            prepared: likewise.
-            held: likewise.
-            made: what a run of a template server is, None for `Served`.
-        """
+    def open(self, prepared: Prepared, held: bool = False) -> Start:
+        """See `Launcher.open`."""
         kept = prepared.kept
         way: Way | None = kept.way if kept is not None else None  # type: ignore[assignment]
         if way is None:
@@ -350,6 +349,10 @@ class Residents:
                 kept.way = way
         if way.server is None:
             return executing.Spawned(prepared, held)
+        if self.pool is not None and not held:
+            waiting = self.pool.take(prepared, way)
+            if waiting is not None:
+                return waiting
         try:
             if way.tier == "template" and not self._is_wanted_again(prepared, way):
                 way = find_way(prepared, template=False)
@@ -360,7 +363,7 @@ class Residents:
             start = executing.Spawned(prepared, held)
             start.notes = (f"started without a server: {error.message}",)
             return start
-        return (Served if made is None or way.tier != "template" else made)(prepared, way, house, slot, self, held)
+        return Served(prepared, way, house, slot, self, held)
 
     def _is_wanted_again(self, prepared: Prepared, way: Way) -> bool:
         """Whether a template is worth building: it is there, it is the first of all, or there was a run like this one before.
@@ -376,6 +379,27 @@ class Residents:
         affinity = frozenset(os.sched_getaffinity(0))
         with self._lock:
             return not self._houses or any(house.fits(prepared, way, affinity) for house in self._houses)
+
+    def open_ahead(self, prepared: Prepared, way: Way) -> Waiting:
+        """Return one that is to be made ahead.
+
+        Raises:
+            SandboxError: there is no server for it.
+        """
+        from sandbox.api.pool_ahead import Waiting
+
+        house, slot = self._take(prepared, way)
+        return Waiting(prepared, way, house, slot, self)
+
+    def fill(self, prepared: Prepared, way: Way | None = None) -> None:
+        """Make ahead what is missing, for runs like this one.
+
+        Args:
+            prepared: the run.
+            way: how it was started, where that is known.
+        """
+        if self.pool is not None and prepared.kept is not None:
+            self.pool.fill(prepared, way or find_way(prepared), self)
 
     def _take(self, prepared: Prepared, way: Way) -> tuple[House, Slot]:
         affinity = frozenset(os.sched_getaffinity(0))
@@ -430,6 +454,8 @@ class Residents:
 
     def close(self) -> None:
         """End every server, and with it what it still runs, and wait for that; idempotent."""
+        if self.pool is not None:
+            self.pool.close()
         with self._lock:
             self._closed = True
             houses = self._houses.copy()
@@ -439,6 +465,8 @@ class Residents:
     def forget(self) -> None:
         """In a fork: let go of the parent's servers."""
         self._lock = threading.Lock()
+        if self.pool is not None:
+            self.pool.forget()
         _close_all(self._houses)
 
 

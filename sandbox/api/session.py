@@ -19,11 +19,13 @@ from sandbox.api.pool_python import Interpreters
 from sandbox.api.process import PIPE, Process, Stream
 from sandbox.api.python import parse_python
 from sandbox.api.recipe import Recipes
+from sandbox.errors import PolicyError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from sandbox.api.aio import AsyncProcess
+    from sandbox.api.pool_ahead import Ahead
     from sandbox.api.python import Python
     from sandbox.api.resident import Residents
     from sandbox.audit.sinks import Sink
@@ -60,6 +62,7 @@ class Sandbox:
         require_cgroup: refuse to run where a limit would be enforced by rlimits and sampling.
         executor: ``auto``, ``native`` or ``python``.
         resident: keep a server that starts the runs, where it can (`Result.launched`); False starts each as `sandbox.run` does.
+        pool: sandboxes to make ahead, so that a run has only its command to start: how many, or a mapping; see `sandbox.api.pool_ahead.Ahead`.
         python: warm interpreters for runs of Python: ``True``, the modules to import ahead, or a mapping; see `sandbox.api.python.Python`. They are made
             as soon as the Sandbox is.
     """
@@ -77,6 +80,7 @@ class Sandbox:
         require_cgroup: bool = False,
         executor: str = "auto",
         resident: bool = True,
+        pool: Ahead | Mapping[str, Any] | int | None = None,
         python: Python | Mapping[str, Any] | Iterable[str] | bool = False,
     ) -> None:
         self._settings = Settings(
@@ -95,10 +99,17 @@ class Sandbox:
         self._open: weakref.WeakSet[BackgroundRun] = weakref.WeakSet()
         self._closed = False
         self._launcher: Residents | None = None
+        ahead: Ahead | None = None
+        if pool:
+            from sandbox.api.pool_ahead import parse_ahead
+
+            ahead = parse_ahead(pool)
+            if not resident:
+                raise PolicyError("a pool needs a server", hint="leave out `resident=False`")
         if resident:
             from sandbox.api.resident import Residents
 
-            self._launcher = Residents()
+            self._launcher = Residents(ahead)
         self._interpreters: Interpreters | None = None
         wanted = parse_python(python)
         if wanted is not None:
@@ -111,6 +122,10 @@ class Sandbox:
             # Not a `__del__`: members live in threads, which the end of the interpreter would meet in the middle of what they do.
             weakref.finalize(self, self._interpreters.close)
             self._interpreters.fill()
+        if ahead is not None and self._launcher is not None and self._launcher.pool is not None:
+            weakref.finalize(self, self._launcher.pool.close)  # what waits keeps its launcher
+            # Runs of most commands are alike but for the command; what is made for this one fits them.
+            self._launcher.fill(self._prepare(("true",), {}).prepared)
 
     def run(
         self,
@@ -281,7 +296,10 @@ class Sandbox:
 
     def stats(self) -> Stats:
         """Return how the runs of this Sandbox were started, as far as it keeps something ahead."""
-        return Stats(python=None if self._interpreters is None else self._interpreters.stats())
+        pool = self._launcher.pool if self._launcher is not None else None
+        return Stats(
+            pool=None if pool is None else pool.stats(), python=None if self._interpreters is None else self._interpreters.stats()
+        )  # fmt: skip
 
     def warm(self, timeout: float | None = None) -> bool:
         """Wait until everything that is to be kept ahead is there; return whether it is.

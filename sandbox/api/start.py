@@ -70,6 +70,12 @@ class Start:
     def started(self, pid: int) -> None:
         """Do what init waits for."""
 
+    def confined(self, pid: int) -> None:
+        """The payload is confined and about to be let go."""
+
+    def meanwhile(self) -> None:
+        """It has been let go: a moment for what nobody waits for."""
+
     def register(self, asked: Prepared) -> None:
         """Somebody has asked for it, as this: let it be found.
 

@@ -30,6 +30,8 @@ ANY_ID = os.urandom(10).hex()
 """Stands for the run's id in a table that is kept; nobody outside this process can know it. Ids have its length."""
 
 _VARIANTS = 8
+_MARK = 16
+_LINE = 256  # BINPRM_BUF_SIZE
 _ARGUMENTS = 8  # where a row's six words begin
 
 
@@ -55,12 +57,13 @@ class Kept:
         self.way: object = None  # see `resident.Way`; None until somebody asked
         self._places: dict[Hashable, dict[str, tuple[int, tuple[int, ...]]]] = {}
 
-    def find(self, variant: Hashable, build: Callable[[], tuple[Plan, Table]]) -> tuple[Plan, Table]:
+    def find(self, variant: Hashable, build: Callable[[], tuple[Plan, Table]], *, files: bool = True) -> tuple[Plan, Table]:
         """Return plan and table of one way to start the recipe.
 
         Args:
             variant: what determines them besides the recipe.
             build: makes them, with `ANY_ID` in the place of a run's id.
+            files: whether the recipe's files are in the table.
         """
         made = self._made.get(variant)
         if made is None:
@@ -68,7 +71,7 @@ class Kept:
             if len(self._made) >= _VARIANTS:
                 self._made.clear()
                 self._places.clear()
-            self._places[variant] = {name: _locate(made[1], content) for name, content in self._contents.items()}
+            self._places[variant] = {name: _locate(made[1], content) for name, content in self._contents.items()} if files else {}
             self._made[variant] = made
         return made
 
@@ -107,16 +110,21 @@ def placeholder_size(content: bytes) -> int:
 
 def placeholder(content: bytes) -> bytes:
     """Return bytes that stand for a file's in a table that is kept: at least as many, and unlike any others."""
-    size = placeholder_size(content)
-    mark = os.urandom(16)
-    # What the root's builder sees of a file is its first bytes, by which it is executable or not.
-    head = content[:4] if content.startswith((b"#!", b"\x7fELF")) else b""
-    return head + mark + bytes(size - len(head) - len(mark))
+    head = looked_at(content)
+    size = max(placeholder_size(content), len(head) + _MARK)
+    return head + os.urandom(_MARK) + bytes(size - len(head) - _MARK)
+
+
+def looked_at(content: bytes) -> bytes:
+    """Return the part of a file that decides what its root is: the line that names an interpreter, or the mark of a program."""
+    if content.startswith(b"#!"):
+        return content[:_LINE].partition(b"\n")[0] + b"\n"
+    return content[:4] if content.startswith(b"\x7fELF") else b""
 
 
 def _locate(table: Table, content: bytes) -> tuple[int, tuple[int, ...]]:
     """Return where a placeholder lies in a table, and the words that say how long it is: of the write, and of the look at what that returned."""
-    at = table.data.index(content[:20])
+    at = table.data.index(content[: len(looked_at(content)) + _MARK])
     rows = HEADER.unpack_from(table.data)[2]
     step = next(
         row.step for index, row in enumerate(table.rows)

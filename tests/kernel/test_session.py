@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from kernel.tiers import TIERS, only_tier
+from kernel.tiers import TIERS, is_of, only_tier
 
 import sandbox
 from sandbox import DEVNULL, PIPE, Sandbox
@@ -59,6 +59,12 @@ def box() -> Iterator[Sandbox]:
 # ---- run -------------------------------------------------------------------------------------------------------------------
 
 
+def test_a_file_that_names_its_interpreter(box: Sandbox) -> None:
+    for word in ("one", "two"):
+        assert box.run(["./run.sh"], files={"run.sh": f"#!/bin/sh\necho {word}"}).stdout == f"{word}\n".encode()
+    assert box.run(["./run.sh"], files={"run.sh": "#!/bin/cat\nthree"}).stdout == b"#!/bin/cat\nthree"
+
+
 def test_settings_of_all_runs_and_of_one(tmp_path: Path, tier: str) -> None:
     tmp_path.chmod(0o755)  # as root the payload is somebody else
     (tmp_path / "shared").write_text("shared")
@@ -66,7 +72,7 @@ def test_settings_of_all_runs_and_of_one(tmp_path: Path, tier: str) -> None:
     script.write_text("cat /data/shared; echo $A $B")
     with Sandbox(volumes=[f"{tmp_path}:/data"], env={"A": "1", "B": "2"}, limits={"processes": 8}) as box:
         result = box.run(["sh", "main.sh"], files={"main.sh": script}, env={"B": "3"})
-        assert result.stdout == b"shared1 3\n" and result.launched == tier
+        assert result.stdout == b"shared1 3\n" and is_of(tier, result.launched)
         assert box.run(["sh", "-c", "echo $B"]).stdout == b"2\n"
         assert box.run(["sleep", "9"], timeout=0.1).verdict == "wall-limit"
         with pytest.raises(sandbox.RunFailed):

@@ -183,7 +183,8 @@ def test_a_placeholder_is_as_long_as_it_must_be() -> None:
     for size in (0, 1, 63, 64, 65, 128, 5000):
         content = b"x" * size
         assert len(placeholder(content)) >= max(64, size) and placeholder(content) != placeholder(content)
-    assert placeholder(b"#!/bin/sh").startswith(b"#!") and placeholder(b"\x7fELF" + bytes(99)).startswith(b"\x7fELF")
+    assert placeholder(b"#!/bin/sh -e\necho").startswith(b"#!/bin/sh -e\n") and placeholder(b"#!/bin/sh").startswith(b"#!/bin/sh\n")
+    assert placeholder(b"\x7fELF" + bytes(99)).startswith(b"\x7fELF")
 
 
 def test_recipes_are_bounded(box: Sandbox) -> None:

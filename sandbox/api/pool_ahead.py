@@ -1,0 +1,417 @@
+"""Sandboxes made ahead: runs of a template that stand, confined, before their execve, and are told what to execute. Single use.
+
+Nothing looks after one that waits: it is asked of the server, and what it reports stays in its socket until a run takes it. A run takes one when its own
+table would have been the same, byte for byte, but for the command: profile, policy, shares and limits are those of the run, or there is none for it.
+Made and used by `api.resident` only.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+from collections import deque
+
+from sandbox.api import execute as executing
+from sandbox.api.finish import explain_failure
+from sandbox.api.pool import PoolStats
+from sandbox.api.prepare import build_request, inner_argv
+from sandbox.api.resident import Served
+from sandbox.errors import PolicyError, SandboxError
+from sandbox.launch.resident import ServerGoneError, clone_refusal
+from sandbox.launch.spawn import Descriptors, Launched
+from sandbox.plan import fds
+from sandbox.plan.build import COMMAND_BYTES
+from sandbox.plan.codec import encode_command
+from sandbox.plan.lower import lower_plan
+from sandbox.plan.root import Directory, FileBytes
+from sandbox.plan.template import build_run_plan, clone_flags
+from sandbox.record import dataclass, replace
+from sandbox.supervise.held import HeldFeed, HeldOutput
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from sandbox.api.execute import Streams
+    from sandbox.api.prepare import Prepared
+    from sandbox.api.resident import House, Residents, Way
+    from sandbox.api.slots import Slot
+    from sandbox.plan.codec import Table
+    from sandbox.plan.root import RootSpec
+    from sandbox.plan.steps import Plan
+    from sandbox.policy.profile import Limits
+    from sandbox.supervise.pump import Pump
+
+_MOST = 256
+_SECOND_NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ahead:
+    """Sandboxes that a `Sandbox` makes ahead.
+
+    Attributes:
+        size: how many wait.
+        max_age: seconds after which one is not used any more.
+    """
+
+    size: int
+    max_age: float = 600.0
+
+
+def parse_ahead(given: Ahead | Mapping[str, Any] | int | None) -> Ahead | None:
+    """Return what the argument `pool` of a `Sandbox` means: None for no pool.
+
+    Args:
+        given: how many, the attributes of `Ahead` as a mapping, or one.
+
+    Raises:
+        PolicyError: a value is wrong.
+    """
+    if given is None or given is False or given == 0:
+        return None
+    if isinstance(given, int):
+        given = Ahead(size=given)
+    elif not isinstance(given, Ahead):
+        unknown = sorted(set(given) - {"size", "max_age"})
+        if unknown or "size" not in given:
+            raise PolicyError(f"unknown key `{unknown[0]}` of `pool`" if unknown else "pool: `size` is missing", hint="size and max_age")
+        given = Ahead(**given)
+    if type(given.size) is not int or not 0 < given.size <= _MOST:
+        raise PolicyError(f"pool: size must be a number from 1 to {_MOST}, not {given.size!r}")
+    if type(given.max_age) not in (int, float) or not given.max_age > 0:
+        raise PolicyError(f"pool: max_age must be a positive number of seconds, not {given.max_age!r}")
+    return given
+
+
+class Waiting(Served):
+    """One that waits, and the run that takes it."""
+
+    def __init__(self, prepared: Prepared, way: Way, house: House, slot: Slot, residents: Residents) -> None:
+        super().__init__(prepared, way, house, slot, residents, True)
+        self._asked = prepared
+        self.made_ns = time.monotonic_ns()
+        self._launched = Launched()
+        self._pumps: list[Pump] = []
+        self._made: tuple[Plan, Table] | None = None
+
+    @property
+    def house(self) -> House:
+        """The server that it is from."""
+        return self._house
+
+    @property
+    def moved(self) -> bool:
+        """Whether it is put into its cgroups from outside."""
+        return self._moved
+
+    @property
+    def joins(self) -> int:
+        """How many cgroups it joins itself."""
+        return len(self._extra())
+
+    def _extra(self) -> tuple[int, ...]:
+        return self.cgroup.directories if self.cgroup is not None and not self._moved else ()
+
+    def is_like(self, prepared: Prepared, way: Way, affinity: frozenset[int]) -> bool:
+        """Whether it is the sandbox that a run would get: of such a server, made by the same table, in a cgroup with the same limits."""
+        if not self._house.fits(prepared, way, affinity):
+            return False
+        table = _find_table(prepared, self.joins, self._moved)[1]
+        if self._made is None or not (self._made[1] is table or self._made[1].data == table.data):
+            return False
+        return _of_cgroup(self._asked.cgroup_limits) == _of_cgroup(prepared.cgroup_limits) and self._asked.sampled == prepared.sampled
+
+    def make(self, plan: Plan, table: Table, table_fd: int) -> None:
+        """Ask the server for it.
+
+        Raises:
+            SandboxError: there is no server any more.
+        """
+        children = executing.open_children(self._pumps, executing.Streams(made=_make_streams), self._house.host_id)
+        try:
+            self._server.launch(
+                self._launched, table_fd, stdio=children, extra=self._extra(),
+                flags=clone_flags(template=True, recycled_network=self._way.recycle), recycle_network=self._way.recycle,
+            )  # fmt: skip
+            os.write(self._launched.descriptors.control, bytes([fds.HOLD]))  # init's own deadline does not run while it waits
+        except ServerGoneError:
+            self._house.gone = True
+            raise
+        finally:
+            for fd in children:
+                os.close(fd)
+        self._made = plan, table
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still waits, or will: nothing of it has ended."""
+        poll = select.poll()
+        poll.register(self._launched.descriptors.status, select.POLLHUP)
+        return not poll.poll(0)
+
+    def take(self, prepared: Prepared) -> None:
+        """Make it the run that was asked for."""
+        self.prepared = prepared
+        self.tier = "pool"
+        self.held = False
+        self.go = encode_command(prepared.root.argv0, inner_argv(prepared), prepared.environment)
+        self._enter(prepared)
+
+    def begin(self, launched: Launched, pumps: list[Pump], streams: Streams) -> tuple[Plan, Table]:
+        """See `Start.begin`."""
+        assert self._made is not None
+        launched.descriptors, self._launched.descriptors = self._launched.descriptors, Descriptors(status=-1, go=-1, control=-1, release=-1)
+        pumps += self._pumps
+        self._pumps = []
+        feed, *outputs = pumps
+        assert isinstance(feed, HeldFeed)
+        for output, destination in zip(outputs, (streams.stdout, streams.stderr), strict=True):
+            assert isinstance(output, HeldOutput)
+            output.release(-1 if destination is None else destination)
+        if isinstance(streams.stdin, int):
+            feed.release(b"", streams.stdin)
+        else:
+            feed.release(streams.stdin or b"")
+        os.write(launched.descriptors.control, bytes([fds.RESUME]))
+        return self._made
+
+    def confined(self, pid: int) -> None:
+        """See `Start.confined`: the files of this run go into its own directory, by its descriptor."""
+        files = self.prepared.command.files
+        if files:
+            directory = os.open(f"/proc/{pid}/cwd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                for name, content in files.items():
+                    _make_file(directory, name, content)
+            finally:
+                os.close(directory)
+
+    def explain(self, plan: Plan, table: Table, row: int, error: int) -> SandboxError:
+        """See `Start.explain`."""
+        return clone_refusal(row, error) or explain_failure(
+            plan, table, row, error, run_id=self.prepared.run_id, executed=self.prepared.root.argv0
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """See `Start.close`."""
+        for pump in self._pumps:
+            pump.close()
+        self._launched.close()
+        super().close()
+
+    def forget(self) -> None:
+        """In a fork: it is the parent's."""
+        for pump in self._pumps:
+            pump.close()
+        self._launched.descriptors.close()
+        self._residents = None
+
+
+def _make_streams() -> tuple[tuple[int, int, int], list[Pump]]:
+    made: list[int] = []
+    try:
+        for _ in range(3):
+            made += os.pipe2(os.O_CLOEXEC)
+        stdin_r, stdin_w, stdout_r, stdout_w, stderr_r, stderr_w = made
+        return (stdin_r, stdout_w, stderr_w), [HeldFeed(stdin_w), HeldOutput(stdout_r, _ignore), HeldOutput(stderr_r, _ignore)]
+    except BaseException:
+        for fd in made:
+            os.close(fd)
+        raise
+
+
+def _ignore(data: bytes) -> None:
+    pass
+
+
+def _make_file(directory: int, name: str, content: bytes) -> None:
+    """Make a file below a directory in which nobody else is at work, following no link."""
+    *parents, last = name.split("/")
+    at = os.dup(directory)
+    try:
+        for parent in parents:
+            try:
+                os.mkdir(parent, 0o755, dir_fd=at)
+            except FileExistsError:
+                pass
+            below = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+            os.close(at)
+            at = below
+            os.fchmod(at, 0o755)
+        mode = 0o755 if content.startswith((b"#!", b"\x7fELF")) else 0o644
+        fd = os.open(last, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=at)
+        try:
+            os.fchmod(fd, mode)  # whatever our umask is
+            left = memoryview(content)
+            while left:
+                left = left[os.write(fd, left) :]
+        finally:
+            os.close(fd)
+    finally:
+        os.close(at)
+
+
+class Pool:
+    """The sandboxes made ahead of one `Sandbox`; thread-safe."""
+
+    def __init__(self, ahead: Ahead) -> None:
+        self._ahead = ahead
+        self._lock = threading.Lock()
+        self.waiting: deque[Waiting] = deque()
+        self._hits = self._misses = self._unfit = self._built = self._discarded = self._failed = 0
+        self._failure = ""
+        self._closed = False
+
+    def take(self, prepared: Prepared, way: Way) -> Waiting | None:
+        """Return one that is what this run would have got, as that run; None when there is none."""
+        if not _may_wait(prepared, way):
+            with self._lock:
+                self._unfit += 1
+            return None
+        over: list[Waiting] = []
+        found: Waiting | None = None
+        oldest_ns = time.monotonic_ns() - round(self._ahead.max_age * _SECOND_NS)
+        affinity = frozenset(os.sched_getaffinity(0))
+        with self._lock:
+            for one in list(self.waiting):
+                if not one.is_like(prepared, way, affinity):
+                    continue
+                self.waiting.remove(one)
+                if one.made_ns >= oldest_ns and one.alive:
+                    found = one
+                    break
+                over.append(one)
+                if one.made_ns < oldest_ns:
+                    self._discarded += 1
+                else:
+                    self._fail("it ended while it waited")
+            if found is None:
+                self._misses += 1
+            else:
+                self._hits += 1
+        for one in over:
+            one.close()
+        if found is not None:
+            try:
+                found.take(prepared)
+            except BaseException:
+                found.close()
+                raise
+        return found
+
+    def fill(self, prepared: Prepared, way: Way, residents: Residents) -> None:
+        """Ask for as many as are missing, for runs like this one."""
+        if not _may_wait(prepared, way):
+            return
+        affinity = frozenset(os.sched_getaffinity(0))
+        while True:
+            with self._lock:
+                if self._closed:
+                    return
+                old: Waiting | None = None
+                if len(self.waiting) >= self._ahead.size:
+                    if any(one.is_like(prepared, way, affinity) for one in self.waiting):
+                        return
+                    old = self.waiting.popleft()  # of another kind, and the oldest of those
+                    self._discarded += 1
+            if old is not None:
+                old.close()
+            if not self._add(prepared, way, residents):
+                return
+
+    def _add(self, prepared: Prepared, way: Way, residents: Residents) -> bool:
+        one: Waiting | None = None
+        try:
+            one = residents.open_ahead(prepared, way)
+            assert prepared.kept is not None
+            plan, table = _find_table(prepared, one.joins, one.moved)
+            one.make(plan, table, prepared.kept.memory(("pool", one.joins, one.moved), table))
+            with self._lock:
+                kept = not self._closed and len(self.waiting) < self._ahead.size
+                if kept:
+                    self._built += 1
+                    self.waiting.append(one)
+            if kept:
+                one = None
+            return kept
+        except (SandboxError, OSError) as error:
+            with self._lock:
+                self._fail(str(error).partition("\n")[0])
+            return False
+        finally:
+            if one is not None:
+                one.close()
+
+    def _fail(self, failure: str) -> None:
+        self._failed += 1
+        self._failure = failure
+
+    def stats(self) -> PoolStats:
+        """Return the figures of this moment."""
+        with self._lock:
+            return PoolStats(
+                size=self._ahead.size, waiting=len(self.waiting), hits=self._hits, misses=self._misses, unfit=self._unfit, built=self._built,
+                discarded=self._discarded, failed=self._failed, failure=self._failure,
+            )  # fmt: skip
+
+    def close(self) -> None:
+        """End all that wait; idempotent."""
+        with self._lock:
+            self._closed = True
+            over = list(self.waiting)
+            self.waiting.clear()
+        for one in over:
+            one.close()
+
+    def forget(self) -> None:
+        """In a fork: begin anew, without the parent's."""
+        self._lock = threading.Lock()
+        while self.waiting:
+            self.waiting.pop().forget()
+
+
+def _of_cgroup(limits: Limits) -> Limits:
+    return replace(limits, wall_ns=None, idle_ns=None, output_bytes=None)  # the supervisor's, of the run itself
+
+
+def _may_wait(prepared: Prepared, way: Way) -> bool:
+    """Whether a sandbox for this run can be one that waited."""
+    if way.tier != "template" or prepared.kept is None or prepared.profile.time_namespace:
+        return False  # clocks begin at the command
+    if prepared.command.files and prepared.as_root:
+        return False  # the payload's tmpfs has no id for root
+    words = (*prepared.command.argv, *(name + value for name, value in prepared.environment))
+    return sum(map(len, words)) < COMMAND_BYTES // 16
+
+
+def _find_table(prepared: Prepared, joins: int, moved: bool) -> tuple[Plan, Table]:
+    """Return the plan and the table by which a sandbox for this run waits."""
+
+    def build() -> tuple[Plan, Table]:
+        request = build_request(replace(prepared, root=_without_files(prepared)), outside_id=-1, cgroup=None)
+        request = replace(
+            request, argv=("",), environment=(), directories=joins, joins=tuple((index, "cgroup.procs") for index in range(joins)),
+            cgroups_made=not moved, moved=moved,
+        )  # fmt: skip
+        plan = build_run_plan(request, template=True, waits=True)
+        return plan, lower_plan(plan)
+
+    assert prepared.kept is not None
+    return prepared.kept.find(("pool", joins, moved), build, files=False)
+
+
+def _without_files(prepared: Prepared) -> RootSpec:
+    """Return the root without the files of the run, and the directories that were made for them."""
+    root = prepared.root
+    if not prepared.command.files:
+        return root
+    below = root.workdir + "/"
+    kept = tuple(entry for entry in root.entries if not (isinstance(entry, (FileBytes, Directory)) and entry.path.startswith(below)))
+    return replace(root, entries=kept)
+
+
+__all__ = ["Ahead", "Pool", "Waiting", "parse_ahead"]
