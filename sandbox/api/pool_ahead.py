@@ -99,11 +99,6 @@ class Waiting(Served):
         self._made: tuple[Plan, Table] | None = None
 
     @property
-    def house(self) -> House:
-        """The server that it is from."""
-        return self._house
-
-    @property
     def moved(self) -> bool:
         """Whether it is put into its cgroups from outside."""
         return self._moved
@@ -118,7 +113,7 @@ class Waiting(Served):
 
     def is_like(self, prepared: Prepared, way: Way, affinity: frozenset[int]) -> bool:
         """Whether it is the sandbox that a run would get: of such a server, made by the same table, in a cgroup with the same limits."""
-        if not self._house.fits(prepared, way, affinity):
+        if not self.house.fits(prepared, way, affinity):
             return False
         table = _find_table(prepared, self.joins, self._moved)[1]
         if self._made is None or not (self._made[1] is table or self._made[1].data == table.data):
@@ -131,7 +126,7 @@ class Waiting(Served):
         Raises:
             SandboxError: there is no server any more.
         """
-        children = executing.open_children(self._pumps, executing.Streams(made=_make_streams), self._house.host_id)
+        children = executing.open_children(self._pumps, executing.Streams(made=_make_streams), self.house.host_id)
         try:
             self._server.launch(
                 self._launched, table_fd, stdio=children, extra=self._extra(),
@@ -139,7 +134,7 @@ class Waiting(Served):
             )  # fmt: skip
             os.write(self._launched.descriptors.control, bytes([fds.HOLD]))  # init's own deadline does not run while it waits
         except ServerGoneError:
-            self._house.gone = True
+            self.house.gone = True
             raise
         finally:
             for fd in children:

@@ -180,6 +180,7 @@ class Member(BackgroundRun):
             return result if self._directory < 0 else with_files(result, self._directory, order.call)
         except SandboxError as error:
             self.failure = self.failure or error.message
+            self.import_failure = self.import_failure or getattr(error, "import_failure", "")  # a zygote's, of which it should have been a fork
             raise
         finally:
             if self._directory >= 0:

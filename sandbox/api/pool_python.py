@@ -14,7 +14,7 @@ from sandbox.api.prepare import new_run_id
 from sandbox.api.python import encode_program, is_early, parse_program, waiting_argv
 from sandbox.api.recipe import identify_shared
 from sandbox.api.tables import Kept
-from sandbox.errors import SandboxError
+from sandbox.errors import PolicyError, SandboxError
 from sandbox.plan.root import Tmpfs
 from sandbox.record import replace
 
@@ -47,7 +47,7 @@ class Interpreters:
         self._python = python
         self._argv = waiting_argv(python)
         self._prepare = prepare
-        self._launcher = launcher
+        self._launcher = launcher if python.mode == "started" else _forks(launcher, python)
         self._base: Prepared | None = None
         self._model: Prepared | None = None
         self._shared: Hashable = None
@@ -173,6 +173,15 @@ class Interpreters:
         """End all members that nobody has."""
         self._pool.close(wait=wait)
         self._base = self._model = self._launcher = None
+
+
+def _forks(launcher: Launcher | None, python: Python) -> Launcher:
+    from sandbox.api.forks import Forks
+    from sandbox.api.resident import Residents
+
+    if not isinstance(launcher, Residents):
+        raise PolicyError("python: mode `forked` needs a server", hint="leave `resident` as it is, or use mode `started`")
+    return Forks(launcher, python)
 
 
 def _plain(prepared: Prepared) -> Prepared:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import marshal
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from sandbox.errors import PolicyError
 from sandbox.record import dataclass
 from sandbox.units import parse_size
 
-MODES = ("started",)
-"""``started``: every member starts its own Python in its own sandbox, with a hash seed and an address-space layout of its own."""
+MODES = ("started", "forked")
+"""``started``: every member starts its own Python in its own sandbox, with a hash seed and an address-space layout of its own. ``forked``: members are forks of
+one that has imported the modules, and share both; the modules are imported under fewer walls than a program has (docs/explanation/launching.md)."""
 
 _NAME = "w"
 _TOKEN = os.urandom(12).hex().encode()
@@ -36,7 +37,7 @@ class Python:
     Attributes:
         command: how runs that may use one begin: ``("python3",)``, or with options such as ``("python3", "-u")``.
         modules: imported before the program is there. What they do on import is done under every wall of the sandbox, and not billed to the run.
-        mode: ``started``.
+        mode: ``started`` or ``forked``, see `MODES`.
         size: how many wait.
         memory: what all that wait may hold together, in bytes or as text such as ``"512M"``; None for no bound but `size`.
         max_age: seconds after which one that nobody took is replaced.
@@ -151,18 +152,30 @@ def parse_program(python: Python, argv: Sequence[str]) -> Program | None:
 
 def waiting_argv(python: Python) -> tuple[str, ...]:
     """Return the command line of an interpreter that waits."""
+    return (*python.command, "-c", _waiting_text(python, f'{_NAME}["Member"]({_NAME!r},{_TOKEN!r},{python.modules!r})'))
+
+
+def zygote_text(python: Python, serving: Callable[[bytes], str]) -> str:
+    """Return what a zygote runs as ``-c``: the same, but that it is forked for each program once its modules are there.
+
+    Args:
+        python: which interpreter.
+        serving: returns Python that defines `serve_zygote`, given the token that its words are to begin with.
+    """
+    made = f'exec(compile({serving(_TOKEN)!r},"<zygote>","exec"),{_NAME});'
+    return _waiting_text(python, f'{_NAME}["Member"]({_NAME!r},{_TOKEN!r},{python.modules!r},{_NAME}["serve_zygote"])', made)
+
+
+def _waiting_text(python: Python, member: str, before: str = "") -> str:
     global _text
     if _text is None:
         from sandbox.launch.spawn import REFERENCE
 
         with open(os.path.join(os.path.dirname(REFERENCE), "interpreter.py"), encoding="utf-8") as file:
             _text = file.read()
-    first = (
-        f'{_NAME}={{"__name__":"__warm__"}};exec(compile({_text!r},"<warm>","exec"),{_NAME});'
-        f'{_NAME}={_NAME}["Member"]({_NAME!r},{_TOKEN!r},{python.modules!r})'
-    )
+    first = f'{_NAME}={{"__name__":"__warm__"}};exec(compile({_text!r},"<warm>","exec"),{_NAME});{before}{_NAME}={member}'
     # The second line is the one frame below the program.
-    return (*python.command, "-c", f"{first}\nwith {_NAME}:{_NAME}.take()()")
+    return f"{first}\nwith {_NAME}:{_NAME}.take()()"
 
 
 _text: str | None = None
@@ -216,9 +229,14 @@ class Answer:
         return False
 
 
+def token() -> bytes:
+    """Return what a waiting interpreter's words begin with."""
+    return _TOKEN
+
+
 def is_early(name: str) -> bool:
     """Tell whether a variable counts only when it is there from the start."""
     return name in _EARLY_NAMES or name.startswith(_EARLY) or name.endswith("_NUM_THREADS")
 
 
-__all__ = ["MODES", "Answer", "Program", "Python", "encode_program", "is_early", "parse_program", "parse_python", "waiting_argv"]
+__all__ = ["MODES", "Answer", "Program", "Python", "encode_program", "is_early", "parse_program", "parse_python", "token", "waiting_argv", "zygote_text"]

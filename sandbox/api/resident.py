@@ -28,7 +28,7 @@ from sandbox.registry.place import make_place
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable
 
     from sandbox.api.execute import Streams
     from sandbox.api.pool_ahead import Ahead, Pool, Waiting
@@ -102,6 +102,7 @@ class House:
         self._directory = -1
         self.server: Server | None = None
         self.slots: list[Slot] = []
+        self.before_close: list[Callable[[], None]] = []
         self.free: list[Slot] = []
         try:
             self._start(prepared)
@@ -172,6 +173,8 @@ class House:
         """End the server and all its runs, wait until they are gone, remove what was theirs; idempotent."""
         server, self.server = self.server, None
         ours = server is None or server.made_by == os.getpid()
+        while self.before_close:
+            self.before_close.pop()()
         try:
             if server is not None:
                 server.close()
@@ -196,6 +199,8 @@ class Served(Start):
     """A run that a server starts."""
 
     served = True
+    kind = ""
+    """What it is besides its tier."""
 
     def __init__(self, prepared: Prepared, way: Way, house: House, slot: Slot, residents: Residents, held: bool) -> None:
         assert house.server is not None
@@ -203,7 +208,7 @@ class Served(Start):
         self.tier = way.tier
         self.parent = house.server.pid
         self._way = way
-        self._house = house
+        self.house = house
         self._server = house.server
         self.held = held
         self._init = 0, b""
@@ -225,29 +230,22 @@ class Served(Start):
         """See `Start.begin`."""
         prepared, kept, way = self.prepared, self.prepared.kept, self._way
         extra = self.cgroup.directories if self.cgroup is not None and not self._moved else ()
-        children = executing.open_children(pumps, streams, self._house.host_id)
+        children = executing.open_children(pumps, streams, self.house.host_id)
         memory = -1
         try:
             if kept is None:
                 plan, table = self._build(len(extra))
                 memory = table_fd = sealed_memory(table)
             else:
-                variant = (way.tier, len(extra), self._moved, uptime_s(prepared))
+                variant = (self.kind or way.tier, len(extra), self._moved, uptime_s(prepared))
                 plan, table = kept.find(variant, lambda: self._build(len(extra)))
                 if prepared.command.files or prepared.profile.time_namespace:
                     memory = table_fd = sealed_memory(replace(table, data=kept.fill(variant, table, prepared.command.files)))
                 else:
                     table_fd = kept.memory(variant, table)
-            self._server.launch(
-                launched,
-                table_fd,
-                stdio=children,
-                extra=extra,
-                flags=clone_flags(template=way.tier == "template", recycled_network=way.recycle),
-                recycle_network=way.recycle,
-            )
+            self._ask(launched, table_fd, children, extra)
         except ServerGoneError as error:
-            self._house.gone = True
+            self._lose()
             raise StartGoneError(error.message, hint=error.hint) from None
         finally:
             for fd in (*children, memory):
@@ -269,8 +267,19 @@ class Served(Start):
             cgroups_made=not self._moved,
             moved=self._moved,
         )
-        plan = build_run_plan(request, template=self._way.tier == "template")
+        plan = self._plan(request)
         return plan, lower_plan(plan)
+
+    def _plan(self, request: Request) -> Plan:
+        return build_run_plan(request, template=self._way.tier == "template")
+
+    def _ask(self, launched: Launched, table_fd: int, children: tuple[int, int, int], extra: tuple[int, ...]) -> None:
+        way = self._way
+        flags = clone_flags(template=way.tier == "template", recycled_network=way.recycle)
+        self._server.launch(launched, table_fd, stdio=children, extra=extra, flags=flags, recycle_network=way.recycle)
+
+    def _lose(self) -> None:
+        self.house.gone = True
 
     def adopted(self, pid: int, stat: bytes) -> None:
         """See `Start.adopted`."""
@@ -298,7 +307,7 @@ class Served(Start):
             for fd in self.cgroup.join_fds:
                 os.write(fd, str(pid).encode())
         if self.prepared.external_map and self._way.tier != "template":
-            executing.write_id_maps(self.prepared, pid, self._house.host_id)
+            executing.write_id_maps(self.prepared, pid, self.house.host_id)
 
     def explain(self, plan: Plan, table: Table, row: int, error: int) -> SandboxError:
         """See `Start.explain`."""
@@ -312,7 +321,7 @@ class Served(Start):
             if residents is not None:
                 self._slot.retire_cgroup()
                 self._slot.leave()
-                residents.give_back(self._house, self._slot)
+                residents.give_back(self.house, self._slot)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -333,14 +342,20 @@ class Residents:
 
             self.pool = Pool(ahead)
         self._lock = threading.Lock()
-        self._houses: list[House] = []
+        self.houses: list[House] = []
         self._closed = False
         self._failed: tuple[Way, int, str] | None = None
         _all.add(self)
-        weakref.finalize(self, _close_all, self._houses)
+        weakref.finalize(self, _close_all, self.houses)
 
-    def open(self, prepared: Prepared, held: bool = False) -> Start:
-        """See `Launcher.open`."""
+    def open(self, prepared: Prepared, held: bool = False, made: Callable[..., Served] | None = None) -> Start:
+        """See `Launcher.open`.
+
+        Args:
+            prepared: likewise.
+            held: likewise.
+            made: what a run of a template server is, None for `Served`.
+        """
         kept = prepared.kept
         way: Way | None = kept.way if kept is not None else None  # type: ignore[assignment]
         if way is None:
@@ -363,7 +378,7 @@ class Residents:
             start = executing.Spawned(prepared, held)
             start.notes = (f"started without a server: {error.message}",)
             return start
-        return Served(prepared, way, house, slot, self, held)
+        return (Served if made is None or way.tier != "template" else made)(prepared, way, house, slot, self, held)
 
     def _is_wanted_again(self, prepared: Prepared, way: Way) -> bool:
         """Whether a template is worth building: it is there, it is the first of all, or there was a run like this one before.
@@ -378,7 +393,7 @@ class Residents:
             return True
         affinity = frozenset(os.sched_getaffinity(0))
         with self._lock:
-            return not self._houses or any(house.fits(prepared, way, affinity) for house in self._houses)
+            return not self.houses or any(house.fits(prepared, way, affinity) for house in self.houses)
 
     def open_ahead(self, prepared: Prepared, way: Way) -> Waiting:
         """Return one that is to be made ahead.
@@ -406,7 +421,7 @@ class Residents:
         with self._lock:
             dead: list[House] = []
             found: House | None = None
-            for house in self._houses:
+            for house in self.houses:
                 if house.gone:
                     dead.append(house)
                 elif house.free and house.fits(prepared, way, affinity):
@@ -425,9 +440,9 @@ class Residents:
             raise SetupError("start a server", 0, step="this Sandbox is closed")
         if self._failed is not None and self._failed[0] == way and time.monotonic_ns() - self._failed[1] < _AGAIN_NS:
             raise SandboxError(self._failed[2])
-        for house in [one for one in self._houses if one.way.server == way.server and one.way.shared != way.shared]:
+        for house in [one for one in self.houses if one.way.server == way.server and one.way.shared != way.shared]:
             self._drop(house)  # its root has what is no longer there, and keeps it from being unmounted
-        idle = sorted((house for house in self._houses if not house.running), key=lambda house: house.used_ns)
+        idle = sorted((house for house in self.houses if not house.running), key=lambda house: house.used_ns)
         if len(idle) >= _SERVERS:
             self._drop(idle[0])
         try:
@@ -435,11 +450,11 @@ class Residents:
         except SandboxError as error:
             self._failed = (way, time.monotonic_ns(), error.message)
             raise
-        self._houses.append(house)
+        self.houses.append(house)
         return house
 
     def _drop(self, house: House) -> None:
-        self._houses.remove(house)
+        self.houses.remove(house)
         if not house.running:
             house.close()
 
@@ -448,7 +463,7 @@ class Residents:
         with self._lock:
             house.running -= 1
             house.free.append(slot)
-            gone = house not in self._houses and not house.running
+            gone = house not in self.houses and not house.running
         if gone:
             house.close()
 
@@ -458,8 +473,8 @@ class Residents:
             self.pool.close()
         with self._lock:
             self._closed = True
-            houses = self._houses.copy()
-            self._houses.clear()
+            houses = self.houses.copy()
+            self.houses.clear()
         _close_all(houses)
 
     def forget(self) -> None:
@@ -467,7 +482,7 @@ class Residents:
         self._lock = threading.Lock()
         if self.pool is not None:
             self.pool.forget()
-        _close_all(self._houses)
+        _close_all(self.houses)
 
 
 def _close_all(houses: list[House]) -> None:

@@ -38,13 +38,14 @@ def _number(name: str) -> int:
 
 
 # Looked up before the first clone: nothing is imported or resolved inside the sandbox.
-_CLONE3, _WAIT4, _PPOLL, _READ, _WRITE, _KILL, _GETRUSAGE, _SIGNALFD4, _CLOCK_GETTIME, _EXIT_GROUP, _SETNS, _UNSHARE, _CLOSE_RANGE, _PRCTL, _MMAP = (
+_CLONE3, _WAIT4, _PPOLL, _READ, _WRITE, _KILL, _GETRUSAGE, _SIGNALFD4, _CLOCK_GETTIME, _EXIT_GROUP = (
     _number(name)
-    for name in (
-        "clone3", "wait4", "ppoll", "read", "write", "kill", "getrusage", "signalfd4", "clock_gettime", "exit_group", "setns", "unshare", "close_range",
-        "prctl", "mmap",
-    )
+    for name in ("clone3", "wait4", "ppoll", "read", "write", "kill", "getrusage", "signalfd4", "clock_gettime", "exit_group")
 )  # fmt: skip
+_SETNS, _UNSHARE, _CLOSE_RANGE, _PRCTL, _MMAP, _MADVISE, _MINCORE = (
+    _number(name) for name in ("setns", "unshare", "close_range", "prctl", "mmap", "madvise", "mincore")
+)  # fmt: skip
+_PRESENT = b"01" * 128
 _NEWNET, _NEWUSER, _IDLE_NETWORKS, _LAST, _MOST = 0x40000000, 0x10000000, 16, 0xFFFFFFFF, 1024
 
 
@@ -58,6 +59,31 @@ def _call(number: int, *args: int) -> int:
 def _leave(code: int) -> NoReturn:
     while True:
         _call(_EXIT_GROUP, code)
+
+
+def _own_memory() -> None:
+    """Take copies of all pages that a fork shares: now, at a third of the price, and not while the program runs that writes to them.
+
+    Best effort: an older kernel has no MADV_POPULATE_WRITE (5.14), and copies each page when it is written.
+    """
+    populate, page = 23, os.sysconf("SC_PAGE_SIZE")
+    with open("/proc/self/maps", "rb") as file:
+        lines = file.read().splitlines()
+    for line in lines:
+        words = line.split()
+        if words[1][:4] != b"rw-p":
+            continue
+        start, end = (int(word, 16) for word in words[0].split(b"-"))
+        there = (ctypes.c_ubyte * ((end - start) // page))()
+        if _call(_MINCORE, start, end - start, ctypes.addressof(there)) < 0:
+            continue
+        pages = bytes(there).translate(_PRESENT)
+        at = pages.find(b"1")
+        while at >= 0:
+            after = pages.find(b"0", at)
+            after = len(pages) if after < 0 else after
+            _call(_MADVISE, start + at * page, (after - at) * page, populate)
+            at = pages.find(b"1", after)
 
 
 class Executor:
@@ -134,6 +160,8 @@ class Executor:
             pid == 0 and flags and (_call(_UNSHARE, flags) < 0 or _call(_PRCTL, 4, 1) < 0)
         ):  # PR_SET_DUMPABLE, which the new rights have taken
             self._fail(self.count, errno.EPERM)
+        if pid == 0:
+            _own_memory()
         return pid
 
     def _word(self, address: int) -> int:
@@ -375,7 +403,7 @@ def serve_forked() -> None:
     """The life of a zygote, whose requests come on standard input; comes back in each member, with that one's streams, confined."""
     import signal
 
-    signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     os.dup2(0, fds.REQUESTS)
     _call(_CLOSE_RANGE, 0, fds.REQUESTS - 1, 0)
     _call(_PRCTL, 4, 0)  # PR_SET_DUMPABLE: its members have the same user

@@ -14,6 +14,7 @@ import sys
 
 TYPE_CHECKING = False  # `typing` is not imported, nor `__future__`
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import CodeType, FunctionType, TracebackType
     from typing import NoReturn
 
@@ -27,9 +28,11 @@ class Member:
         name: what this object is called in the lowest frame.
         token: what is written when it waits, so that nothing printed before can be mistaken for it.
         modules: what to import.
+        fork: is called then, in a zygote, and comes back in each fork of it; None where this one takes the program.
     """
 
-    def __init__(self, name: str, token: bytes, modules: "tuple[str, ...]") -> None:
+    def __init__(self, name: str, token: bytes, modules: "tuple[str, ...]", fork: "Callable[[], None] | None" = None) -> None:
+        self._fork = fork
         self._name = name
         self._token = token
         self._modules = modules
@@ -43,6 +46,11 @@ class Member:
         if searched:
             del sys.path[0]  # what lies in the working directory is the run's, and may not be there yet
         self._import()
+        fork, self._fork = self._fork, None
+        if fork is not None:
+            fork()
+            self._gc.collect()  # of what served; all else is frozen
+            self._freeze_all()
         os.write(1, self._token + b"+")
         kind, name, count, path, words, environment, files = marshal.loads(self._read(int.from_bytes(self._read(8), "little")))
         if environment is not None:
@@ -121,21 +129,22 @@ class Member:
             del sys.modules["gc"]
 
     def _freeze(self) -> None:
-        """The end of Python goes through all objects several times, longer than many a program takes; what is frozen it leaves out.
-
-        The program's own module is made anew after that, or what it holds would never be finalized. See `_thaw`.
-        """
+        """The end of Python goes through all objects several times, longer than many a program takes; what is frozen it leaves out. See `_thaw`."""
         import gc
 
         self._gc = gc
-        main = sys.modules["__main__"]
-        modules = [module for module in sys.modules.values() if type(module) is type(sys) and module is not main]
+        self._boot = sys.modules["__main__"]  # its variables are those of the lowest frame
+        self._freeze_all()
+
+    def _freeze_all(self) -> None:
+        """Freeze what there is, and make the program's own module anew after that, or what it holds would never be finalized."""
+        mains = (self._boot, sys.modules["__main__"])
+        modules = [module for module in sys.modules.values() if type(module) is type(sys) and module not in mains]
         self._frozen = [(module.__dict__, tuple(module.__dict__.values())) for module in modules]
-        gc.freeze()
+        self._gc.freeze()
         made = type(sys)("__main__")
-        made.__dict__.update((name, value) for name, value in main.__dict__.items() if name != self._name)
+        made.__dict__.update((name, value) for name, value in self._boot.__dict__.items() if name != self._name)
         sys.modules["__main__"] = made
-        self._boot = main  # its variables are those of the lowest frame
 
     def _thaw(self) -> None:
         """Where the program has hung something into a module that was there before it, a cold run's end is needed."""

@@ -27,7 +27,7 @@ FAILED = b"-"
 _IMPORT_MS = 120_000
 _CALLS = (
     "clone3", "wait4", "ppoll", "read", "write", "kill", "getrusage", "signalfd4", "clock_gettime", "exit_group", "setns", "unshare", "close_range", "prctl",
-    "mmap",
+    "mmap", "madvise", "mincore",
 )  # fmt: skip
 
 
@@ -50,38 +50,59 @@ def serving_text(arch: Arch) -> str:
     return "\n".join(lines) + "\n" + body[: body.index('if __name__ == "__main__":')]
 
 
-def zygote_text(arch: Arch, modules: tuple[str, ...]) -> str:
-    """Return the text for ``-c`` that imports, says so on standard output, and serves; what comes after it in the text is run in each member.
+def serving_function(arch: Arch, *, token: bytes = b"", forget: tuple[str, ...] = ()) -> str:
+    """Return Python that defines `serve_zygote`, to be called when all is imported: it says so on standard output, serves, and comes back in each member.
 
-    It leaves no name in ``__main__`` and no module that the ones that were asked for have not brought.
+    A member has no module that the ones that were asked for have not brought, and standard input is its own.
+
+    Args:
+        arch: the machine's.
+        token: what stands before a word, so that nothing printed before can be mistaken for it.
+        forget: variables that only the zygote was to have.
     """
     return f"""
-def _zygote():
+def serve_zygote():
     import os, sys
-    for name in {modules!r}:
-        try:
-            __import__(name)
-        except BaseException as error:
-            os.write(1, b"-" + f"{{name}}: {{type(error).__name__}}: {{error}}".encode("utf-8", "replace")[:500] + b"\\n")
-            os._exit(1)
     known = set(sys.modules)
     names = {{"__name__": "zygote"}}
     exec(compile({serving_text(arch)!r}, "<zygote>", "exec"), names)
-    import gc
-    gc.collect()
-    gc.freeze()
     unfit = names["fit_to_fork"]()
-    os.write(1, ("-" + unfit if unfit else "+").encode() + b"\\n")
+    os.write(1, {token!r} + ("-" + unfit if unfit else "+").encode())
     if unfit:
         os._exit(1)
     names["serve_forked"]()
     for name in set(sys.modules) - known:
         del sys.modules[name]
+    for name in {forget!r}:
+        os.environ.pop(name, None)
     if "numpy.random" in sys.modules:
         sys.modules["numpy.random"].seed()
-_zygote()
-del _zygote
 """
+
+
+def zygote_text(arch: Arch, modules: tuple[str, ...]) -> str:
+    """Return a text for ``-c`` that imports and serves; what comes after it in the text is run in each member. It leaves no name in ``__main__``."""
+    return f"""{serving_function(arch)}
+def _import():
+    import gc, os
+    for name in {modules!r}:
+        try:
+            __import__(name)
+        except BaseException as error:
+            os.write(1, b"-" + f"{{name}}: {{type(error).__name__}}: {{error}}".encode("utf-8", "replace")[:500])
+            os._exit(1)
+    gc.collect()
+    gc.freeze()
+_import()
+serve_zygote()
+del _import, serve_zygote
+"""
+
+
+class ModulesError(SandboxError):
+    """A module could not be imported, or has made the interpreter unfit to be forked; `import_failure` says which and why."""
+
+    import_failure = ""
 
 
 class Zygote(Channel):
@@ -99,7 +120,7 @@ class Zygote(Channel):
         self._words = -1
 
     @classmethod
-    def start(cls, server: Server, table_fd: int, *, flags: int, explain: Callable[[int, int], SandboxError]) -> Zygote:
+    def start(cls, server: Server, table_fd: int, *, flags: int, explain: Callable[[int, int], SandboxError], token: bytes = b"") -> Zygote:
         """Start a zygote and wait until it serves.
 
         Args:
@@ -107,19 +128,20 @@ class Zygote(Channel):
             table_fd: a memory file with the table of `build_zygote_plan`; borrowed.
             flags: of `clone_flags`.
             explain: turns (row, errno) of a failure into an error.
+            token: what its words begin with.
 
         Raises:
             SandboxError: it could not be started, or a module could not be imported; nothing is left.
         """
         zygote = cls()
         try:
-            zygote._start(server, table_fd, flags, explain)
+            zygote._start(server, table_fd, flags, explain, token)
         except BaseException:
             zygote.close()
             raise
         return zygote
 
-    def _start(self, server: Server, table_fd: int, flags: int, explain: Callable[[int, int], SandboxError]) -> None:
+    def _start(self, server: Server, table_fd: int, flags: int, explain: Callable[[int, int], SandboxError], token: bytes) -> None:
         import _socket
 
         with Owned() as own:
@@ -143,27 +165,31 @@ class Zygote(Channel):
                 self.pidfd = os.pidfd_open(record.pid)
                 os.write(self._launched.descriptors.go, bytes([fds.WORD_GO]))
                 break
-        self._await_word()
+        self._await_word(token)
 
-    def _await_word(self) -> None:
+    def _await_word(self, token: bytes) -> None:
         import select
 
         poll = select.poll()
         poll.register(self._words, select.POLLIN)
         words = b""
-        while not words.endswith(b"\n"):
+        # What a module prints goes nowhere.
+        while not words.endswith(token + READY):
             if not poll.poll(_IMPORT_MS):
                 raise SetupError("import modules in the zygote", errno.ETIMEDOUT)
             chunk = os.read(self._words, 4096)
             if not chunk:
                 break
-            words = (words + chunk)[-4096:]  # what a module prints goes nowhere
-        last = words.rstrip(b"\n").rpartition(b"\n")[2]
-        if last[:1] == FAILED:
-            text = "".join(letter if letter.isprintable() else "?" for letter in last[1:].decode("utf-8", "replace"))
-            raise SandboxError(f"zygote: {text}", hint="`modules` are imported in the sandbox, with what is installed there")
-        if last[:1] != READY:
+            words = (words + chunk)[-4096:]
+        else:
+            return
+        _, mark, told = words.rpartition(token + FAILED)
+        if not mark:
             raise ProtocolError("the zygote ended before it could serve")
+        text = "".join(letter if letter.isprintable() else "?" for letter in told.decode("utf-8", "replace"))
+        failure = ModulesError(f"warm interpreter: import `{text}`", hint="`modules` are imported in the sandbox, with what is installed there")
+        failure.import_failure = text
+        raise failure
 
     @property
     def alive(self) -> bool:

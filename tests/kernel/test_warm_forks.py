@@ -1,0 +1,121 @@
+"""Warm interpreters that are forks: the same programs, the same ends, as cold; what is shared is said; whoever dies, the next run is served."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kernel.test_resident import wait_gone
+from kernel.test_warm_python import COMMAND, PYTHON, command_lines, outcome
+from kernel.warm_programs import PROGRAMS
+
+import sandbox
+from sandbox import Sandbox
+from sandbox.errors import PolicyError
+from sandbox.launch.spawn import executor_command
+
+pytestmark = [pytest.mark.userns, pytest.mark.seccomp, pytest.mark.notify]
+pytestmark.append(pytest.mark.skipif(len(executor_command()) > 1, reason="the native executor is not built"))
+FORKED: dict[str, Any] = {"mode": "forked", "command": COMMAND}
+
+
+def zygote_pids(box: Sandbox) -> list[int]:
+    """Return the processes that are forked for a Sandbox's members."""
+    forks: Any = box._interpreters._launcher  # type: ignore[union-attr]
+    return [zygote.pid for zygote in forks._zygotes.values()]
+
+
+def test_every_program_ends_as_it_does_cold() -> None:
+    """The table of `kernel.warm_programs`, as a file, a module and a text."""
+    differ = {}
+    with Sandbox("python") as cold, Sandbox("python", python={**FORKED, "size": 2}) as warm:
+        for name, (code, how) in PROGRAMS.items():
+            for way, argv in command_lines(code, how).items():
+                options: dict[str, Any] = {"stdin": how.get("stdin"), "files": {"scr.py": code}, "collect": ["*.txt"]}
+                wanted, got = cold.run(argv, **options), warm.run(argv, **options)
+                assert got.launched == "interpreter", (name, way)
+                if outcome(wanted) != outcome(got):
+                    differ[name, way] = (outcome(wanted), outcome(got))
+    assert not differ
+
+
+def test_what_is_shared_is_this_and_no_more() -> None:
+    """The hash seed is; random state, pid namespace, files and variables are not, nor is what a program changed."""
+    code = (
+        "import glob, os, random, sys\n"
+        "print(hash('a'), random.random(), os.getpid(), glob.glob('/tmp/*') + glob.glob('*'), hasattr(sys, 'left'), 'OMP_NUM_THREADS' in os.environ)\n"
+        "open('/tmp/left', 'w'); open('left', 'w'); sys.left = 1"
+    )
+    with Sandbox("python", python={**FORKED, "modules": ["random"]}) as box:
+        runs = [box.run([PYTHON, "-c", code]) for _ in range(4)]
+    assert all(run.launched == "interpreter" and not run.stderr for run in runs), runs
+    words = [(run.stdout or b"").split(b" ", 2) for run in runs]
+    assert len({line[0] for line in words}) == 1 and len({line[1] for line in words}) == len(runs)
+    assert {line[2] for line in words} == {b"2 [] False False\n"}
+
+
+def test_denials_limits_and_usage_are_the_runs_own() -> None:
+    with Sandbox("strict", python=FORKED) as box:
+        run = box.run([PYTHON, "-c", "import socket\ntry: socket.socket()\nexcept OSError as error: print(error.errno)"])
+        assert run.launched == "interpreter" and run.stdout == b"1\n" and run.denials == {"socket": 1}
+        run = box.run([PYTHON, "-c", "print(sum(range(10)))"])
+        assert run.launched == "interpreter" and run.usage.cpu_user_ns + run.usage.cpu_sys_ns < 500_000_000
+    with Sandbox("strict", limits={"cpu": 1}, python=FORKED) as box:
+        run = box.run([PYTHON, "-c", "while True: pass"])
+        assert run.launched == "interpreter" and run.verdict is sandbox.Verdict.CPU_LIMIT
+
+
+def test_modules_that_cannot_be_imported_or_forked(tmp_path: Path) -> None:
+    with Sandbox("python", python={**FORKED, "modules": ["nowhere_to_be_found"]}) as box:
+        with pytest.raises(sandbox.SandboxError, match="import `nowhere_to_be_found: ModuleNotFoundError"):
+            box.run([PYTHON, "-c", "pass"])
+    (tmp_path / "threaded.py").write_text("import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n")
+    for path in (tmp_path, *list(tmp_path.parents)[:2]):
+        path.chmod(0o755)
+    settings: dict[str, Any] = {"volumes": [f"{tmp_path}:/modules"], "env": {"PYTHONPATH": "/modules"}}
+    with Sandbox("python", **settings, python={**FORKED, "modules": ["threaded"]}) as box:
+        with pytest.raises(sandbox.SandboxError, match="has started threads"):
+            box.run([PYTHON, "-c", "pass"])
+
+
+def test_a_zygote_that_dies_is_replaced() -> None:
+    with Sandbox("python", python={**FORKED, "size": 1}) as box:
+        assert box.run([PYTHON, "-c", "pass"]).launched == "interpreter" and box.warm(30)
+        (pid,) = zygote_pids(box)
+        os.kill(pid, signal.SIGKILL)
+        wait_gone(pid)
+        with contextlib.suppress(sandbox.SandboxError):
+            box.run([PYTHON, "-c", "pass"])  # it may have been given the member that has just died
+        for _ in range(3):
+            assert box.run([PYTHON, "-c", "print(7)"]).stdout == b"7\n"
+        assert box.warm(30) and zygote_pids(box) not in ([], [pid])
+        assert box.run([PYTHON, "-c", "pass"]).launched == "interpreter"
+
+
+def test_what_cannot_be_forked_is_started_and_says_so() -> None:
+    with Sandbox("python", python={**FORKED, "size": 1}, volumes=["/usr/share:/home/user/share"]) as box:
+        run = box.run([PYTHON, "-c", "pass"])
+        assert run.launched == "interpreter"
+        assert [note for note in run.notes if note.startswith("interpreter started, not forked: a shared tree below a tmpfs")]
+    with pytest.raises(PolicyError, match="needs a server"):
+        Sandbox("python", python=FORKED, resident=False)
+    with pytest.raises(PolicyError, match="unknown mode"):
+        Sandbox("python", python={"mode": "spooned"})
+
+
+def test_a_sandbox_that_is_closed_or_forgotten_leaves_no_zygote() -> None:
+    for forget in (False, True):
+        box = Sandbox("python", python={**FORKED, "size": 1})
+        assert box.warm(30)
+        pids = zygote_pids(box)
+        assert pids
+        if not forget:
+            box.close()
+        del box
+        gc.collect()
+        wait_gone(*pids)
