@@ -303,10 +303,10 @@ class Monitor:
         # In the past it says nothing: then the listener itself is waited for.
         resume = listener.resume_at_ns() if not self._listening and listener is not None else None
         reminder = self._reminder[0] if self._reminder is not None else None
+        if self._watched.sample:
+            due, sample = earliest(due, sample), None  # a look may end the run
         if resume is not None or self._settle_ns is not None or reminder is not None:
             sample = earliest(sample, resume, self._settle_ns, reminder)
-        if self._watched.sample:
-            return earliest(due, sample), None  # a look may end the run
         return due, sample
 
     # ---- what can happen -----------------------------------------------------------------------------------
