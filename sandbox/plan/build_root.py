@@ -1,7 +1,7 @@
 """The steps that build the root from its entries: all of them for one launch, or in two parts, for a server's root and for what each of its runs mounts.
 
-A run's own are its tmpfs and everything below one, /proc and the terminals; all else is read-only and the same for every run. Pure; only `plan.build` and
-`plan.template` import it.
+A run's own are its tmpfs and everything below one, what is mounted inside of a shared tree, /proc and the terminals; all else is read-only and the same for
+every run. Pure; only `plan.build` and `plan.template` import it.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ PROC_READ_ONLY = ("bus", "fs", "irq", "sys")
 class RootSteps:
     """The root in parts.
 
-    `trees` and `devices` are to be taken before it exists, `shared` builds what all runs of a server have, `stashed` keeps there the trees that belong
-    below a run's own tmpfs, `taken` takes them again, and `own` makes what is the run's.
+    `trees` and `devices` are to be taken before it exists, `shared` builds what all runs of a server have, `stashed` keeps there the trees that
+    the run mounts, `taken` takes them again, and `own` makes what is the run's.
     """
 
     trees: list[CloneTree] = field(default_factory=list)
@@ -96,7 +96,8 @@ def _build(request: Request, notes: list[str], steps: RootSteps, own: list[Step]
     for path in sorted(entries, key=lambda p: p.split("/")):
         entry = entries[path]
         within = _covering_bind(path, entries) is not None
-        part = own if split and _below_tmpfs(path, entries) else steps.shared
+        # The kernel drops a mount whose mount point is removed or replaced by the host: in a shared tree each run makes it anew.
+        part = own if split and (within or _below_tmpfs(path, entries)) else steps.shared
         if not within:
             for parent in _parents(path):
                 if parent not in made:

@@ -7,6 +7,7 @@ import os
 import random
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -108,6 +109,22 @@ def test_denials_are_recorded_with_their_run(tier: str) -> None:
         results = [box.run([sys.executable, "-I", "-S", "-c", "import socket; socket.socket()"]) for _ in range(2)]
     assert all(result.denials.get("socket") for result in results)
     assert {getattr(event, "run", None) for event in sink.events} == {result.run_id for result in results}
+
+
+def test_what_hides_a_socket_outlives_its_replacement(tier: str, tmp_path: Path) -> None:
+    """A daemon of the host starts again: its socket is another file under the same name, and the kernel drops what was mounted on the one before."""
+    tmp_path.chmod(0o755)
+
+    def look() -> tuple[str, bytes | None]:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(tmp_path / "bus"))
+            result = box.run(["stat", "-c", "%F", "/data/bus"])
+        (tmp_path / "bus").unlink()
+        box._recipes.forget()
+        return result.launched, result.stdout
+
+    with Sandbox(volumes=[f"{tmp_path}:/data"]) as box:
+        assert [look() for _ in range(3)] == [(tier, b"character special file\n")] * 3
 
 
 def test_what_cannot_be_executed(box: Sandbox, tmp_path: Path) -> None:

@@ -117,6 +117,15 @@ def test_trees_below_a_tmpfs_are_kept_where_the_run_covers_them() -> None:
     assert max(index for index, kind in enumerate(order) if kind is TakeStash) < order.index(MountTmpfs)
 
 
+def test_what_is_mounted_inside_of_a_shared_tree_is_the_runs() -> None:
+    """Its mount point is the host's: when that is removed or replaced the kernel drops the mount, in a server once for all runs to come."""
+    mask = Bind(path="/usr/share/socket", source="/dev/null", directory=False)
+    request = replace(REQUEST, root=replace(REQUEST.root, entries=(*ENTRIES, mask)))
+    server, run = build_server_plan(request, template=True), build_run_plan(request, template=True)
+    assert "/usr/share/socket" not in paths(server.init, AttachTree)
+    assert [step.within for step in run.init if isinstance(step, AttachTree) and step.path == "/usr/share/socket"] == [True]
+
+
 def test_the_halves_together_make_the_whole() -> None:
     """Nothing that a launch of its own builds is missing, and nothing is built twice."""
     builds = (MakeDirectory, MakeSymlink, WriteFile, AttachTree, MountTmpfs)
