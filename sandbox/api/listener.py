@@ -26,6 +26,7 @@ MAXIMUM = 4000
 """How many questions are worth asking again; with more a launch is prepared anew."""
 
 _READ_BYTES = 32 << 20
+_PIECE = 1 << 16  # a sysctl refuses to be read into megabytes
 # A directory whose names were last changed so long ago tells by its times when they are again; coarser than any file system's clock.
 _SETTLED_NS = 2_000_000_000
 _STAT, _STAMP = 5, 8
@@ -315,7 +316,11 @@ class Listener:
         return Status(found, self, "stat", self._files[fd][0])
 
     def _read(self, fd: int, count: int) -> bytes:
-        content = self._real_read(fd, count)
+        try:
+            content = self._real_read(fd, count)
+        except OSError:
+            self.void = self.void or "a file could not be read"
+            raise
         if fd not in self._files:
             self.void = self.void or "a descriptor was read"
             return content
@@ -337,7 +342,7 @@ class Listener:
         fd = self._open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             content = b""
-            while len(content) < _READ_BYTES and (part := self._read(fd, _READ_BYTES - len(content))):
+            while part := self._read(fd, _PIECE):
                 content += part
         finally:
             self._close(fd)

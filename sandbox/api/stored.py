@@ -152,6 +152,7 @@ class Stored:
         plain = data["plain"]
         self.profile: Any = _Light(plain["profile"], lambda: self.whole().profile)
         self.policy: Any = _Light(plain["policy"], lambda: self.whole().policy)
+        self.cgroup_limits: Any = _Light(plain["cgroup_limits"], lambda: self.whole().cgroup_limits)
         self.notes = plain["notes"]
         self.sampled = frozenset(plain["sampled"])
         self.as_root: bool = plain["as_root"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import marshal
 import os
 import sys
+import time
 
 from sandbox.api.listener import Listener
 from sandbox.api.stored import ID_BYTES, MAXIMUM_BYTES, describe_backend, file_state, seal, shape_of, store_path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 MAXIMUM_ENTRIES = 128
 """With more, those that were made longest ago go."""
 
+_SETTLED_NS = 2_000_000_000  # coarser than any file system's clock
 # Fields of a prepared launch that each run has of its own.
 _OWN = ("run_id", "command", "environment", "backend", "anchor", "kept")
 
@@ -89,6 +91,7 @@ class Noted:
 
     def __init__(self, listener: Listener) -> None:
         self.listener = listener
+        self.began_ns = time.time_ns()
         self.fixed: tuple[tuple[str, str], ...] = ()
 
 
@@ -148,6 +151,10 @@ def _describe_launch(prepared: Prepared, noted: Noted) -> dict[str, Any] | None:
     finally:
         if cgroup is not None:
             cgroup.close()
+    code = tuple((file, file_state(file)) for file in _code_files())
+    # What was changed a moment before, or since, is perhaps not what was loaded.
+    if any(state is None or state[-1] > noted.began_ns - _SETTLED_NS for _, state in code):
+        return None
     plan = build_plan(generalize(request, prepared.run_id))
     table = lower_plan(plan)
     mark, ids, at = ANY_ID.encode(), [], table.data.find(ANY_ID.encode())
@@ -157,10 +164,10 @@ def _describe_launch(prepared: Prepared, noted: Noted) -> dict[str, Any] | None:
     calls = [index for index, row in enumerate(table.rows) if row.op is Op.CALL and row.label.startswith("execve ")]
     if len(mark) != ID_BYTES or len(prepared.run_id) != ID_BYTES or len(calls) != 1:
         return None
-    profile, limits, policy = prepared.profile, prepared.profile.limits, prepared.policy
+    profile, policy = prepared.profile, prepared.policy
     inner = inner_argv(prepared)[0]
     return {
-        "code": tuple((file, file_state(file)) for file in _code_files()),
+        "code": code,
         "questions": noted.listener.notes,
         "backend": describe_backend(prepared.backend),
         "shape": shape,
@@ -170,8 +177,9 @@ def _describe_launch(prepared: Prepared, noted: Noted) -> dict[str, Any] | None:
         "plain": {
             "profile": {
                 "name": profile.name, "digest": profile.digest, "measure_instructions": profile.measure_instructions, "time_namespace": False,
-                "limits": {name: value for name in limits.__slots__ if _is_plain(value := getattr(limits, name))},
+                "uid": profile.uid, "gid": profile.gid, "limits": _plain_fields(profile.limits),
             },
+            "cgroup_limits": _plain_fields(prepared.cgroup_limits),
             "policy": {"name": policy.name, "digest": policy.digest},
             "notes": prepared.notes, "sampled": tuple(sorted(prepared.sampled)), "as_root": prepared.as_root, "external_map": prepared.external_map,
             "arch": str(prepared.arch), "passed": tuple(profile.env_pass), "fixed": noted.fixed, "cwd": command.cwd,
@@ -185,6 +193,10 @@ def _code_files() -> list[str]:
     """Return the files of ours that are loaded: an edit of any of them may make another launch of the same answers."""
     files = (getattr(module, "__file__", None) for name, module in list(sys.modules.items()) if name.partition(".")[0] == "sandbox")
     return sorted({file for file in files if file})
+
+
+def _plain_fields(record: Any) -> dict[str, Any]:
+    return {name: value for name in record.__slots__ if _is_plain(value := getattr(record, name))}
 
 
 def _is_plain(value: object) -> bool:
