@@ -1,8 +1,8 @@
 """What a `Sandbox` keeps of a run for the next one like it: the prepared launch and its table.
 
 To prepare is to look at the host: at directories, links, the mount table, sysctls. For a second what was seen is taken as it is; then it is looked at
-anew. Not so what the caller itself changes and expects to count at once: profile and policy files, its environment, working directory and ids, the calling
-thread's priority, and which directories and files it shares. What could not be prepared is never kept.
+anew. Not so what the caller itself changes and expects to count at once: profile and policy files, its environment, working directory, ids and resource
+limits, the calling thread's priority, and which directories and files it shares. What could not be prepared is never kept.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from resource import getrlimit
 from typing import TYPE_CHECKING
 
 from sandbox.api.limits import caller_scheduling
@@ -34,6 +35,7 @@ AGE_NS = 1_000_000_000
 """How long what was seen of the host is taken as it was."""
 
 _RECIPES = 64
+RLIM_NLIMITS = 16  # asm-generic/resource.h
 _Identity = tuple[tuple[str, tuple[int, int, int] | None], ...]
 
 
@@ -155,7 +157,12 @@ def _circumstances() -> tuple[object, ...]:
         here = os.getcwd()
     except FileNotFoundError:
         here = ""
-    return (_environment(), here, os.geteuid(), os.getegid(), caller_scheduling())
+    return (_environment(), here, caller_scheduling(), identify_caller())
+
+
+def identify_caller() -> Hashable:
+    """Return what a child has of its caller for good, and a server of who started it: ids, groups and resource limits."""
+    return os.getresuid(), os.getresgid(), tuple(os.getgroups()), tuple(map(getrlimit, range(RLIM_NLIMITS)))
 
 
 def _environment() -> Mapping[str, str]:
@@ -165,7 +172,7 @@ def _environment() -> Mapping[str, str]:
 
 
 def identify_shared(prepared: Prepared) -> Hashable:
-    """Return what tells the host's directories and files in a launch's root, and what is mounted in them, from others that may take their places."""
+    """Return what tells the host's directories and files in a launch's root, what is mounted in them, and the caller from others in their places."""
     sources = tuple(entry.source for entry in prepared.root.entries if isinstance(entry, Bind))
     # As mountinfo spells them, proc_pid_mountinfo(5).
     below = tuple(re.sub(rb"[ \t\n\\]", lambda one: b"\\%03o" % one[0][0], os.fsencode(source)) + b"/" for source in sources)
@@ -175,7 +182,7 @@ def identify_shared(prepared: Prepared) -> Hashable:
     except OSError:
         lines = []
     mounts = tuple((words[0], words[4]) for words in lines if len(words) == 6 and (words[4] + b"/").startswith(below))
-    return _identify(sources), mounts
+    return _identify(sources), mounts, identify_caller()
 
 
 def _shared_paths(prepared: Prepared) -> tuple[str, ...]:
@@ -193,4 +200,4 @@ def _identify(paths: Iterable[str]) -> _Identity:
     return tuple(found)
 
 
-__all__ = ["AGE_NS", "Recipes", "identify_shared"]
+__all__ = ["AGE_NS", "Recipes", "identify_caller", "identify_shared"]

@@ -13,7 +13,7 @@ import weakref
 from sandbox.api import execute as executing
 from sandbox.api.finish import explain_failure
 from sandbox.api.prepare import build_request, new_run_id, uptime_s
-from sandbox.api.recipe import identify_shared
+from sandbox.api.recipe import identify_caller, identify_shared
 from sandbox.api.slots import Slot, SlotAnswering, cgroup_names, entry_files, same_place
 from sandbox.api.start import Start, StartGoneError
 from sandbox.errors import SandboxError, SetupError, describe_errno
@@ -58,7 +58,7 @@ class Way:
         tier: ``template``, ``anew`` or ``spawned``.
         server: the plan of a server that can do it, without what its keeper removes; None where none can.
         recycle: whether the network namespace may be one that was used before.
-        shared: what tells the directories and files that a template's root has from others that have taken their places since.
+        shared: what tells the caller, and the directories and files that a template's root has, from others that have taken their places since.
     """
 
     tier: str
@@ -78,7 +78,7 @@ def find_way(prepared: Prepared, *, template: bool = True) -> Way:
         shared = kept.shared if kept is not None and kept.shared is not None else identify_shared(prepared)
         return Way(tier="template", server=build_server_plan(request, template=True), recycle=recycle, shared=shared)
     if not anew_refusal(request):
-        return Way(tier="anew", server=build_server_plan(request, template=False))
+        return Way(tier="anew", server=build_server_plan(request, template=False), shared=identify_caller())
     return Way(tier="spawned")
 
 

@@ -111,6 +111,28 @@ def test_denials_are_recorded_with_their_run(tier: str) -> None:
     assert {getattr(event, "run", None) for event in sink.events} == {result.run_id for result in results}
 
 
+def test_the_callers_resource_limits_count_from_the_next_run_on(tier: str) -> None:
+    """As with any child: a server has those of when it was started. Those that no profile sets are inherited, and a hard limit binds what it sets."""
+    program = (
+        "import resource, sys\n"
+        "from sandbox import Sandbox\n"
+        "from kernel.tiers import only_tier\n"
+        "import pytest\n"
+        "with pytest.MonkeyPatch.context() as patch, Sandbox() as box:\n"
+        "    only_tier(sys.argv[1], patch)\n"
+        "    look = lambda: (box.run(['sh', '-c', 'ulimit -v; ulimit -n']).stdout.split(), box.run(['true']).launched)\n"
+        "    print(*look())\n"
+        "    resource.setrlimit(resource.RLIMIT_AS, (5 << 30, 5 << 30))\n"
+        "    resource.setrlimit(resource.RLIMIT_NOFILE, (150, 150))\n"
+        "    print(*look())\n"
+    )
+    found = subprocess.run([sys.executable, "-c", program, tier], cwd=ROOT / "tests", env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+                           capture_output=True, text=True, check=False)  # fmt: skip
+    before, after = found.stdout.splitlines()
+    assert before.startswith("[b'unlimited', ") and before.endswith(tier), found.stderr
+    assert after == f"[b'{5 << 20}', b'150'] {tier}", found.stderr
+
+
 def test_what_hides_a_socket_outlives_its_replacement(tier: str, tmp_path: Path) -> None:
     """A daemon of the host starts again: its socket is another file under the same name, and the kernel drops what was mounted on the one before."""
     tmp_path.chmod(0o755)
