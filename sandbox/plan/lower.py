@@ -1,7 +1,7 @@
 """Plan → Table: every step becomes rows.
 
 This file holds the frame, the processes' steps and confinement; `lower_mounts.py` holds the steps that build the
-root. Pure: nothing here depends on the host beyond what the plan says.
+root, `lower_served.py` those of servers and of their runs. Pure: nothing here depends on the host beyond what the plan says.
 """
 
 from __future__ import annotations
@@ -17,11 +17,8 @@ from sandbox.plan import fds
 from sandbox.plan.check import check_table
 from sandbox.plan.codec import NO_FLAG, RECORD, Arg, Flag, Kind, Op, Ref, Row, Slot, Table, TableBuilder
 from sandbox.plan.steps import (
-    AdoptOrphans,
-    AwaitCommand,
     AwaitGo,
     AwaitSupervisor,
-    Become,
     BecomeIds,
     CloexecFrom,
     CloneInit,
@@ -30,16 +27,11 @@ from sandbox.plan.steps import (
     DieWithJanitor,
     DropCapabilities,
     DropGroups,
-    Dumpable,
     Execute,
-    ExecuteCommand,
     ForbidNamespaces,
     Guard,
-    InheritForked,
-    InheritRoot,
     InstallFilter,
     JoinCgroups,
-    KeepHostProc,
     LimitWatches,
     LoopbackUp,
     MapIds,
@@ -53,11 +45,9 @@ from sandbox.plan.steps import (
     PreferForOom,
     Reap,
     ReportStarted,
-    ReserveCommand,
     ResetScheduling,
     ResetSignals,
     RestrictLandlock,
-    Serve,
     SetAffinity,
     SetHostname,
     SetIoPriority,
@@ -70,9 +60,6 @@ from sandbox.record import dataclass, field, replace
 
 _RECORD_A, _RECORD_B, _RECORD_RUSAGE = 8, 16, 24
 _LEFT_IGNORED = (32, 33)  # glibc's own two, which posix_spawn(3) sets to be ignored whatever it is asked (spawni.c)
-MEMBERS = 1024
-"""How many runs of a server may live at once."""
-MEMBER_BYTES = 16  # struct member of init.c
 
 
 @dataclass(slots=True)
@@ -146,6 +133,7 @@ class Lowering:
 def lower_plan(plan: Plan) -> Table:
     """Turn a plan into the table that an executor runs."""
     from sandbox.plan.lower_mounts import lower_mount_step
+    from sandbox.plan.lower_served import lower_served_step
 
     low = Lowering(arch=Arch(plan.arch))
     failure = low.record(Kind.FAILED)
@@ -155,7 +143,7 @@ def lower_plan(plan: Plan) -> Table:
         starts.append(len(low.builder.rows))
         for step in section:
             low.step += 1
-            if not lower_mount_step(low, step):
+            if not lower_mount_step(low, step) and not lower_served_step(low, step):
                 _lower_step(low, step)
     for index, start in zip(low.clones, starts[1:], strict=True):
         low.builder.rows[index] = replace(low.builder.rows[index], number=start)
@@ -177,7 +165,8 @@ def _new_session(low: Lowering, step: NewSession) -> None:
         low.call("ioctl", 0, uapi.TIOCSCTTY, 0, label="TIOCSCTTY")
 
 
-def _close_from(low: Lowering, step: CloseFrom) -> None:
+def close_from(low: Lowering, step: CloseFrom) -> None:
+    """Add the rows that close every descriptor from one on, but some."""
     first = step.first
     for kept in sorted(step.keep):
         if kept > first:
@@ -196,7 +185,7 @@ def _guard(low: Lowering, step: Guard) -> None:
     keep = {fds.STATUS, fds.SUPERVISOR, fds.RELEASE, *(fd for fd, _ in step.removals + step.thaws + step.entries)}
     pidfd = max(keep) + 1
     low.call("dup3", Slot(low.slot("init-pidfd")), pidfd, uapi.O_CLOEXEC, label="init's pidfd")
-    _close_from(low, CloseFrom(first=0, keep=(*sorted(keep), pidfd)))
+    close_from(low, CloseFrom(first=0, keep=(*sorted(keep), pidfd)))
     first = low.builder.reserve(16, struct.pack("<ihhihh", fds.SUPERVISOR, uapi.POLLIN, 0, pidfd, uapi.POLLIN, 0))
     low.call("ppoll", first, 2, 0, 0, 8, flags=Flag.RETRY)
     low.call("pidfd_send_signal", pidfd, uapi.SIGKILL, 0, 0, tolerate=(errno.ESRCH,))
@@ -306,42 +295,6 @@ def _limit_watches(low: Lowering, step: LimitWatches) -> None:
         low.write_file(Slot(low.slot("host-proc")), f"sys/user/max_inotify_{name}", str(allowed), tolerate=(errno.ENOENT,))
 
 
-def _adopt_orphans(low: Lowering, step: AdoptOrphans) -> None:
-    low.call("prctl", uapi.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0, label="PR_SET_CHILD_SUBREAPER")
-
-
-def _keep_host_proc(low: Lowering, step: KeepHostProc) -> None:
-    low.call("dup3", Slot(low.slot("host-proc")), fds.SERVER_PROC, uapi.O_CLOEXEC, label="the host's /proc")
-
-
-def _inherit_root(low: Lowering, step: InheritRoot) -> None:
-    # The working directory is the root; nobody is in this mount namespace but us.
-    low.slots["root"] = low.builder.slot(uapi.AT_FDCWD)
-    low.slots["host-proc"] = low.builder.slot(fds.SERVER_PROC)
-    _dumpable(low, step)
-
-
-def _inherit_forked(low: Lowering, step: InheritForked) -> None:
-    _dumpable(low, step)
-    low.call("chdir", "/", label="`/`")
-    low.call("umask", 0)
-    low.slots["root"] = low.builder.slot(uapi.AT_FDCWD)
-
-
-def _dumpable(low: Lowering, step: Dumpable | InheritRoot | InheritForked) -> None:
-    low.call("prctl", uapi.PR_SET_DUMPABLE, 1, 0, 0, 0, label="PR_SET_DUMPABLE")
-
-
-def _serve(low: Lowering, step: Serve) -> None:
-    low.send(low.record(Kind.READY, a=-1, b=-1))
-    proc = (fds.SERVER_PROC,) if step.template else ()
-    # Nothing below REQUESTS stays open: what a request brings takes those numbers.
-    _close_from(low, CloseFrom(first=0, keep=(fds.REQUESTS, *proc)))
-    members = low.builder.reserve(MEMBER_BYTES * MEMBERS)
-    record = low.record(Kind.REAPED)
-    low.operate(Op.SERVE, fds.REQUESTS, members, MEMBERS, record, fds.SERVER_PROC if step.template else -1, label="serve")
-
-
 def _clone_payload(low: Lowering, step: ClonePayload) -> None:
     low.clone(_clone_arguments(low, step.flags, 0), low.slot("payload-pid"))
 
@@ -446,30 +399,6 @@ def _await_go(low: Lowering, step: AwaitGo) -> None:
     low.await_word(fds.WORD_GO, "go")
 
 
-def _reserve_command(low: Lowering, step: ReserveCommand) -> None:
-    memory = low.slot("command-memory")
-    low.call("mmap", 0, step.size_bytes, uapi.PROT_READ | uapi.PROT_WRITE, uapi.MAP_PRIVATE | uapi.MAP_ANONYMOUS, -1, 0, store=memory)
-
-
-def _await_command(low: Lowering, step: AwaitCommand) -> None:
-    low.send(low.ready)
-    pointers = low.slots["command"] = low.builder.reserve(24).offset
-    low.operate(Op.COMMAND, fds.GO, Slot(low.slot("command-memory")), step.size_bytes, Ref(pointers), label="command")
-
-
-def _execute_command(low: Lowering, step: ExecuteCommand) -> None:
-    pointers = low.slot("command")
-    low.call("execve", Slot(pointers), Slot(pointers + 8), Slot(pointers + 16), label="of the command")
-
-
-def _become(low: Lowering, step: Become) -> None:
-    low.call("close", fds.GO, label="go")
-    if "listener" in low.slots:
-        low.call("close", Slot(low.slots["listener"]), label="the listener")
-    low.call("close", fds.STATUS, label="status")
-    low.operate(Op.BECOME, label="become")
-
-
 def _execute(low: Lowering, step: Execute) -> None:
     argv = low.builder.vector([word.encode("utf-8", "surrogateescape") for word in step.argv])
     environment = low.builder.vector([f"{name}={value}".encode("utf-8", "surrogateescape") for name, value in step.environment])
@@ -485,7 +414,7 @@ def _lower_step(low: Lowering, step: Step) -> None:
         case NewSession():
             _new_session(low, step)
         case CloseFrom():
-            _close_from(low, step)
+            close_from(low, step)
         case CloneInit():
             _clone_init(low, step)
         case Guard():
@@ -554,25 +483,5 @@ def _lower_step(low: Lowering, step: Step) -> None:
             _execute(low, step)
         case Reap():
             _reap(low, step)
-        case AdoptOrphans():
-            _adopt_orphans(low, step)
-        case KeepHostProc():
-            _keep_host_proc(low, step)
-        case Serve():
-            _serve(low, step)
-        case InheritForked():
-            _inherit_forked(low, step)
-        case InheritRoot():
-            _inherit_root(low, step)
-        case Dumpable():
-            _dumpable(low, step)
-        case Become():
-            _become(low, step)
-        case ReserveCommand():
-            _reserve_command(low, step)
-        case AwaitCommand():
-            _await_command(low, step)
-        case ExecuteCommand():
-            _execute_command(low, step)
         case _:
             raise InternalError(f"no rows for step `{type(step).__name__}`")

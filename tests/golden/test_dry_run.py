@@ -19,11 +19,13 @@ import pytest
 from sandbox.abi.arch import Arch
 from sandbox.abi.host import HostFeatures
 from sandbox.api import prepare as preparing
-from sandbox.api.prepare import Command, dry_plan, prepare
+from sandbox.api.prepare import Command, build_request, dry_plan, prepare
 from sandbox.cgroup.model import CgroupUsage
 from sandbox.plan.lower import lower_plan
 from sandbox.plan.render import render_json, render_rows, render_text
 from sandbox.plan.root import Bind, Directory, FileBytes, RootEntry, RootSpec, Symlink, Tmpfs
+from sandbox.plan.template import build_run_plan, build_server_plan
+from sandbox.plan.zygote import build_forked_plan, build_zygote_plan
 from sandbox.policy.profile import CwdMode, Profile
 from sandbox.policy.profile_load import load_profile
 
@@ -141,6 +143,29 @@ def test_plan_with_a_terminal(pin: Any) -> None:
     pin("user")
     plan, notes = dry_run("shell", interactive=True)
     compare("shell.terminal", render_text(plan, notes))
+
+
+@pytest.mark.parametrize("situation", ["user", "root"])
+def test_plans_of_a_server_and_its_runs(pin: Any, situation: str) -> None:
+    """A server with a template, a run of it, one that waits for its command, a zygote and a fork of it; for a user also the ones without a template."""
+    pin(situation)
+    prepared = prepare(
+        Command(argv=("python3", "script.py"), profile=load_profile("python"), cwd=CWD, environ={"PATH": "/usr/bin:/bin"}, executor="auto")
+    )
+    request = build_request(prepared, outside_id=0x70000000, cgroup=None)
+    plans = {
+        "server": build_server_plan(request, template=True),
+        "run": build_run_plan(request, template=True),
+        "run that waits": build_run_plan(request, template=True, waits=True),
+        "zygote": build_zygote_plan(request, text="pass", command=("python3",), environment=()),
+        "fork": build_forked_plan(request),
+    }
+    if situation == "user":
+        plans |= {
+            "server without a template": build_server_plan(request, template=False),
+            "run built anew": build_run_plan(request, template=False),
+        }
+    compare(f"served.{situation}", "\n\n".join(f"=== {name}\n{render_text(plan, ())}" for name, plan in plans.items()))
 
 
 def test_rows_of_strict(pin: Any) -> None:

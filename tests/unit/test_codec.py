@@ -30,7 +30,7 @@ from sandbox.plan.codec import (
     decode_record,
     encode_command,
 )
-from sandbox.plan.lower import MEMBER_BYTES
+from sandbox.plan.lower_served import MEMBER_BYTES
 
 SOURCE = Path(__file__).parents[2] / "sandbox" / "launch" / "native" / "init.c"
 SIZES = {
