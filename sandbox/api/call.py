@@ -97,8 +97,11 @@ def prepare_call(argv: Words, settings: Settings, changes: Changes, *, origin: s
         from sandbox.registry.facts import check_name
 
         check_name(changes.name)
+    for word in words:
+        if "\0" in word:
+            raise ValueError(f"embedded NUL in {word!r}")
     # By their text: 1 and True are equal, and a list is no key.
-    key = (words, repr((changes.volumes, changes.limits, changes.timeout, changes.env, changes.collect, changes.collect_limit)))
+    key = repr((changes.volumes, changes.limits, changes.timeout, changes.env, changes.collect, changes.collect_limit))
     given = [item.partition(":")[0] if isinstance(item, str) else item.source for item in (*settings.volumes, *changes.volumes)]
     if settings.cwd is not None:
         given.append(os.fspath(settings.cwd))
@@ -108,7 +111,7 @@ def prepare_call(argv: Words, settings: Settings, changes: Changes, *, origin: s
         call = _make_call(words, settings, changes, marks, origin)
         return replace(call, prepared=open_backend(call.prepared))
 
-    return recipes.find(key, files, changes.name, given, make)
+    return recipes.find(key, words, files, changes.name, given, make)
 
 
 def _make_call(words: tuple[str, ...], settings: Settings, changes: Changes, files: Mapping[str, bytes], origin: str) -> Call:

@@ -320,7 +320,7 @@ def _find_table(prepared: Prepared, outside_id: int, cgroup: CgroupRun | None, e
     found = prepared.find_table(cgroup, entries)
     if found is not None:
         return found
-    from sandbox.api.prepare import build_request, uptime_s
+    from sandbox.api.prepare import build_request, inner_argv, uptime_s
     from sandbox.api.tables import build_table, generalize, name_run
     from sandbox.record import replace
 
@@ -334,8 +334,9 @@ def _find_table(prepared: Prepared, outside_id: int, cgroup: CgroupRun | None, e
         return _make_table(request(), whole.run_id)
     # A root run's id is in no table: the maps are written from outside.
     variant = ("spawned", bool(entries), uptime_s(whole))
-    plan, table = kept.find(variant, lambda: build_table(generalize(request(), whole.run_id)))
-    return plan, replace(table, data=name_run(kept.fill(variant, table, whole.command.files), whole.run_id))
+    made = kept.find(variant, lambda: build_table(generalize(request(), whole.run_id)))
+    data = kept.fill(variant, made, whole.command.files, inner_argv(whole), whole.environment)
+    return made[0], replace(made[1], data=name_run(data, whole.run_id))
 
 
 def _make_table(request: Request, run_id: str) -> tuple[Plan, Table]:

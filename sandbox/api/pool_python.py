@@ -173,6 +173,7 @@ class Interpreters:
         """End all members that nobody has."""
         self._pool.close(wait=wait)
         self._base = self._model = self._launcher = None
+        self._judged.clear()
 
 
 def _forks(launcher: Launcher | None, python: Python) -> Launcher:

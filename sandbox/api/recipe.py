@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
 
     from sandbox.api.call import Call
-    from sandbox.api.prepare import Prepared
+    from sandbox.api.prepare import Command, Prepared
     from sandbox.api.recall import State
     from sandbox.cgroup.model import Backend
 
@@ -76,12 +76,14 @@ class Recipes:
         self._kept: dict[object, _Recipe] = {}
 
     def find(
-        self, key: object, files: Mapping[str, bytes], name: str, given: Sequence[str], make: Callable[[Mapping[str, bytes]], Call]
-    ) -> Call:
+        self, key: object, argv: tuple[str, ...], files: Mapping[str, bytes], name: str, given: Sequence[str],
+        make: Callable[[Mapping[str, bytes]], Call],
+    ) -> Call:  # fmt: skip
         """Return a call like the one that was asked for before, or make it.
 
         Args:
-            key: all that the caller said, but for files and the run's name.
+            key: all that the caller said, but for argv, files and the run's name.
+            argv: the command line, of which only the first word decides what is prepared; without NUL.
             files: contents by name.
             name: the run's name, checked already.
             given: paths to share in the caller's words, absolute.
@@ -92,7 +94,7 @@ class Recipes:
         """
         if sum(map(len, files.values())) > KEPT_BYTES:
             return make(files)
-        key = (key, tuple((file, *_shape(content)) for file, content in files.items()))
+        key = (key, argv[0], tuple((file, *_shape(content)) for file, content in files.items()))
         circumstances = _circumstances()
         with self._lock:
             recipe = self._kept.get(key)
@@ -109,8 +111,8 @@ class Recipes:
         call = recipe.call
         prepared = call.prepared
         command = prepared.command
-        if files or name != command.name:
-            command = replace(command, name=name, files=files)
+        if files or name != command.name or argv != command.argv:
+            command = replace(command, name=name, files=files, argv=argv)
         prepared = replace(prepared, run_id=new_run_id(), command=command)
         return type(call)(prepared=prepared, patterns=call.patterns, collect_bytes=call.collect_bytes)
 
@@ -135,9 +137,13 @@ class Recipes:
 def _same(before: Call, made: Call) -> bool:
     """Whether two prepared calls are the same but for what each run has of its own."""
     ours, theirs = before.prepared, made.prepared
-    return replace(before, prepared=replace(ours, kept=None, run_id="", command=replace(ours.command, name=""))) == replace(
-        made, prepared=replace(theirs, run_id="", command=replace(theirs.command, name=""), backend=_same_place(ours.backend, theirs.backend))
+    return replace(before, prepared=replace(ours, kept=None, run_id="", command=_common(ours))) == replace(
+        made, prepared=replace(theirs, run_id="", command=_common(theirs), backend=_same_place(ours.backend, theirs.backend))
     )
+
+
+def _common(prepared: Prepared) -> Command:
+    return replace(prepared.command, name="", argv=prepared.command.argv[:1])
 
 
 def _same_place(ours: Backend | None, theirs: Backend | None) -> Backend | None:

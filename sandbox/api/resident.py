@@ -12,7 +12,7 @@ import weakref
 
 from sandbox.api import execute as executing
 from sandbox.api.finish import explain_failure
-from sandbox.api.prepare import build_request, new_run_id, uptime_s
+from sandbox.api.prepare import build_request, inner_argv, new_run_id, uptime_s
 from sandbox.api.recipe import identify_caller, identify_shared
 from sandbox.api.slots import Slot, SlotAnswering, cgroup_names, entry_files, same_place
 from sandbox.api.start import Start, StartGoneError
@@ -238,9 +238,10 @@ class Served(Start):
                 memory = table_fd = sealed_memory(table)
             else:
                 variant = (self.kind or way.tier, len(extra), self._moved, uptime_s(prepared))
-                plan, table = kept.find(variant, lambda: self._build(len(extra)))
-                if prepared.command.files or prepared.profile.time_namespace:
-                    memory = table_fd = sealed_memory(replace(table, data=kept.fill(variant, table, prepared.command.files)))
+                made = plan, table = kept.find(variant, lambda: self._build(len(extra)))
+                argv, files = inner_argv(prepared), prepared.command.files
+                if files or prepared.profile.time_namespace or kept.differs(variant, made, argv):
+                    memory = table_fd = sealed_memory(replace(table, data=kept.fill(variant, made, files, argv, prepared.environment)))
                 else:
                     table_fd = kept.memory(variant, table)
             self._ask(launched, table_fd, children, extra)

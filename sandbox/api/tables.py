@@ -14,6 +14,8 @@ from sandbox.plan.build import build_plan
 from sandbox.plan.codec import HEADER, ROW, Op, Table
 from sandbox.plan.lower import lower_plan
 from sandbox.plan.root import FileBytes
+from sandbox.plan.steps_processes import Execute
+from sandbox.plan.vectors import replace_vectors
 from sandbox.record import replace
 
 TYPE_CHECKING = False
@@ -46,7 +48,7 @@ class Kept:
         uses: how many runs were started.
     """
 
-    __slots__ = ("_contents", "_files", "_made", "_places", "shared", "uses", "way")
+    __slots__ = ("_contents", "_executes", "_files", "_made", "_places", "shared", "uses", "way")
 
     def __init__(self, contents: Mapping[str, bytes] | None = None, shared: Hashable = None) -> None:
         self.shared = shared
@@ -54,6 +56,7 @@ class Kept:
         self._contents = dict(contents or {})
         self._made: dict[Hashable, tuple[Plan, Table]] = {}
         self._files: dict[Hashable, int] = {}
+        self._executes: dict[Hashable, tuple[int, tuple[str, ...]] | None] = {}
         self.way: object = None  # see `resident.Way`; None until somebody asked
         self._places: dict[Hashable, dict[str, tuple[int, tuple[int, ...]]]] = {}
 
@@ -71,9 +74,16 @@ class Kept:
             if len(self._made) >= _VARIANTS:
                 self._made.clear()
                 self._places.clear()
+                self._executes.clear()
             self._places[variant] = {name: _locate(made[1], content) for name, content in self._contents.items()} if files else {}
+            self._executes[variant] = _find_execute(*made)
             self._made[variant] = made
         return made
+
+    def differs(self, variant: Hashable, made: tuple[Plan, Table], argv: tuple[str, ...]) -> bool:
+        """Say whether plan and table of `find` execute another command line than this."""
+        execute = self._executes[variant] if variant in self._executes else _find_execute(*made)
+        return execute is not None and execute[1] != argv
 
     def memory(self, variant: Hashable, table: Table) -> int:
         """Return a sealed memory file with a table of `find`; borrowed, good as long as this object."""
@@ -89,18 +99,36 @@ class Kept:
         for fd in self._files.values():
             os.close(fd)
 
-    def fill(self, variant: Hashable, table: Table, contents: Mapping[str, bytes]) -> bytes:
-        """Return the bytes of a table of `find` with one run's files in it."""
-        if not contents:
-            return table.data
-        places = self._places.get(variant) or {name: _locate(table, content) for name, content in self._contents.items()}
-        data = bytearray(table.data)
-        for name, content in contents.items():
-            at, lengths = places[name]
-            data[at : at + len(content)] = content
-            for place in lengths:
-                struct.pack_into("<Q", data, place, len(content))
-        return bytes(data)
+    def fill(
+        self, variant: Hashable, made: tuple[Plan, Table], contents: Mapping[str, bytes], argv: tuple[str, ...],
+        environment: tuple[tuple[str, str], ...],
+    ) -> bytes:  # fmt: skip
+        """Return the bytes of a table of `find` with one run's files and command line in it.
+
+        Args:
+            variant: as for `find`.
+            made: what `find` returned.
+            contents: the files by the names that the caller gave.
+            argv: the payload's, inside.
+            environment: the payload's, the same for all runs of a recipe.
+        """
+        table = made[1]
+        whole = table.data
+        if contents:
+            places = self._places.get(variant) or {name: _locate(table, content) for name, content in self._contents.items()}
+            data = bytearray(whole)
+            for name, content in contents.items():
+                at, lengths = places[name]
+                data[at : at + len(content)] = content
+                for place in lengths:
+                    struct.pack_into("<Q", data, place, len(content))
+            whole = bytes(data)
+        execute = self._executes[variant] if variant in self._executes else _find_execute(*made)
+        if execute is None or execute[1] == argv:
+            return whole
+        words = [word.encode("utf-8", "surrogateescape") for word in argv]
+        variables = [f"{name}={value}".encode("utf-8", "surrogateescape") for name, value in environment]
+        return replace_vectors(whole, execute[0], words, variables)
 
 
 def placeholder_size(content: bytes) -> int:
@@ -139,6 +167,16 @@ def _locate(table: Table, content: bytes) -> tuple[int, tuple[int, ...]]:
             ]  # fmt: skip
     assert len(lengths) == 2, "a file is written by one call, whose result is looked at"
     return at, tuple(lengths)
+
+
+def _find_execute(plan: Plan, table: Table) -> tuple[int, tuple[str, ...]] | None:
+    """Return the row that executes the payload, and its argv; None where that is not in the table."""
+    steps = plan.steps()
+    last = steps[-1]
+    if not isinstance(last, Execute):
+        return None
+    (found,) = (index for index, row in enumerate(table.rows) if row.step == len(steps) - 1 and row.op is Op.CALL)
+    return found, last.argv
 
 
 def make_table(request: Request, run_id: str) -> tuple[Plan, Table]:

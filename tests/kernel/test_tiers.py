@@ -77,6 +77,20 @@ def test_a_result_names_its_tier(box: Sandbox, tier: str) -> None:
     assert sandbox.run(["true"]).launched == "spawned"
 
 
+def test_a_command_line_of_its_own_each_time(box: Sandbox) -> None:
+    """What is kept for a command is kept for its first word; each run gets its own words, files and variables."""
+    script = 'printf "%s|" "$@"; cat given; printf "$V"'
+    for number in range(6):
+        words = [f"word {number}", "", "\u00e9" * number]
+        result = box.run(["sh", "-c", script, "sh", *words], files={"given": f"file {number}"}, env={"V": "v"})
+        assert (result.stdout or b"").decode() == "".join(f"{word}|" for word in words) + f"file {number}v"
+        assert box.run(["sh", "-c", f"exit {number}"]).exit_code == number
+    with pytest.raises(sandbox.SandboxError, match="Argument list too long"):
+        box.run(["sh", "-c", "true", *["x" * 100_000] * 40])
+    with pytest.raises(sandbox.SandboxError, match="/dev/null"):
+        box.run(["/dev/null"])
+
+
 def test_without_a_server_on_request() -> None:
     with Sandbox(resident=False) as box:
         assert box.run(["true"]).launched == "spawned"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from sandbox import Sandbox
 from sandbox.api import call as calling
 from sandbox.api import recipe as recipes
 from sandbox.api.call import Call
-from sandbox.api.prepare import Command, Prepared, build_request, prepare
+from sandbox.api.prepare import Command, Prepared, build_request, inner_argv, prepare
 from sandbox.api.tables import ANY_ID, build_table, generalize, placeholder
 from sandbox.errors import PolicyError, SandboxError
+from sandbox.plan.codec import HEADER, ROW, Op
 
 
 @pytest.fixture
@@ -44,8 +46,8 @@ def table(call: Call) -> bytes:
     prepared = call.prepared
     assert prepared.kept is not None
     request = generalize(build_request(prepared, outside_id=-1, cgroup=None), prepared.run_id)
-    found = prepared.kept.find("test", lambda: build_table(request))[1]
-    return prepared.kept.fill("test", found, prepared.command.files)
+    found = prepared.kept.find("test", lambda: build_table(request))
+    return prepared.kept.fill("test", found, prepared.command.files, inner_argv(prepared), prepared.environment)
 
 
 def test_the_same_call_is_prepared_once_and_each_run_has_its_own_id(box: Sandbox, looks: list[Command]) -> None:
@@ -54,6 +56,47 @@ def test_the_same_call_is_prepared_once_and_each_run_has_its_own_id(box: Sandbox
     assert first.prepared.run_id != second.prepared.run_id
     assert ask(box, name="one").prepared.command.name == "one" and ask(box).prepared.command.name == ""
     assert len(looks) == 1
+
+
+def test_only_the_first_word_of_a_command_line_is_looked_up(box: Sandbox, looks: list[Command]) -> None:
+    calls = [ask(box, "true", "a"), ask(box, "true"), ask(box, "true", "b", "\udcff", "")]
+    assert len(looks) == 1
+    assert [call.prepared.command.argv[1:] for call in calls] == [("a",), (), ("b", "\udcff", "")]
+    assert ask(box, "/bin/false").prepared.root.argv0 != calls[0].prepared.root.argv0 and len(looks) == 2
+    with pytest.raises(ValueError, match="NUL"):
+        ask(box, "true", "a\0b")
+
+
+@pytest.mark.parametrize("words", [(), ("b",), ("", "a b", "\udcff\u00e9"), tuple(map(str, range(500)))])
+def test_a_kept_table_with_another_command_line_executes_that(box: Sandbox, words: tuple[str, ...]) -> None:
+    """The bytes are not those of a table that was built for it, but its execve has the same words, and all other rows are the same."""
+    table(ask(box, "true", "first"))
+    filled = ask(box, "true", *words)
+    built = build_request(filled.prepared, outside_id=-1, cgroup=None)
+    fresh = build_table(generalize(built, filled.prepared.run_id))[1]
+    data = table(filled)
+    row = next(index for index, row in enumerate(fresh.rows) if row.op is Op.CALL and row.label.startswith("execve "))
+    assert vectors(data, row) == vectors(fresh.data, row) == [[word.encode("utf-8", "surrogateescape") for word in ("true", *words)], environment(filled)]
+    assert HEADER.unpack_from(data)[2:4] == HEADER.unpack_from(fresh.data)[2:4]
+    begin, end = HEADER.unpack_from(data)[2], HEADER.unpack_from(data)[2] + row * ROW.size
+    assert data[begin:end] == table(ask(box, "true", "first"))[begin:end]
+
+
+def environment(call: Call) -> list[bytes]:
+    return [f"{name}={value}".encode("utf-8", "surrogateescape") for name, value in call.prepared.environment]
+
+
+def vectors(data: bytes, row: int) -> list[list[bytes]]:
+    """Return the argument vector and the environment of a row that is an execve, as the kernel would read them."""
+    found = []
+    for place in (1, 2):
+        at = struct.unpack_from("<Q", data, HEADER.unpack_from(data)[2] + row * ROW.size + 8 + 8 * place)[0]
+        words = []
+        while pointer := struct.unpack_from("<Q", data, at)[0]:
+            words.append(data[pointer : data.index(b"\0", pointer)])
+            at += 8
+        found.append(words)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -189,7 +232,7 @@ def test_a_placeholder_is_as_long_as_it_must_be() -> None:
 
 def test_recipes_are_bounded(box: Sandbox) -> None:
     for number in range(recipes._RECIPES + 5):
-        ask(box, "true", str(number))
+        ask(box, "true", timeout=number + 1)
     assert len(box._recipes._kept) == recipes._RECIPES
 
 
