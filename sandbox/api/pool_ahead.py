@@ -17,6 +17,7 @@ from sandbox.api import execute as executing
 from sandbox.api.finish import explain_failure
 from sandbox.api.pool import PoolStats
 from sandbox.api.prepare import build_request, inner_argv
+from sandbox.api.recipe import hides_something
 from sandbox.api.resident import Served
 from sandbox.errors import PolicyError, SandboxError
 from sandbox.launch.resident import ServerGoneError, clone_refusal
@@ -377,6 +378,8 @@ def _may_wait(prepared: Prepared, way: Way) -> bool:
     """Whether a sandbox for this run can be one that waited."""
     if way.tier != "template" or prepared.kept is None or prepared.profile.time_namespace:
         return False  # clocks begin at the command
+    if hides_something(prepared):
+        return False
     if prepared.command.files and prepared.as_root:
         return False  # the payload's tmpfs has no id for root
     words = (*prepared.command.argv, *(name + value for name, value in prepared.environment))

@@ -12,7 +12,7 @@ from sandbox.api.pool import Pool
 from sandbox.api.pool_member import AHEAD_CPU_S, Member, Order
 from sandbox.api.prepare import new_run_id
 from sandbox.api.python import encode_program, is_early, parse_program, waiting_argv
-from sandbox.api.recipe import identify_shared
+from sandbox.api.recipe import hides_something, identify_shared
 from sandbox.api.tables import Kept
 from sandbox.errors import PolicyError, SandboxError
 from sandbox.plan.root import Tmpfs
@@ -51,6 +51,7 @@ class Interpreters:
         self._base: Prepared | None = None
         self._model: Prepared | None = None
         self._shared: Hashable = None
+        self._hides = False
         self._judged: dict[tuple[int, int], tuple[Prepared, bool]] = {}
         self._pool = Pool(python.size, python.memory_bytes, self._build)
 
@@ -61,7 +62,7 @@ class Interpreters:
             SandboxError: what they are made of is wrong.
         """
         self._renew(self._prepare(self._argv, Changes()).prepared)
-        self._pool.fill()
+        self._refill()
 
     def start(
         self, argv: Sequence[str], changes: Changes, streams: Streams, sink: Callable[[], tuple[Sink, bool]], owned: tuple[int, ...]
@@ -89,9 +90,9 @@ class Interpreters:
             call = self._prepare(self._argv, replace(changes, files=None))
         self._renew(base)
         files = read_files(changes.files)
-        if not self._fits(call.prepared, base) or not _files_fit(files, base):
+        if self._hides or not self._fits(call.prepared, base) or not _files_fit(files, base):
             self._pool.count_unfit()
-            self._pool.fill()
+            self._refill()
             return None
         prepared = call.prepared
         prefix = encode_program(
@@ -101,7 +102,7 @@ class Interpreters:
         call = replace(call, prepared=replace(prepared, command=replace(prepared.command, argv=tuple(argv), files=files)))
         member = self._give(call, prefix, streams, sink, owned)
         if member is None:
-            self._pool.fill()
+            self._refill()
         return member
 
     def _give(
@@ -114,7 +115,7 @@ class Interpreters:
             at_once = member.state == "waiting"
             if member.settle():
                 opened, owns = sink()
-                order = Order(call=call, streams=streams, sink=opened, owns_sink=owns, owned=owned, prefix=prefix, then=self._pool.fill)
+                order = Order(call=call, streams=streams, sink=opened, owns_sink=owns, owned=owned, prefix=prefix, then=self._refill)
                 if member.take(order):
                     self._pool.found(at_once=at_once)
                     return member
@@ -126,6 +127,10 @@ class Interpreters:
                     f"warm interpreter: import `{member.import_failure}`", hint="`modules` are imported in the sandbox, with what is installed there"
                 )
 
+    def _refill(self) -> None:
+        if not self._hides:
+            self._pool.fill()
+
     def _renew(self, base: Prepared) -> None:
         """Make members of what is there now; those that were made of something else go."""
         before = self._base
@@ -136,6 +141,7 @@ class Interpreters:
             self._base = base
             return
         self._shared = shared
+        self._hides = hides_something(base)
         rlimits = tuple(
             (number, soft + AHEAD_CPU_S, hard + AHEAD_CPU_S) if number == uapi.RLIMIT_CPU else (number, soft, hard)
             for number, soft, hard in base.rlimits

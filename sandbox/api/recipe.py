@@ -20,7 +20,7 @@ from sandbox.api.prepare import new_run_id
 from sandbox.api.recall import SETTLED_NS, source_paths, source_state
 from sandbox.api.tables import KEPT_BYTES, Kept, looked_at, placeholder, placeholder_size
 from sandbox.errors import PolicyError
-from sandbox.plan.root import Bind
+from sandbox.plan.root import Bind, Tmpfs
 from sandbox.record import replace
 
 if TYPE_CHECKING:
@@ -191,6 +191,13 @@ def identify_shared(prepared: Prepared) -> Hashable:
     return _identify(sources), mounts, identify_caller()
 
 
+def hides_something(prepared: Prepared) -> bool:
+    """Whether something in a shared tree is covered: the kernel drops such a mount when the host puts another file there, so no sandbox may wait with it."""
+    trees = tuple(entry.path + "/" for entry in prepared.root.entries if isinstance(entry, Bind) and entry.directory)
+    covers = (entry.path for entry in prepared.root.entries if isinstance(entry, Tmpfs) or (isinstance(entry, Bind) and entry.source == "/dev/null"))
+    return any(path.startswith(trees) for path in covers)
+
+
 def _shared_paths(prepared: Prepared) -> tuple[str, ...]:
     return tuple(entry.source for entry in prepared.root.entries if isinstance(entry, Bind) and not entry.source.startswith("/etc/"))
 
@@ -206,4 +213,4 @@ def _identify(paths: Iterable[str]) -> _Identity:
     return tuple(found)
 
 
-__all__ = ["AGE_NS", "Recipes", "identify_caller", "identify_shared"]
+__all__ = ["AGE_NS", "Recipes", "hides_something", "identify_caller", "identify_shared"]

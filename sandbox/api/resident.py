@@ -343,11 +343,11 @@ class Residents:
 
             self.pool = Pool(ahead)
         self._lock = threading.Lock()
-        self.houses: list[House] = []
+        self._houses: list[House] = []
         self._closed = False
         self._failed: tuple[Way, int, str] | None = None
         _all.add(self)
-        weakref.finalize(self, _close_all, self.houses)
+        weakref.finalize(self, _close_all, self._houses)
 
     def open(self, prepared: Prepared, held: bool = False, made: Callable[..., Served] | None = None) -> Start:
         """See `Launcher.open`.
@@ -394,7 +394,7 @@ class Residents:
             return True
         affinity = frozenset(os.sched_getaffinity(0))
         with self._lock:
-            return not self.houses or any(house.fits(prepared, way, affinity) for house in self.houses)
+            return not self._houses or any(house.fits(prepared, way, affinity) for house in self._houses)
 
     def open_ahead(self, prepared: Prepared, way: Way) -> Waiting:
         """Return one that is to be made ahead.
@@ -422,7 +422,7 @@ class Residents:
         with self._lock:
             dead: list[House] = []
             found: House | None = None
-            for house in self.houses:
+            for house in self._houses:
                 if house.gone:
                     dead.append(house)
                 elif house.free and house.fits(prepared, way, affinity):
@@ -441,9 +441,9 @@ class Residents:
             raise SetupError("start a server", 0, step="this Sandbox is closed")
         if self._failed is not None and self._failed[0] == way and time.monotonic_ns() - self._failed[1] < _AGAIN_NS:
             raise SandboxError(self._failed[2])
-        for house in [one for one in self.houses if one.way.server == way.server and one.way.shared != way.shared]:
+        for house in [one for one in self._houses if one.way.server == way.server and one.way.shared != way.shared]:
             self._drop(house)  # its root has what is no longer there, and keeps it from being unmounted
-        idle = sorted((house for house in self.houses if not house.running), key=lambda house: house.used_ns)
+        idle = sorted((house for house in self._houses if not house.running), key=lambda house: house.used_ns)
         if len(idle) >= _SERVERS:
             self._drop(idle[0])
         try:
@@ -451,11 +451,11 @@ class Residents:
         except SandboxError as error:
             self._failed = (way, time.monotonic_ns(), error.message)
             raise
-        self.houses.append(house)
+        self._houses.append(house)
         return house
 
     def _drop(self, house: House) -> None:
-        self.houses.remove(house)
+        self._houses.remove(house)
         if not house.running:
             house.close()
 
@@ -464,7 +464,7 @@ class Residents:
         with self._lock:
             house.running -= 1
             house.free.append(slot)
-            gone = house not in self.houses and not house.running
+            gone = house not in self._houses and not house.running
         if gone:
             house.close()
 
@@ -474,8 +474,8 @@ class Residents:
             self.pool.close()
         with self._lock:
             self._closed = True
-            houses = self.houses.copy()
-            self.houses.clear()
+            houses = self._houses.copy()
+            self._houses.clear()
         _close_all(houses)
 
     def forget(self) -> None:
@@ -483,7 +483,7 @@ class Residents:
         self._lock = threading.Lock()
         if self.pool is not None:
             self.pool.forget()
-        _close_all(self.houses)
+        _close_all(self._houses)
 
 
 def _close_all(houses: list[House]) -> None:

@@ -160,7 +160,8 @@ def test_what_hides_a_socket_outlives_its_replacement(tier: str, tmp_path: Path)
         return result.launched, result.stdout
 
     with Sandbox(volumes=[f"{tmp_path}:/data"]) as box:
-        assert [look() for _ in range(3)] == [(tier, b"character special file\n")] * 3
+        # What waits would be without that mount, so no sandbox with one waits.
+        assert [look() for _ in range(3)] == [("template" if tier == "pool" else tier, b"character special file\n")] * 3
 
 
 def test_what_cannot_be_executed(box: Sandbox, tmp_path: Path) -> None:

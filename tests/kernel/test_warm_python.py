@@ -486,3 +486,17 @@ def test_both_executors(executor: str) -> None:
 def _members(box: Sandbox) -> list[Any]:
     assert box._interpreters is not None
     return list(box._interpreters._pool._members)
+
+
+def test_no_interpreter_waits_with_something_hidden(tmp_path: Path) -> None:
+    """The kernel drops what covers a socket when the socket is replaced; a fresh run has it covered again."""
+    import socket
+
+    tmp_path.chmod(0o755)
+    code = [PYTHON, "-c", "import os, stat; print(stat.S_ISSOCK(os.stat('/data/bus').st_mode))"]
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "bus"))
+        with Sandbox("python", volumes=[f"{tmp_path}:/data"], python={"command": COMMAND}) as box:
+            result = box.run(code)
+    assert result.stdout == b"False\n"
+    assert result.launched != "interpreter"
