@@ -376,7 +376,7 @@ def _of_cgroup(limits: Limits) -> Limits:
 
 def _may_wait(prepared: Prepared, way: Way) -> bool:
     """Whether a sandbox for this run can be one that waited."""
-    if way.tier != "template" or prepared.kept is None or prepared.profile.time_namespace:
+    if not way.waits or prepared.kept is None or prepared.profile.time_namespace:
         return False  # clocks begin at the command
     if hides_something(prepared):
         return False

@@ -15,6 +15,7 @@ from sandbox.api.python import encode_program, is_early, parse_program, waiting_
 from sandbox.api.recipe import hides_something, identify_shared
 from sandbox.api.tables import Kept
 from sandbox.errors import PolicyError, SandboxError
+from sandbox.plan.build_root import mounts_in_shared
 from sandbox.plan.root import Tmpfs
 from sandbox.record import replace
 
@@ -202,6 +203,8 @@ def _plain(prepared: Prepared) -> Prepared:
 
 def _fits(asked: Prepared, base: Prepared) -> bool:
     """Whether the sandbox of `base` is the one that `asked` would get."""
+    if mounts_in_shared(asked.root):
+        return False  # what hides something of the host's may have been lost while it waited
     limits, ours = asked.profile.limits, base.profile.limits
     if ours.wall_ns is not None and (limits.wall_ns is None or limits.wall_ns > ours.wall_ns):
         return False  # init would end it before

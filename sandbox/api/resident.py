@@ -20,6 +20,7 @@ from sandbox.errors import SandboxError, SetupError, describe_errno
 from sandbox.launch.idmap import claim_host_id
 from sandbox.launch.resident import Server, ServerGoneError, clone_refusal
 from sandbox.launch.spawn import SIGNALS, sealed_memory
+from sandbox.plan.build_root import mounts_in_shared
 from sandbox.plan.lower import lower_plan
 from sandbox.plan.template import anew_refusal, build_run_plan, build_server_plan, clone_flags, may_recycle_network, template_refusal
 from sandbox.record import dataclass, replace
@@ -58,12 +59,14 @@ class Way:
         tier: ``template``, ``anew`` or ``spawned``.
         server: the plan of a server that can do it, without what its keeper removes; None where none can.
         recycle: whether the network namespace may be one that was used before.
+        waits: whether it may be made before it is asked for.
         shared: what tells the caller, and the directories and files that a template's root has, from others that have taken their places since.
     """
 
     tier: str
     server: Plan | None = None
     recycle: bool = False
+    waits: bool = False
     shared: Hashable = None
 
 
@@ -76,7 +79,8 @@ def find_way(prepared: Prepared, *, template: bool = True) -> Way:
         recycle = prepared.profile.launch_recycle_network and may_recycle_network(request)
         kept = prepared.kept
         shared = kept.shared if kept is not None and kept.shared is not None else identify_shared(prepared)
-        return Way(tier="template", server=build_server_plan(request, template=True), recycle=recycle, shared=shared)
+        waits = not mounts_in_shared(prepared.root)
+        return Way(tier="template", server=build_server_plan(request, template=True), recycle=recycle, waits=waits, shared=shared)
     if not anew_refusal(request):
         return Way(tier="anew", server=build_server_plan(request, template=False), shared=identify_caller())
     return Way(tier="spawned")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sandbox.errors import UnsupportedError
-from sandbox.plan.root import Bind, Directory, FileBytes, RootEntry, Symlink, Tmpfs
+from sandbox.plan.root import Bind, Directory, FileBytes, RootEntry, RootSpec, Symlink, Tmpfs
 from sandbox.plan.steps import (
     AttachTree,
     CloneDevice,
@@ -86,6 +86,14 @@ def split_refusal(request: Request) -> str:
             # By then a program may have put a link in the mount point's place.
             return f"a tmpfs at `{path}`, in a shared tree"
     return ""
+
+
+def mounts_in_shared(root: RootSpec) -> bool:
+    """Return whether something is mounted inside of a shared tree: a mask, mostly. The kernel drops it when the host removes or replaces its mount point, so a
+    root that has one is not made long before it is used.
+    """
+    entries = {entry.path: entry for entry in root.entries}
+    return any(isinstance(entry, (Bind, Tmpfs)) and _covering_bind(path, entries) is not None for path, entry in entries.items())
 
 
 def _build(request: Request, notes: list[str], steps: RootSteps, own: list[Step], *, split: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -61,6 +62,25 @@ def processes(one: Waiting) -> list[int]:
                     return [int(init), int(payload)]
         os.sched_yield()
     raise AssertionError("nobody waits")
+
+
+@pytest.mark.parametrize(("ahead", "argv"), [({"pool": 1}, ["stat", "-c", "%F"]), ({"python": True}, [
+    "python3", "-c", "import os, stat, sys; print('character special file' if stat.S_ISCHR(os.stat(sys.argv[1]).st_mode) else 'socket')",
+])])  # fmt: skip
+def test_what_hides_a_socket_does_not_wait(ahead: dict[str, Any], argv: list[str], tmp_path: Path) -> None:
+    """The kernel drops what is mounted on a file that the host replaces: of one that waits the next run would see a daemon's new socket."""
+    tmp_path.chmod(0o755)
+    seen = []
+    with Sandbox("python", volumes=[f"{tmp_path}:/data"], **ahead) as box:
+        for _ in range(3):
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(str(tmp_path / "bus"))
+                box._recipes.forget()
+                result = box.run([*argv, "/data/bus"])
+                box.warm()
+            seen.append((result.launched not in ("pool", "interpreter"), result.stdout))
+            (tmp_path / "bus").unlink()
+    assert seen == [(True, b"character special file\n")] * 3
 
 
 # ---- what is asked for -----------------------------------------------------------------------------------------------------
