@@ -36,7 +36,7 @@ def soak(tmp_path: Path, *words: str) -> tuple[int, dict[str, Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tier", ["spawned", "anew", "template", "interpreter-started"])
+@pytest.mark.parametrize("tier", ["spawned", "anew", "template", "pool", "interpreter-started", "interpreter-forked"])
 def test_mixed_runs(tmp_path: Path, tier: str) -> None:
     """Good and hostile runs through one Sandbox: every outcome is the run's own, nothing grows, nothing is left."""
     code, summary = soak(tmp_path, "--tier", tier, "--runs", "600", "--every", "2")

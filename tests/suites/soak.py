@@ -15,6 +15,7 @@ import gc
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -102,6 +103,8 @@ class Soak:
         """Run everything; return the exit code."""
         options = self._options
         threads = [threading.Thread(target=self._work, args=(number,), daemon=True) for number in range(options.workers)]
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
         self._look()
         for thread in threads:
             thread.start()
@@ -110,7 +113,7 @@ class Soak:
             with self.turn:
                 self.turn.wait(1)
                 done, spent = self.count.done, time.monotonic() - self._began
-            self._over = (options.runs and done >= options.runs) or (options.seconds and spent >= options.seconds) or False
+            self._over |= bool((options.runs and done >= options.runs) or (options.seconds and spent >= options.seconds))
             if time.monotonic() - self._moved > _STUCK_S:
                 print("nothing has moved for two minutes", flush=True)
                 faulthandler.dump_traceback(all_threads=True)
@@ -127,6 +130,10 @@ class Soak:
         gc.collect()
         end = take_sample(self._directories)
         return self._report(end=end, statistics=str(statistics))
+
+    def _stop(self, number: int, frame: object) -> None:
+        """End early, with the report."""
+        self._over = True
 
     def _work(self, number: int) -> None:
         chance = random.Random(f"{self._options.seed} {number}")
