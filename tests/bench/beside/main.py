@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=12, metavar="N", help="turns of each row (default 12)")
     parser.add_argument("--batch", type=int, default=4, metavar="N", help="launches a turn; slow rows have one (default 4)")
     parser.add_argument("--seconds", type=float, default=1, metavar="S", help="of throughput, for each row and number at once (default 1)")
+    parser.add_argument("--at-once", default="1,2,4", metavar="N,N", help="of throughput (default 1,2,4)")
     parser.add_argument("--slices", type=int, default=2, metavar="N", help="into which these seconds are cut (default 2)")
     parser.add_argument("--idle", default="1,20,500", metavar="N,N", help="how many idle sandboxes of ours (default 1,20,500)")
     parser.add_argument("--quiet", type=float, default=0.1, metavar="S", help="wait so long at most for a quiet machine before each turn (default 0.1)")
@@ -179,7 +180,8 @@ class Measurement:
 
     def _throughput(self, title: str) -> Found:
         rows = [row for row in self._rows if not _is_interpreter(row)]
-        return measures.throughput(title, self._session, rows, measures.TRUE, self._options.seconds, self._options.slices)
+        at_once = tuple(map(int, self._options.at_once.split(",")))
+        return measures.throughput(title, self._session, rows, measures.TRUE, self._options.seconds, self._options.slices, at_once)
 
     def _calls(self, title: str) -> Found | None:
         try:

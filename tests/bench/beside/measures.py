@@ -31,11 +31,13 @@ def launches(title: str, session: Session, rows: Sequence[Contender], program: P
     return {"program": program.name, "us": _without_failed(session, title, rows, found)}
 
 
-def throughput(title: str, session: Session, rows: Sequence[Contender], program: Program, seconds: float, slices: int) -> Found:
-    """Count launches within a time, with 1, 2 and 4 at once; `seconds` for each of these and each row, cut into slices."""
+def throughput(
+    title: str, session: Session, rows: Sequence[Contender], program: Program, seconds: float, slices: int, at_once_all: Sequence[int]
+) -> Found:
+    """Count launches within a time, with so many at once; `seconds` for each of these and each row, cut into slices."""
     found: dict[str, dict[str, list[dict[str, float]]]] = {}
     ready = session.ready(title, rows, program)
-    for at_once in AT_ONCE:
+    for at_once in at_once_all:
         for _, row in session.turns(f"{title}, {at_once} at once", ready, slices):
             done: Sustained | None = session.attempt(f"{title}, {at_once} at once", row, partial(row.sustain, program, at_once, seconds / slices))
             if done is not None:
