@@ -75,7 +75,7 @@ def zygote_refusal(request: Request) -> str:
     if not request.host.user_namespace_sysctl:
         return "/proc/sys cannot be written"
     if split_root(request, []).taken:
-        return "a shared tree below a tmpfs"
+        return "a shared tree below a tmpfs or inside of another one"
     return ""
 
 
