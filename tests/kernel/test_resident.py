@@ -7,9 +7,13 @@ import os
 import re
 import select
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import textwrap
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +25,11 @@ from sandbox.errors import InternalError, SandboxError
 from sandbox.launch.resident import ServerGoneError, clone_refusal
 from sandbox.launch.spawn import Launched, executor_command
 from sandbox.plan import fds
-from sandbox.plan.codec import NO_ROW, Kind, encode_command
+from sandbox.plan.codec import NO_ROW, Ask, Kind, encode_command, encode_request
 from sandbox.plan.lower import lower_plan
 from sandbox.plan.root import Bind
 from sandbox.plan.steps import CloneTree, MountTmpfs, Plan, SetLimit
-from sandbox.plan.template import anew_refusal, build_run_plan, may_recycle_network, template_refusal
+from sandbox.plan.template import anew_refusal, build_run_plan, clone_flags, may_recycle_network, template_refusal
 from sandbox.policy.profile import NetworkMode, ProcMode
 from sandbox.record import replace
 
@@ -62,6 +66,14 @@ def wait_gone(*pids: int) -> None:
             assert ready, f"process {pid} lives on"
         finally:
             os.close(fd)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Wait until something holds; fails when it does not come to."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < deadline, "it does not come to that"
+        select.select([], [], [], 0.01)
 
 
 # ---- the same as any other run -------------------------------------------------------------------------------------------
@@ -239,6 +251,32 @@ def test_a_refused_clone_is_the_servers_own_failure(executor: str) -> None:
         assert run.failure == (NO_ROW, errno.EINVAL)
         assert clone_refusal(*run.failure) is not None and clone_refusal(0, errno.EINVAL) is None
         assert resident.run().status == 0
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_what_is_no_request_is_dropped(executor: str) -> None:
+    """Wrong bytes, too few descriptors, more than there is room for: nothing is started, nothing of it stays open."""
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    good = encode_request(clone_flags(template=True, recycled_network=False), Ask(0))
+    with Resident(prepare_for(("/bin/true",)), executor=executor) as resident:
+        assert resident.run().status == 0
+        sender: Any = resident.server._sender
+        before = set(os.listdir(f"/proc/{resident.server.pid}/fd")) if ROOT else set()
+        for data, count in (
+            (b"x", 0),
+            (bytes(16), 8),
+            (good[:-1], 8),
+            (good + b"x", 8),
+            (good, 0),
+            (good, 6),
+            (good, 70),
+            (bytes(4096), 20),
+        ):
+            rights = struct.pack(f"{count}i", *[null] * count)
+            sender.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if count else [])
+        assert resident.run().status == 0 and resident.server.alive
+        wait_until(lambda: not ROOT or set(os.listdir(f"/proc/{resident.server.pid}/fd")) <= before)
+    os.close(null)
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
