@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 from functools import lru_cache
 
 from sandbox.launch.spawn import sealed_memory
@@ -48,17 +49,19 @@ class Kept:
         uses: how many runs were started.
     """
 
-    __slots__ = ("_contents", "_executes", "_files", "_made", "_places", "shared", "uses", "way")
+    __slots__ = ("_contents", "_descriptors", "_executes", "_files", "_lock", "_made", "_places", "shared", "uses", "way")
 
     def __init__(self, contents: Mapping[str, bytes] | None = None, shared: Hashable = None) -> None:
         self.shared = shared
         self.uses = 0
         self._contents = dict(contents or {})
         self._made: dict[Hashable, tuple[Plan, Table]] = {}
-        self._files: dict[Hashable, int] = {}
-        self._executes: dict[Hashable, tuple[int, tuple[str, ...]] | None] = {}
+        self._files: dict[Hashable, tuple[Table, int]] = {}
+        self._descriptors: list[int] = []
+        self._executes: dict[Hashable, tuple[Table, tuple[int, tuple[str, ...]] | None]] = {}
+        self._lock = threading.Lock()
         self.way: object = None  # see `resident.Way`; None until somebody asked
-        self._places: dict[Hashable, dict[str, tuple[int, tuple[int, ...]]]] = {}
+        self._places: dict[Hashable, tuple[Table, dict[str, tuple[int, tuple[int, ...]]]]] = {}
 
     def find(self, variant: Hashable, build: Callable[[], tuple[Plan, Table]], *, files: bool = True) -> tuple[Plan, Table]:
         """Return plan and table of one way to start the recipe.
@@ -69,34 +72,50 @@ class Kept:
             files: whether the recipe's files are in the table.
         """
         made = self._made.get(variant)
-        if made is None:
-            made = build()
-            if len(self._made) >= _VARIANTS:
-                self._made.clear()
-                self._places.clear()
-                self._executes.clear()
-            self._places[variant] = {name: _locate(made[1], content) for name, content in self._contents.items()} if files else {}
-            self._executes[variant] = _find_execute(*made)
-            self._made[variant] = made
+        if made is not None:
+            return made
+        built = build()
+        with self._lock:
+            # Two threads may have built it, each with its own run's command line: there must be one.
+            made = self._made.get(variant)
+            if made is None:
+                made = built
+                if len(self._made) >= _VARIANTS:
+                    self._made.clear()
+                    self._places.clear()
+                    self._executes.clear()
+                self._places[variant] = made[1], self._locate_all(made[1]) if files else {}
+                self._executes[variant] = made[1], _find_execute(*made)
+                self._made[variant] = made
         return made
 
     def differs(self, variant: Hashable, made: tuple[Plan, Table], argv: tuple[str, ...]) -> bool:
         """Say whether plan and table of `find` execute another command line than this."""
-        execute = self._executes[variant] if variant in self._executes else _find_execute(*made)
+        execute = self._execute(variant, made)
         return execute is not None and execute[1] != argv
+
+    def _locate_all(self, table: Table) -> dict[str, tuple[int, tuple[int, ...]]]:
+        return {name: _locate(table, content) for name, content in self._contents.items()}
+
+    def _execute(self, variant: Hashable, made: tuple[Plan, Table]) -> tuple[int, tuple[str, ...]] | None:
+        known = self._executes.get(variant)
+        return known[1] if known is not None and known[0] is made[1] else _find_execute(*made)
 
     def memory(self, variant: Hashable, table: Table) -> int:
         """Return a sealed memory file with a table of `find`; borrowed, good as long as this object."""
-        fd = self._files.get(variant)
-        if fd is None:
-            made = sealed_memory(table)
-            fd = self._files.setdefault(variant, made)
-            if fd != made:  # another thread was faster
-                os.close(made)
-        return fd
+        known = self._files.get(variant)
+        if known is not None and known[0] is table:
+            return known[1]
+        with self._lock:
+            known = self._files.get(variant)
+            if known is None or known[0] is not table:
+                known = table, sealed_memory(table)
+                self._files[variant] = known
+                self._descriptors.append(known[1])
+        return known[1]
 
     def __del__(self) -> None:
-        for fd in self._files.values():
+        for fd in self._descriptors:
             os.close(fd)
 
     def fill(
@@ -115,7 +134,8 @@ class Kept:
         table = made[1]
         whole = table.data
         if contents:
-            places = self._places.get(variant) or {name: _locate(table, content) for name, content in self._contents.items()}
+            known = self._places.get(variant)
+            places = known[1] if known is not None and known[0] is table else self._locate_all(table)
             data = bytearray(whole)
             for name, content in contents.items():
                 at, lengths = places[name]
@@ -123,7 +143,7 @@ class Kept:
                 for place in lengths:
                     struct.pack_into("<Q", data, place, len(content))
             whole = bytes(data)
-        execute = self._executes[variant] if variant in self._executes else _find_execute(*made)
+        execute = self._execute(variant, made)
         if execute is None or execute[1] == argv:
             return whole
         words = [word.encode("utf-8", "surrogateescape") for word in argv]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from sandbox.api.call import Call
 from sandbox.api.prepare import Command, Prepared, build_request, inner_argv, prepare
 from sandbox.api.tables import ANY_ID, build_table, generalize, placeholder
 from sandbox.errors import PolicyError, SandboxError
-from sandbox.plan.codec import HEADER, ROW, Op
+from sandbox.plan.codec import HEADER, ROW, Op, Table
+from sandbox.plan.steps import Plan
 
 
 @pytest.fixture
@@ -109,6 +111,31 @@ def test_another_call_is_another_recipe(box: Sandbox, looks: list[Command], opti
     ask(box, **options)
     ask(box)
     assert len(looks) == 2
+
+
+def test_two_threads_that_build_one_table_each_get_their_own_command_line(box: Sandbox) -> None:
+    kept = ask(box, "echo", "any").prepared.kept
+    assert kept is not None
+    given: dict[str, list[bytes]] = {}
+
+    def run(word: str, meanwhile: Callable[[], None]) -> None:
+        prepared = ask(box, "echo", word).prepared
+
+        def build() -> tuple[Plan, Table]:
+            built = build_table(generalize(build_request(prepared, outside_id=-1, cgroup=None), prepared.run_id))
+            meanwhile()
+            return built
+
+        made = kept.find("test", build)
+        row = next(index for index, row in enumerate(made[1].rows) if row.op is Op.CALL and row.label.startswith("execve "))
+        if kept.differs("test", made, prepared.command.argv):
+            data = kept.fill("test", made, {}, prepared.command.argv, prepared.environment)
+        else:
+            data = os.pread(kept.memory("test", made[1]), 1 << 20, 0)
+        given[word] = vectors(data, row)[0]
+
+    run("slower", lambda: run("faster", lambda: None))
+    assert given == {"faster": [b"echo", b"faster"], "slower": [b"echo", b"slower"]}
 
 
 def test_what_is_only_equal_is_not_the_same(box: Sandbox) -> None:
