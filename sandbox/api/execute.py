@@ -67,12 +67,14 @@ class Streams:
 class Hooks:
     """What a front end adds.
 
-    `watches` are descriptors (borrowed) and what to do when one is readable; `Monitor.watch` adds more while the run goes on. `on_start` is called
+    `on_spawn` is called when the processes were started and set themselves up. `watches` are descriptors (borrowed) and what to do when one is
+    readable; `Monitor.watch` adds more while the run goes on. `on_start` is called
     when the payload is confined and about to be let go; an exception of either ends the run. `held` makes of it a run that waits for its command.
     """
 
     watches: tuple[tuple[int, Callable[[Monitor], None]], ...] = ()
     on_start: Callable[[Monitor], None] | None = None
+    on_spawn: Callable[[], object] | None = None
     sink: Sink = field(default_factory=_null_sink)
     held: Held | None = None
 
@@ -158,6 +160,8 @@ def _run(make: Callable[[Prepared, bool], Start], prepared: Prepared, streams: S
             opened = start = make(prepared, held is not None)
             prepared, cgroup, entry = opened.prepared, opened.cgroup, opened.entry
             plan, table = opened.begin(launched, pumps, streams)
+            if hooks.on_spawn is not None:
+                hooks.on_spawn()
             from sandbox.supervise import notify  # noqa: F401  # in time for `listen`
             from sandbox.supervise.monitor import Monitor, Watched
 

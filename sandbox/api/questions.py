@@ -45,7 +45,7 @@ def holds(notes: Notes, environ: Mapping[str, str]) -> bool:
                 if error.errno != answer:
                     return False
                 continue
-            if answer != (found.st_mode, found.st_ino, found.st_dev, found.st_uid, found.st_gid) and answer != stamp_of(found):
+            if answer != found[:3] + found[4:6] and answer != stamp_of(found):  # mode, inode, device; owner, group
                 return False
     for path, stamp in notes["unchanged"].items():
         try:

@@ -17,11 +17,11 @@ import time
 from struct import Struct
 
 from sandbox.api.questions import digest, holds
-from sandbox.store import cache_path, open_directory, read_entry
+from sandbox.store import cache_path, mark_of, open_directory, read_entry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Container, Mapping
     from typing import Any
 
     from sandbox.api.prepare import Prepared
@@ -35,7 +35,7 @@ VARIABLE = "SANDBOX_CACHE"
 
 MAXIMUM_BYTES = 4 << 20
 _MAGIC = b"sandbox launch 1"
-_HEAD = Struct("<16s16sI")
+_HEAD = Struct("<16s8sI")
 ID_BYTES = 20  # of a run's id
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -55,7 +55,10 @@ def entry_name(words: tuple[object, ...], environ: Mapping[str, str]) -> str:
     return digest(repr(here).encode()).hex()
 
 
-def recall(name: str, command: Command, environ: Mapping[str, str], again: Callable[[], Prepared]) -> Stored | None:
+def recall(
+    name: str, command: Command, environ: Mapping[str, str], again: Callable[[], Prepared],
+    checked: Container[tuple[str, tuple[int, ...]]] = (),
+) -> Stored | None:  # fmt: skip
     """Return the launch of an entry, if there is one and it is what would be prepared now.
 
     Args:
@@ -63,6 +66,7 @@ def recall(name: str, command: Command, environ: Mapping[str, str], again: Calla
         command: what this run has of its own.
         environ: the caller's environment.
         again: prepares the launch anew, should what is decoded late be damaged.
+        checked: files of ours with the state that this process has found them in.
     """
     path = store_path(environ)
     directory = open_directory(path, make=False)
@@ -75,7 +79,7 @@ def recall(name: str, command: Command, environ: Mapping[str, str], again: Calla
     data = _open(name, content) if content is not None else None
     if data is None:
         return None
-    if not all(file_state(file) == state for file, state in data["code"]) or not holds(data["questions"], environ):
+    if not all((file, state) in checked or file_state(file) == state for file, state in data["code"]) or not holds(data["questions"], environ):
         return None
     backend = None
     if data["backend"] is not None:
@@ -88,15 +92,15 @@ def recall(name: str, command: Command, environ: Mapping[str, str], again: Calla
 
 
 def seal(name: str, data: dict[str, Any], fields: bytes) -> bytes:
-    """Return an entry's bytes. Its name is a part of the digest, so that one cannot stand in for another.
+    """Return an entry's bytes. Its name is in it, so that one cannot stand in for another.
 
     Args:
         name: of `entry_name`.
         data: what every run needs.
         fields: what is seldom needed; it has a digest of its own, in `data`.
     """
-    main = marshal.dumps(data | {"fields": digest(fields)})
-    return _HEAD.pack(_MAGIC, digest(name.encode() + main), len(main)) + main + fields
+    main = marshal.dumps(data | {"name": name, "fields": digest(fields)})
+    return _HEAD.pack(_MAGIC, mark_of(main), len(main)) + main + fields
 
 
 def _open(name: str, content: bytes) -> dict[str, Any] | None:
@@ -104,12 +108,13 @@ def _open(name: str, content: bytes) -> dict[str, Any] | None:
     if len(content) < _HEAD.size:
         return None
     magic, mark, size = _HEAD.unpack_from(content)
-    main = content[_HEAD.size : _HEAD.size + size]
-    if magic != _MAGIC or len(main) != size or digest(name.encode() + main) != mark:
+    view = memoryview(content)
+    main = view[_HEAD.size : _HEAD.size + size]
+    if magic != _MAGIC or len(main) != size or mark_of(main) != mark:
         return None
     data: dict[str, Any] = marshal.loads(main)
-    data["late"] = content[_HEAD.size + size :]
-    return data
+    data["late"] = view[_HEAD.size + size :]
+    return data if data["name"] == name else None
 
 
 def file_state(path: str) -> tuple[int, int, int, int] | None:

@@ -69,10 +69,10 @@ def run(words: list[str]) -> int:
         argv=tuple(argv), audit="no-audit" not in options, interactive=_is_interactive(options), executor=options.get("executor", ["auto"])[0],
         name=options.get("name", [""])[0],
     )  # fmt: skip
-    stored = recall(entry, command, os.environ, lambda: _prepare(options, argv, cwd))
+    loaded = sys.modules.get("sandbox.cli.modules")
+    stored = recall(entry, command, os.environ, lambda: _prepare(options, argv, cwd), loaded.checked if loaded is not None else ())
     if stored is not None:
         code = _execute(stored.as_prepared(), options)
-        loaded = sys.modules.get("sandbox.cli.modules")
         if loaded is not None and not loaded.loaded:
             loaded.keep_modules(os.environ)
         return code
@@ -196,10 +196,9 @@ def _execute(prepared: Prepared, options: dict[str, list[str]]) -> int:
         if not quiet:
             for note in prepared.notes:
                 _say(note)
-        harden()
         with Forwarder(interactive=prepared.command.interactive) as forwarder:
             streams = Streams(stdin=0, stdout=1, stderr=2, terminal=forwarder.attach_terminal if prepared.command.interactive else None)
-            finished = execute(prepared, streams, Hooks(watches=((forwarder.fd, forwarder.on_wake),), on_start=_collect, sink=sink))
+            finished = execute(prepared, streams, Hooks(watches=((forwarder.fd, forwarder.on_wake),), on_spawn=harden, on_start=_collect, sink=sink))
         _summarize(finished, sink, quiet)
         if place is not None:
             place.write(finished.result)

@@ -13,7 +13,7 @@ import os
 import sys
 import time
 
-from sandbox.store import cache_path, open_directory, read_entry, write_entry
+from sandbox.store import cache_path, mark_of, open_directory, read_entry, write_entry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,14 +28,17 @@ VARIABLE = "SANDBOX_CACHE"
 MAXIMUM_FILES = 8
 _MAXIMUM_BYTES = 8 << 20
 _MAGIC = b"sandbox modules 1\n"
-_MARK_BYTES = 8
+_HEAD_BYTES = len(_MAGIC) + 8
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _SETTLED_NS = 2_000_000_000  # coarser than any file system's clock
 
 loaded = False
 """Whether this process imports from such a file."""
 
-_Module = tuple[str, bool, tuple[int, int, int, int], bytes]  # source file, whether it is a package, state of the file, code
+checked: set[tuple[str, tuple[int, ...]]] = set()
+"""Files of ours with the state in which this process has found them."""
+
+_Module = tuple[str, bool, tuple[int, int, int, int], int, int]  # source file, whether it is a package, its state, where its code begins and ends
 
 
 def load_modules(environ: Mapping[str, str]) -> bool:
@@ -50,17 +53,19 @@ def load_modules(environ: Mapping[str, str]) -> bool:
         os.close(directory)
     if content is None:
         return False
-    body = content[len(_MAGIC) + _MARK_BYTES :]
-    if content[: len(_MAGIC) + _MARK_BYTES] != _MAGIC + _mark(body):
+    body = memoryview(content)[_HEAD_BYTES:]
+    if content[:_HEAD_BYTES] != _MAGIC + mark_of(body):
         return False
-    modules: dict[str, _Module] = marshal.loads(body)
+    size = int.from_bytes(body[:4], "little")
+    modules: dict[str, _Module] = marshal.loads(body[4 : 4 + size])
     try:
-        for file, _, state, _ in modules.values():
+        for file, _, state, _, _ in modules.values():
             if _state(file) != state:
                 return False
+            checked.add((file, state))
     except OSError:
         return False
-    finder: Any = _Finder(modules)
+    finder: Any = _Finder(modules, body[4 + size :])
     sys.meta_path.insert(0, finder)
     loaded = True
     return True
@@ -77,6 +82,7 @@ def keep_modules(environ: Mapping[str, str]) -> None:
             for name in names:
                 os.unlink(name, dir_fd=directory)
         modules: dict[str, _Module] = {}
+        codes = bytearray()
         for name, module in list(sys.modules.items()):
             spec = getattr(module, "__spec__", None)
             if not name.startswith("sandbox") or spec is None or spec.origin is None or not hasattr(spec.loader, "get_code"):
@@ -86,9 +92,12 @@ def keep_modules(environ: Mapping[str, str]) -> None:
                 return  # it may change again without its times telling
             code: CodeType | None = spec.loader.get_code(name)
             if code is not None:
-                modules[name] = (spec.origin, spec.submodule_search_locations is not None, state, marshal.dumps(code))
-        body = marshal.dumps(modules)
-        write_entry(directory, _name(), _MAGIC + _mark(body) + body)
+                start = len(codes)
+                codes += marshal.dumps(code)
+                modules[name] = (spec.origin, spec.submodule_search_locations is not None, state, start, len(codes))
+        index = marshal.dumps(modules)
+        body = len(index).to_bytes(4, "little") + index + codes
+        write_entry(directory, _name(), _MAGIC + mark_of(body) + body)
     except (OSError, ImportError, SyntaxError):
         pass
     finally:
@@ -98,15 +107,16 @@ def keep_modules(environ: Mapping[str, str]) -> None:
 class _Finder:
     """Finds and loads the modules of one file."""
 
-    def __init__(self, modules: dict[str, _Module]) -> None:
+    def __init__(self, modules: dict[str, _Module], codes: memoryview) -> None:
         self._modules = modules
+        self._codes = codes
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
         """See `importlib.abc.MetaPathFinder`."""
         found = self._modules.get(name)
         if found is None:
             return None
-        file, package, _, _ = found
+        file, package, _, _, _ = found
         made: Any = type(sys.__spec__)  # importlib.machinery's, which is not imported for it
         spec: ModuleSpec = made(name, self, origin=file, is_package=package)
         spec.has_location = True
@@ -119,7 +129,8 @@ class _Finder:
 
     def exec_module(self, module: ModuleType) -> None:
         """See `importlib.abc.Loader`."""
-        exec(marshal.loads(self._modules[module.__name__][3]), module.__dict__)
+        _, _, _, start, end = self._modules[module.__name__]
+        exec(marshal.loads(self._codes[start:end]), module.__dict__)
 
 
 def _path(environ: Mapping[str, str]) -> str | None:
@@ -132,14 +143,9 @@ def _name() -> str:
     return _imp.source_hash(0, repr(made_for).encode()).hex()
 
 
-def _mark(body: bytes) -> bytes:
-    """Return 8 bytes that a damaged body does not have; faster than any digest. Source: CPython Python/import.c, _imp_source_hash_impl: SipHash."""
-    return _imp.source_hash(int.from_bytes(_MAGIC[-8:], "little") >> 1, body)
-
-
 def _state(path: str) -> tuple[int, int, int, int]:
     found = os.stat(path)
     return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-__all__ = ["MAXIMUM_FILES", "keep_modules", "load_modules", "loaded"]
+__all__ = ["MAXIMUM_FILES", "checked", "keep_modules", "load_modules", "loaded"]

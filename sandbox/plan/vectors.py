@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from sandbox.plan.codec import HEADER, ROW
+from struct import Struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# As in `codec`, whose import takes longer than all of this; a test compares the two.
+HEADER = Struct("<IIIIIIII")
+ROW_BYTES = 72
 _WORDS = 8  # where a row's six words begin
 
 
@@ -27,7 +30,7 @@ def replace_vectors(data: bytes, row: int, argv: Sequence[bytes], environment: S
     for place, words in ((1, argv), (2, environment)):
         vector = len(body)
         body += bytes(8 * (len(words) + 1))
-        start = rows + row * ROW.size + _WORDS + 8 * place
+        start = rows + row * ROW_BYTES + _WORDS + 8 * place
         body[start : start + 8] = vector.to_bytes(8, "little")
         for index, word in enumerate(words):
             at = vector + 8 * index
@@ -40,4 +43,4 @@ def replace_vectors(data: bytes, row: int, argv: Sequence[bytes], environment: S
     return head + bytes(body[HEADER.size :]) + tail
 
 
-__all__ = ["replace_vectors"]
+__all__ = ["HEADER", "ROW_BYTES", "replace_vectors"]

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.cli import modules
+from sandbox.store import mark_of
 from tests.kernel.stored import NOTE, Place, copy_package, make_place
 
 pytestmark = [pytest.mark.userns, pytest.mark.seccomp, pytest.mark.notify]
@@ -189,10 +191,8 @@ def test_modules_that_others_can_write_are_not_loaded(place: Place) -> None:
     content = path.read_bytes()
     planted = content.replace(b"is not KEY=VALUE", b"is not KEI=VALUE")
     assert planted != content
-    from sandbox.cli import modules
-
-    body = planted[len(modules._MAGIC) + modules._MARK_BYTES :]
-    path.write_bytes(modules._MAGIC + modules._mark(body) + body)
+    body = planted[modules._HEAD_BYTES :]
+    path.write_bytes(modules._MAGIC + mark_of(body) + body)
     assert b"KEI=VALUE" in place.run("true", options=["-l", "wrong"]).stderr, "the code of the file is what runs"
     path.chmod(0o620)
     assert b"KEY=VALUE" in place.run("true", options=["-l", "wrong"]).stderr
