@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from beside.main import add_arguments as beside_arguments
+from humaneval import add_arguments as humaneval_arguments
 
 
 def main() -> int:
@@ -45,6 +46,8 @@ def main() -> int:
     where.add_argument("--at-once", type=int, default=2, metavar="N", help="runs at a time (default 2)")
     where.add_argument("--user", required=True, metavar="NAME", help="whose sandboxes they are")
     where.add_argument("--of", default="", metavar="PART", help="also which functions a part of the table is made of")
+    tasks = verbs.add_parser("humaneval", help="HumanEval's tasks by a loop without a sandbox, cold sandboxes and warm interpreters")
+    humaneval_arguments(tasks)
     peers = verbs.add_parser("peers", help="beside other sandboxes, by peers.py", add_help=False)
     peers.add_argument("peers", metavar="PEERS.PY")
     words = sys.argv[1:]
@@ -55,6 +58,10 @@ def main() -> int:
         from beside.main import main as beside_main
 
         return beside_main(known)
+    if known.verb == "humaneval":
+        from humaneval import main as humaneval_main
+
+        return humaneval_main(known)
     if known.verb == "peers":
         from compare import main as compare
 
