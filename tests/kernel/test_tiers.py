@@ -137,14 +137,14 @@ def test_the_callers_resource_limits_count_from_the_next_run_on(tier: str) -> No
         "    look = lambda: (box.run(['sh', '-c', 'ulimit -v; ulimit -n']).stdout.split(), box.run(['true']).launched)\n"
         "    print(*look())\n"
         "    resource.setrlimit(resource.RLIMIT_AS, (5 << 30, 5 << 30))\n"
-        "    resource.setrlimit(resource.RLIMIT_NOFILE, (150, 150))\n"
+        "    resource.setrlimit(resource.RLIMIT_NOFILE, (250, 250))\n"
         "    print(*look())\n"
     )
     found = subprocess.run([sys.executable, "-c", program, tier], cwd=ROOT / "tests", env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
                            capture_output=True, text=True, check=False)  # fmt: skip
     before, after = found.stdout.splitlines()
     assert before.startswith("[b'unlimited', ") and is_of(tier, before.rpartition(" ")[2]), found.stderr
-    assert after.startswith(f"[b'{5 << 20}', b'150'] ") and is_of(tier, after.rpartition(" ")[2]), found.stderr
+    assert after.startswith(f"[b'{5 << 20}', b'250'] ") and is_of(tier, after.rpartition(" ")[2]), found.stderr
 
 
 def test_what_hides_a_socket_outlives_its_replacement(tier: str, tmp_path: Path) -> None:
