@@ -58,7 +58,7 @@ def find_contenders(profile: str, argv: tuple[str, ...]) -> list[Contender]:
     if bwrap is not None:
         line = (bwrap, *_BWRAP.split(), *argv)
         found.append(Contender(name="bwrap", launch=lambda: _spawn(line)))
-    command = (sys.executable, "-I", str(_ROOT / "sandbox" / "__main__.py"), "exec", "--quiet", "--profile", profile)
+    command = (sys.executable, "-I", "-S", str(_ROOT / "sandbox" / "__main__.py"), "exec", "--quiet", "--profile", profile)
 
     def api() -> None:
         result = sandbox.run(argv, profile=profile)
