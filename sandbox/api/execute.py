@@ -53,7 +53,7 @@ class Streams:
 
     `stdin` is bytes, a descriptor (borrowed), or None for an empty one. `stdout` and `stderr` are descriptors (borrowed) or None to capture.
     With `terminal` the payload has a pty of its own between the descriptors `stdin` and `stdout`; `terminal` is told its master (borrowed) before
-    anything moves. `made` makes the payload's ends and the pumps of ours instead, for a run whose streams are known only later.
+    anything moves. `made` makes the payload's ends and the pumps of ours instead, for a run whose streams are known only later; `pipe` makes one pipe.
     """
 
     stdin: bytes | int | None = None
@@ -61,6 +61,7 @@ class Streams:
     stderr: int | None = None
     terminal: Callable[[int], None] | None = None
     made: Callable[[], tuple[tuple[int, int, int], list[Pump]]] | None = None
+    pipe: Callable[[], tuple[int, int]] | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -183,6 +184,7 @@ def _run(make: Callable[[Prepared, bool], Start], prepared: Prepared, streams: S
                 parent=opened.parent,
                 adopted=opened.adopted,
                 go=opened.go,
+                discard=opened.discard,
                 meanwhile=meanwhile,
             )
             outputs = pumps[1:]
@@ -363,7 +365,7 @@ def _open_streams(streams: Streams) -> tuple[tuple[int, int, int], list[Pump]]:
     try:
         pairs = []
         for _ in range(3):
-            pairs.append(os.pipe2(os.O_CLOEXEC))
+            pairs.append(os.pipe2(os.O_CLOEXEC) if streams.pipe is None else streams.pipe())
             made += pairs[-1]
         (stdin_r, stdin_w), (stdout_r, stdout_w), (stderr_r, stderr_w) = pairs
         if isinstance(streams.stdin, int):

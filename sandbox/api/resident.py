@@ -20,6 +20,7 @@ from sandbox.errors import SandboxError, SetupError, describe_errno
 from sandbox.launch.idmap import claim_host_id
 from sandbox.launch.resident import Server, ServerGoneError, clone_refusal
 from sandbox.launch.spawn import SIGNALS, sealed_memory
+from sandbox.launch.stash import Stash
 from sandbox.plan.build_root import mounts_in_shared
 from sandbox.plan.lower import lower_plan
 from sandbox.plan.template import anew_refusal, build_run_plan, build_server_plan, clone_flags, may_recycle_network, template_refusal
@@ -218,6 +219,7 @@ class Served(Start):
         self._init = 0, b""
         self._slot = slot
         self._residents: Residents | None = residents
+        self._stash = residents.stash
         # With a template, init has no right to root's cgroups: it is put there from outside.
         self._moved = False
         try:
@@ -234,6 +236,7 @@ class Served(Start):
         """See `Start.begin`."""
         prepared, kept, way = self.prepared, self.prepared.kept, self._way
         extra = self.cgroup.directories if self.cgroup is not None and not self._moved else ()
+        streams.pipe = self._stash.pipe
         children = executing.open_children(pumps, streams, self.house.host_id)
         memory = -1
         try:
@@ -257,6 +260,7 @@ class Served(Start):
                 if fd >= 0:
                     os.close(fd)
         # From here on while the server and init are at work.
+        self._stash.refill()
         if not self.held:
             self._enter(prepared)
         if self.cgroup is not None and prepared.backend is not None and prepared.profile.launch_cgroups_ahead:
@@ -281,7 +285,11 @@ class Served(Start):
     def _ask(self, launched: Launched, table_fd: int, children: tuple[int, int, int], extra: tuple[int, ...]) -> None:
         way = self._way
         flags = clone_flags(template=way.tier == "template", recycled_network=way.recycle)
-        self._server.launch(launched, table_fd, stdio=children, extra=extra, flags=flags, recycle_network=way.recycle)
+        self._server.launch(launched, table_fd, stdio=children, extra=extra, flags=flags, recycle_network=way.recycle, stash=self._stash)
+
+    def discard(self, fd: int) -> None:
+        """See `Start.discard`."""
+        self._stash.discard(fd)
 
     def _lose(self) -> None:
         self.house.gone = True
@@ -351,7 +359,8 @@ class Residents:
         self._closed = False
         self._failed: tuple[Way, int, str] | None = None
         _all.add(self)
-        weakref.finalize(self, _close_all, self._houses)
+        self.stash = Stash()
+        weakref.finalize(self, _close_all, self._houses, self.stash)
 
     def open(self, prepared: Prepared, held: bool = False, made: Callable[..., Served] | None = None) -> Start:
         """See `Launcher.open`.
@@ -480,17 +489,20 @@ class Residents:
             self._closed = True
             houses = self._houses.copy()
             self._houses.clear()
-        _close_all(houses)
+        _close_all(houses, self.stash)
 
     def forget(self) -> None:
         """In a fork: let go of the parent's servers."""
         self._lock = threading.Lock()
         if self.pool is not None:
             self.pool.forget()
-        _close_all(self._houses)
+        self.stash.forget()
+        while self._houses:
+            self._houses.pop().close()
 
 
-def _close_all(houses: list[House]) -> None:
+def _close_all(houses: list[House], stash: Stash) -> None:
+    stash.close()
     while houses:
         houses.pop().close()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from sandbox.errors import SandboxError
 from sandbox.plan import fds
 
@@ -83,6 +85,10 @@ class Start:
             asked: with the run's own id.
         """
         raise NotImplementedError
+
+    def discard(self, fd: int) -> None:
+        """Close a descriptor of a run that has come to its end."""
+        os.close(fd)
 
     def explain(self, plan: Plan, table: Table, row: int, error: int) -> SandboxError:
         """Turn a failure record into an error."""

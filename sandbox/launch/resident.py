@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from sandbox.errors import ProtocolError, SandboxError, SetupError
 from sandbox.launch.spawn import Launched, Owned, executor_command, sealed_memory, spawn_executor
+from sandbox.launch.stash import Stash
 from sandbox.plan import fds
 from sandbox.plan.codec import NO_ROW, RECORD, Ask, Kind, Record, Table, decode_record, encode_request
 
@@ -55,6 +56,7 @@ class Channel:
         extra: tuple[int, ...] = (),
         flags: int,
         recycle_network: bool = False,
+        stash: Stash | None = None,
     ) -> None:
         """Ask for one run. Safe from any thread: one message.
 
@@ -69,6 +71,7 @@ class Channel:
             flags: of `clone_flags`.
             recycle_network: whether the network namespace may be one that another run has used; only where `may_recycle_network` says so,
                 and with ``clone_flags(recycled_network=True)``.
+            stash: where pipes and sockets come from; None makes them.
 
         Raises:
             ServerGoneError: it is dead; nothing was started.
@@ -89,13 +92,12 @@ class Channel:
         ends = launched.descriptors
         mine: list[int] = []
         try:
-            ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC, 0)
-            ours.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 1)
-            ends.status = ours.detach()
-            mine.append(theirs.detach())
-            go, ends.go = os.pipe2(os.O_CLOEXEC)
+            stash = stash or Stash()
+            ends.status, status = stash.pair()
+            mine.append(status)
+            go, ends.go = stash.pipe()
             mine.append(go)
-            control, ends.control = os.pipe2(os.O_CLOEXEC)
+            control, ends.control = stash.pipe()
             mine.append(control)
             passed = (*stdio, table_fd, mine[0], go, control, *extra)
             ask = Ask.RECYCLE_NETWORK if recycle_network else Ask(0)

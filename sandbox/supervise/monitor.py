@@ -65,6 +65,7 @@ class Watched:
         parent: the process of which init is a child; 0 is what was launched.
         adopted: called with init's pid and the bytes of its /proc/PID/stat, before `started`.
         go: the bytes with which the payload is let go.
+        discard: closes a descriptor of a served run that came to its end; it may take its time.
         meanwhile: called when it has been: what takes a moment and nobody waits for.
     """
 
@@ -85,6 +86,7 @@ class Watched:
     parent: int = 0
     adopted: Callable[[int, bytes], None] | None = None
     go: bytes = bytes([fds.WORD_GO])
+    discard: Callable[[int], None] = os.close
     meanwhile: Callable[[], None] | None = None
 
 
@@ -559,15 +561,21 @@ class Monitor:
         self._streams.close()
         if self._instructions is not None:
             self._instructions.close()
+        served = self._watched.served
+        discard = self._watched.discard if served and self.collected.tree is not None else os.close
         if self.collected.listener is not None:
-            self.collected.listener.close()
+            self.collected.listener.close(discard)
         if self._init_pidfd >= 0:
-            os.close(self._init_pidfd)
+            discard(self._init_pidfd)
             self._init_pidfd = -1
         self._loop.close()
-        self._channel.close()
-        if self._watched.served:
-            self._launched.descriptors.close()
+        self._channel.close(discard)
+        if served:
+            ends = self._launched.descriptors
+            for fd in (ends.go, ends.control):
+                if fd >= 0:
+                    discard(fd)
+            ends.go = ends.control = -1
         if self._short:
             set_slice(0, 0)
 

@@ -204,12 +204,16 @@ class NotifyListener:
             self._record_suppressed(now_ns)
         return handled
 
-    def close(self) -> None:
-        """Close the listener: calls that wait and calls to come get ENOSYS from the kernel. A second close does nothing."""
+    def close(self, close: Callable[[int], None] = os.close) -> None:
+        """Close the listener: calls that wait and calls to come get ENOSYS from the kernel. A second close does nothing.
+
+        Args:
+            close: closes the descriptor; where nobody is left who could call, it may take its time.
+        """
         fd, self._fd = self._fd, -1
         if fd < 0:
             return
-        os.close(fd)
+        close(fd)
         self._resume_at_ns = None
         self._record_suppressed(self._monotonic())
 

@@ -6,6 +6,7 @@ Records arrive on one `SOCK_SEQPACKET` socket whose credentials name the sender 
 from __future__ import annotations
 
 import errno
+import os
 import struct
 
 from sandbox.errors import ProtocolError
@@ -14,6 +15,8 @@ from sandbox.record import dataclass, field
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sandbox.result import Verdict
     from sandbox.supervise.notify import NotifyListener
     from sandbox.supervise.used import Used
@@ -159,6 +162,8 @@ class StatusChannel:
             raise ProtocolError(f"executor sent {len(data)} bytes that are no record")
         return record
 
-    def close(self) -> None:
-        """Close the socket."""
-        self._socket.close()
+    def close(self, close: Callable[[int], None] = os.close) -> None:
+        """Close the socket; idempotent."""
+        fd = self._socket.detach()
+        if fd >= 0:
+            close(fd)
