@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from functools import partial
 
 from sandbox.abi.arch import Arch
 from sandbox.api.finish import explain_failure
@@ -18,6 +19,8 @@ from sandbox.plan.zygote import FORK_FLAGS, SINGLE, build_forked_plan, build_zyg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sandbox.api.prepare import Prepared
     from sandbox.api.python import Python
     from sandbox.api.start import Start
@@ -32,6 +35,8 @@ class Forked(Served):
 
     kind = "forked"
     zygote: Zygote
+    release: Callable[[], None] | None = None
+    """Told once that this run needs its zygote no more."""
 
     def _plan(self, request: Request) -> Plan:
         return build_forked_plan(request)
@@ -41,6 +46,22 @@ class Forked(Served):
 
     def _lose(self) -> None:
         pass  # the next run starts another zygote
+
+    def close(self) -> None:
+        """See `Start.close`."""
+        release, self.release = self.release, None
+        if release is not None:
+            release()
+        super().close()
+
+
+class _Warm:
+    """A zygote, what it was made with, how many runs are forks of it, and whether another has taken its place."""
+
+    __slots__ = ("made_with", "replaced", "users", "zygote")
+
+    def __init__(self, zygote: Zygote, made_with: tuple[object, ...]) -> None:
+        self.zygote, self.made_with, self.users, self.replaced = zygote, made_with, 0, False
 
 
 class Forks:
@@ -55,7 +76,7 @@ class Forks:
         self._residents = residents
         self._python = python
         self._lock = threading.Lock()
-        self._zygotes: dict[House, Zygote] = {}
+        self._zygotes: dict[House, _Warm] = {}
 
     def open(self, prepared: Prepared, held: bool = False) -> Start:
         """See `Launcher.open`. What cannot be forked is started, and its notes say so."""
@@ -65,27 +86,37 @@ class Forks:
             start.notes = (*start.notes, f"interpreter started, not forked: {refusal or 'no server with a template'}")
             return start
         try:
-            start.zygote = self._zygote(start.house, prepared)
+            warm = self._zygote(start.house, prepared)
         except BaseException:
             start.close()
             raise
+        start.zygote = warm.zygote
+        start.release = partial(_release, self._lock, warm)
         start.parent = start.zygote.pid
         return start
 
-    def _zygote(self, house: House, prepared: Prepared) -> Zygote:
+    def _zygote(self, house: House, prepared: Prepared) -> _Warm:
+        # The house has the same root; what an interpreter has been started with is its variables and where it is.
+        wanted = prepared.environment, prepared.root.argv0
         with self._lock:
             known = self._zygotes.get(house)
-            if known is not None and known.alive:
+            if known is not None and known.zygote.alive and known.made_with == wanted:
+                known.users += 1
                 return known
+            made = _Warm(self._start(house, prepared), wanted)
+            made.users = 1
+            self._zygotes[house] = made
             if known is not None:
-                known.close()
-            made = self._zygotes[house] = self._start(house, prepared)
+                known.replaced = True
+                if not known.users or not known.zygote.alive:
+                    known.zygote.close()
 
         zygotes = self._zygotes  # not we ourselves: through a server we would keep its owner alive
 
         def end() -> None:
-            zygotes.pop(house, None)
-            made.close()
+            if zygotes.get(house) is made:
+                del zygotes[house]
+            made.zygote.close()
 
         house.before_close.append(end)
         return made
@@ -116,3 +147,11 @@ class Forks:
             return Zygote.start(house.server, memory, flags=flags, explain=explain, token=token())
         finally:
             os.close(memory)
+
+
+def _release(lock: threading.Lock, warm: _Warm) -> None:
+    with lock:
+        warm.users -= 1
+        over = warm.replaced and not warm.users
+    if over:
+        warm.zygote.close()

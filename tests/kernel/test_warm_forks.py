@@ -15,7 +15,7 @@ from kernel.test_warm_python import COMMAND, PYTHON, command_lines, outcome
 from kernel.warm_programs import PROGRAMS
 
 import sandbox
-from sandbox import Sandbox
+from sandbox import PIPE, Sandbox
 from sandbox.errors import PolicyError
 from sandbox.launch.spawn import executor_command
 
@@ -27,7 +27,7 @@ FORKED: dict[str, Any] = {"mode": "forked", "command": COMMAND}
 def zygote_pids(box: Sandbox) -> list[int]:
     """Return the processes that are forked for a Sandbox's members."""
     forks: Any = box._interpreters._launcher  # type: ignore[union-attr]
-    return [zygote.pid for zygote in forks._zygotes.values()]
+    return [warm.zygote.pid for warm in forks._zygotes.values()]
 
 
 def test_every_program_ends_as_it_does_cold() -> None:
@@ -42,6 +42,25 @@ def test_every_program_ends_as_it_does_cold() -> None:
                 if outcome(wanted) != outcome(got):
                     differ[name, way] = (outcome(wanted), outcome(got))
     assert not differ
+
+
+def test_variables_of_the_caller_that_have_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same server's root will do, but not the interpreter that was started with the old ones: it goes once its last run is over."""
+    command = [PYTHON, "-c", "import os; print(os.environ['LANG'])"]
+    monkeypatch.setenv("LANG", "C.UTF-8")
+    with Sandbox("python", python={**FORKED, "size": 1}) as box:
+        assert box.warm() and (first := box.run(command)).launched == "interpreter" and first.stdout == b"C.UTF-8\n"
+        (before,) = zygote_pids(box)
+        slow = box.popen([PYTHON, "-c", "import os; print('up', flush=True); input(); print(os.environ['LANG'])"], stdin=PIPE)
+        assert slow.stdout is not None and slow.stdout.readline() == b"up\n"
+        monkeypatch.setenv("LANG", "C")
+        for _ in range(3):
+            result = box.run(command)
+            assert result.stdout == b"C\n", result.launched
+            assert box.warm()
+        assert result.launched == "interpreter" and before not in zygote_pids(box) and len(zygote_pids(box)) == 1
+        assert slow.communicate(b"\n")[0] == b"C.UTF-8\n" and slow.wait().ok
+        wait_gone(before)
 
 
 def test_what_is_shared_is_this_and_no_more() -> None:
