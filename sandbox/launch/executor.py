@@ -396,7 +396,16 @@ def fit_to_fork() -> str:
         return "a module has started threads, which a fork would not have"
     if len(os.listdir("/proc/self/fd")) > 4:  # one is the listing's own
         return "a module keeps descriptors open, which a fork would not have"
+    if _shares_memory():
+        return "a module has mapped memory that all forks would write to"
     return ""
+
+
+def _shares_memory() -> bool:
+    """Whether a mapping is one that forks share, and can be written to or made so. Source: proc_pid_smaps(5), ms and mw."""
+    with open("/proc/self/smaps", "rb") as file:
+        flags = [line.split() for line in file if line.startswith(b"VmFlags:")]
+    return any(b"ms" in words and b"mw" in words for words in flags)
 
 
 def serve_forked() -> None:

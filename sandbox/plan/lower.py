@@ -152,10 +152,13 @@ def lower_plan(plan: Plan) -> Table:
     return table
 
 
-def _clone_arguments(low: Lowering, flags: int, pidfd: int) -> Ref:
-    arguments = low.builder.reserve(88, struct.pack("<11Q", flags, 0, 0, 0, uapi.SIGCHLD, 0, 0, 0, 0, 0, 0))
+def _clone_arguments(low: Lowering, flags: int, pidfd: int, pid: int = 0) -> Ref:
+    numbers = 1 if pid else 0
+    arguments = low.builder.reserve(88, struct.pack("<11Q", flags, 0, 0, 0, uapi.SIGCHLD, 0, 0, 0, 0, numbers, 0))
     if pidfd:
         low.builder.pointer_at(arguments.offset + 8, Ref(pidfd))
+    if pid:
+        low.builder.pointer_at(arguments.offset + 64, low.builder.reserve(8, struct.pack("<i", pid)))
     return arguments
 
 
@@ -296,7 +299,7 @@ def _limit_watches(low: Lowering, step: LimitWatches) -> None:
 
 
 def _clone_payload(low: Lowering, step: ClonePayload) -> None:
-    low.clone(_clone_arguments(low, step.flags, 0), low.slot("payload-pid"))
+    low.clone(_clone_arguments(low, step.flags, 0, step.pid), low.slot("payload-pid"))
 
 
 def _not_dumpable(low: Lowering, step: NotDumpable) -> None:

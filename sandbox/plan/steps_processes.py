@@ -197,9 +197,12 @@ class ClonePayload:
     """clone3(2) of the payload into an inner user namespace, whatever capability it has there: the mount namespace is the outer one's."""
 
     flags: int
+    pid: int = 0
+    """In its pid namespace; 0 is the next one."""
 
     def describe(self) -> str:
-        return "clone the payload" + (" into an inner user namespace: no right over any mount" if self.flags else "")
+        number = f" as process {self.pid}" if self.pid else ""
+        return "clone the payload" + number + (" into an inner user namespace: no right over any mount" if self.flags else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

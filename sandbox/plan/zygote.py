@@ -13,6 +13,7 @@ from sandbox.plan import fds
 from sandbox.plan.build import Request, begin_init, end_init, inner_namespace, payload_steps
 from sandbox.plan.build_root import split_root
 from sandbox.plan.check import check_end, check_ground, check_payload, check_targets, require
+from sandbox.plan.root import Bind
 from sandbox.plan.steps import (
     AwaitGo,
     Become,
@@ -57,6 +58,8 @@ SINGLE = (("OPENBLAS_NUM_THREADS", "1"), ("OMP_NUM_THREADS", "1"), ("MKL_NUM_THR
 
 
 _NOT_ROOT = 1000
+_PID = 3
+"""Of a zygote. Its members are all process 2, as any payload, and libraries know by another pid that they were forked and have to seed their generators anew."""
 
 
 def _own_id(number: int) -> int:
@@ -76,6 +79,9 @@ def zygote_refusal(request: Request) -> str:
         return "/proc/sys cannot be written"
     if split_root(request, []).taken:
         return "a shared tree below a tmpfs or inside of another one"
+    for entry in request.root.entries:
+        if isinstance(entry, Bind) and entry.writable:
+            return f"a program could leave modules in `{entry.path}` that the next zygote imports"
     return ""
 
 
@@ -97,7 +103,8 @@ def build_zygote_plan(request: Request, *, text: str, command: tuple[str, ...], 
     own = [step for step in split_root(request, notes).own if not isinstance(step, (MountProc, MaskProc))]
     init: list[Step] = [InheritRoot(), ReportStarted(), DieWithJanitor(), *own, MountProc(minimal=False)]
     lasting = replace(profile, limits=replace(profile.limits, wall_ns=None), time_namespace=False)
-    init += end_init(replace(request, profile=lasting), True, notes, own_namespace=False)
+    end = end_init(replace(request, profile=lasting), True, notes, own_namespace=False)
+    init += [replace(step, pid=_PID) if isinstance(step, ClonePayload) else step for step in end]
     payload: list[Step] = [
         MapIds(inside_uid=_own_id(profile.uid), inside_gid=_own_id(profile.gid), outside_uid=profile.uid, outside_gid=profile.gid, inner=True),
         CloexecFrom(first=3), NewSession(), ResetSignals(), SetWorkdir(path=request.root.workdir), DropCapabilities(), NoNewPrivileges(),

@@ -102,6 +102,52 @@ def test_modules_that_cannot_be_imported_or_forked(tmp_path: Path) -> None:
             box.run([PYTHON, "-c", "pass"])
 
 
+def give_modules(directory: Path, **texts: str) -> dict[str, Any]:
+    """Make modules and return the settings of a Sandbox that can import them."""
+    for name, text in texts.items():
+        (directory / f"{name}.py").write_text(text)
+    for path in (directory, *list(directory.parents)[:2]):
+        path.chmod(0o755)
+    return {"volumes": [f"{directory}:/modules"], "env": {"PYTHONPATH": "/modules"}}
+
+
+def test_memory_that_forks_would_share_is_refused(tmp_path: Path) -> None:
+    """Without the look at the mappings the second run reads what the first one wrote."""
+    settings = give_modules(tmp_path, sharing="import mmap\nmemory = mmap.mmap(-1, 4096)\n")
+    with Sandbox("python", **settings, python={**FORKED, "modules": ["sharing"]}) as box:
+        with pytest.raises(sandbox.SandboxError, match="has mapped memory that all forks would write to"):
+            for _ in range(2):
+                box.run([PYTHON, "-c", "import sharing; print(sharing.memory[:4]); sharing.memory[:4] = b'left'"])
+
+
+def test_generators_that_tell_a_fork_by_its_pid_are_seeded_anew(tmp_path: Path) -> None:
+    """OpenSSL's and the names of temporary files, both used on import: with a zygote that is process 2, as its members are, all runs have the same."""
+    text = "import ssl, tempfile\nssl.RAND_bytes(8)\nnames = tempfile._get_candidate_names()\nnext(names)\n"
+    settings = give_modules(tmp_path, drawing=text)
+    with Sandbox("python", **settings, python={**FORKED, "modules": ["drawing"]}) as box:
+        runs = [box.run([PYTHON, "-c", "import drawing, ssl; print(ssl.RAND_bytes(8).hex(), next(drawing.names))"]) for _ in range(3)]
+    assert all(run.launched == "interpreter" and not run.stderr for run in runs), runs
+    assert len({word for run in runs for word in (run.stdout or b"").split()}) == 2 * len(runs)
+
+
+def test_a_program_cannot_plant_modules_for_the_next_zygote(tmp_path: Path) -> None:
+    """A zygote imports under fewer walls, so there is none where a run can write to the host: forked all the same, what was planted makes namespaces."""
+    tmp_path.chmod(0o777)
+    for path in list(tmp_path.parents)[:2]:
+        path.chmod(0o755)
+    planted = (
+        "import ctypes, os\npid = os.fork()\nif not pid:\n"
+        "    done = ctypes.CDLL(None).unshare(0x10000000)\n    open('/shared/proof', 'a').write(f'{done};')\n    os._exit(0)\nos.waitpid(pid, 0)\n"
+    )
+    settings: dict[str, Any] = {"volumes": [f"{tmp_path}:/shared:rw"], "env": {"PYTHONPATH": "/shared"}}
+    with Sandbox("python", **settings) as box:
+        assert box.run([PYTHON, "-c", f"open('/shared/usercustomize.py', 'w').write({planted!r})"]).ok
+    with Sandbox("python", **settings, python={**FORKED, "size": 1}) as box:
+        run = box.run([PYTHON, "-c", "pass"])
+    assert run.launched == "interpreter" and [note for note in run.notes if "could leave modules in `/shared`" in note]
+    assert set((tmp_path / "proof").read_text().split(";")) == {"-1", ""}
+
+
 def test_a_zygote_that_dies_is_replaced() -> None:
     with Sandbox("python", python={**FORKED, "size": 1}) as box:
         assert box.run([PYTHON, "-c", "pass"]).launched == "interpreter" and box.warm(30)
