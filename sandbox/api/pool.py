@@ -130,6 +130,16 @@ class Pool:
             self._counts.misses += 1
             self._fail(member.failure)
 
+    def forsake(self, member: Member) -> None:
+        """The run that took a member came to nothing before it had it: end it."""
+        with self._here():
+            self._counts.late -= 1
+            self._counts.discarded += 1
+            member.kill()
+            member.discard()
+            self._counts.ended.append(member)
+            self._fill()
+
     def count_unfit(self) -> None:
         """A run could not have used any member."""
         with self._here():

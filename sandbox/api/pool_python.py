@@ -114,14 +114,18 @@ class Interpreters:
             if member is None:
                 return None
             at_once = member.state == "waiting"
-            if member.settle():
-                opened, owns = sink()
-                order = Order(call=call, streams=streams, sink=opened, owns_sink=owns, owned=owned, prefix=prefix, then=self._refill)
-                if member.take(order):
-                    self._pool.found(at_once=at_once)
-                    return member
-                if owns:
-                    opened.close()
+            try:
+                if member.settle():
+                    opened, owns = sink()
+                    order = Order(call=call, streams=streams, sink=opened, owns_sink=owns, owned=owned, prefix=prefix, then=self._refill)
+                    if member.take(order):
+                        self._pool.found(at_once=at_once)
+                        return member
+                    if owns:
+                        opened.close()
+            except BaseException:  # the file for denials cannot be opened, an interrupt: nobody else knows of the member any more
+                self._pool.forsake(member)
+                raise
             self._pool.lose(member)
             if member.import_failure and not self._pool.stats().built:
                 raise SandboxError(

@@ -335,6 +335,23 @@ def test_a_member_that_dies_while_it_waits_is_replaced(box: Sandbox) -> None:
     assert stats.hits == 1
 
 
+def test_a_member_whose_run_came_to_nothing_is_ended(tmp_path: Path) -> None:
+    """As when denials cannot be written: a pool that only forgets it has another, and another, wait for ten minutes."""
+    with Sandbox("python", python={"command": COMMAND, "size": 1}, audit=tmp_path / "nowhere" / "log") as box:
+        assert box._interpreters is not None
+        taken = []
+        for _ in range(3):
+            assert box.warm(30)
+            taken += list(box._interpreters._pool._members)
+            with pytest.raises(sandbox.SandboxError, match="open audit log"):
+                box.run([PYTHON, "-c", "pass"])
+        for member in taken:
+            member.join()
+        assert len({member.run_id for member in taken}) == 3
+        stats = box.stats().python
+        assert stats is not None and (stats.discarded, stats.late, stats.hits) == (3, 0, 0)
+
+
 def test_a_member_that_is_too_old_is_replaced() -> None:
     with Sandbox("python", python={"command": COMMAND, "size": 1, "max_age": 0.2}) as box:
         assert box.warm(60)
