@@ -209,11 +209,15 @@ class Listener:
         def call(path: Any = ".") -> list[str]:
             name = self._path(path, {})
             try:
+                before = stamp_of(self._real_stat(path))
                 found = ask(path)
             except OSError as error:
                 self._note("list", name, error.errno)
                 raise
-            self._note("list", name, names_digest(found))
+            if before[-1] < time.time_ns() - _SETTLED_NS:
+                self._note("unchanged", name, before)
+            else:
+                self._note("list", name, names_digest(found))
             return found
 
         return call

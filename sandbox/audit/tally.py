@@ -9,7 +9,9 @@ rationed by a token bucket per system call and one over all, and the number of c
 
 from __future__ import annotations
 
-from sandbox.audit.summary import DenialCount, DenialSummary
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.audit.summary import DenialSummary
 
 _SECOND_NS = 1_000_000_000
 OTHERS = "other system calls"
@@ -143,6 +145,8 @@ class Tally:
 
     def summarize(self, *, mismatches: int = 0, interrupted: int = 0) -> DenialSummary:
         """Return the counts as a value, in the order in which the system calls were first seen."""
+        from sandbox.audit.summary import DenialCount, DenialSummary
+
         return DenialSummary(
             counts=tuple(
                 DenialCount(

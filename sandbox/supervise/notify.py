@@ -16,8 +16,6 @@ import select
 import time
 
 from sandbox.abi.arch import Arch, audit_arch
-from sandbox.audit.decode import decode_arguments, name_arch, name_syscall
-from sandbox.audit.events import Denial, Suppressed
 from sandbox.audit.tally import Counter, Tally, TokenBucket
 from sandbox.errors import InternalError, describe_errno
 from sandbox.kernel.seccomp_notify import (
@@ -242,6 +240,8 @@ class NotifyListener:
     def _find_counter(self, number: int, answer: _Answer, now_ns: int) -> Counter:
         foreign = answer is self._foreign
         key = _FOREIGN if foreign else number
+        from sandbox.audit.decode import name_syscall
+
         name = "foreign architecture" if foreign else name_syscall(self._arch, number)
         return self._tally.find(key) or self._tally.open(
             key, now_ns, name=name, errno=answer.errno_name, rule_file=answer.file, rule_line=answer.line, reason=answer.reason
@@ -272,6 +272,9 @@ class NotifyListener:
         if not notification_is_valid(self._fd, notification.identity):
             comm = b""  # the caller is gone, and its pid may be somebody else's by now
         number = notification.number
+        from sandbox.audit.decode import decode_arguments, name_arch, name_syscall
+        from sandbox.audit.events import Denial
+
         name = f"#{number}" if foreign else name_syscall(self._arch, number)
         decoded = () if foreign else decode_arguments(self._arch, name, notification.args)
         self._sink.write(
@@ -296,6 +299,8 @@ class NotifyListener:
         self._suppressed_at_ns = now_ns
         counts = self._tally.take_suppressed()
         if counts:
+            from sandbox.audit.events import Suppressed
+
             self._sink.write(Suppressed(time_ns=self._clock(), run=self._run_id, counts=counts))
 
 
