@@ -40,6 +40,9 @@ from sandbox.result import Result  # noqa: E402
 
 _STUCK_S = 120
 _MOST_TOLD = 50
+_WARM = 4
+_RECIPES = 70
+"""More calls than a Sandbox remembers."""
 
 
 @dataclass(slots=True)
@@ -105,6 +108,7 @@ class Soak:
         threads = [threading.Thread(target=self._work, args=(number,), daemon=True) for number in range(options.workers)]
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
+        self._fill_caches()
         self._look()
         for thread in threads:
             thread.start()
@@ -130,6 +134,16 @@ class Soak:
         gc.collect()
         end = take_sample(self._directories)
         return self._report(end=end, statistics=str(statistics))
+
+    def _fill_caches(self) -> None:
+        """Run each kind some times: what is remembered of a kind is there then, tables' descriptors among it."""
+        another_each_time = [kind for kind in KINDS if kind.name == "environment"]
+        for number, kind in enumerate([*KINDS * _WARM, *another_each_time * _RECIPES]):
+            try:
+                kind.act(self._box, f"token-{0xFFFFFFFF - number:08x}-{number:016x}")
+            except Wrong as error:
+                self.count.errors += 1
+                self.count.wrong.append(f"{kind.name}: {error}")
 
     def _stop(self, number: int, frame: object) -> None:
         """End early, with the report."""
