@@ -59,7 +59,7 @@ SINGLE = (("OPENBLAS_NUM_THREADS", "1"), ("OMP_NUM_THREADS", "1"), ("MKL_NUM_THR
 
 _NOT_ROOT = 1000
 _PID = 3
-"""Of a zygote. Its members are all process 2, as any payload, and libraries know by another pid that they were forked and have to seed their generators anew."""
+"""Of a zygote. Its members are all process 2, as any payload, and libraries know by another pid that they were forked and have to seed anew."""
 
 
 def _own_id(number: int) -> int:
