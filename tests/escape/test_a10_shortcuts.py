@@ -266,7 +266,8 @@ def test_no_signal_reaches_another_run() -> None:
             watch = os.pidfd_open(other.pids[Kind.READY])
             run = server.run(flags=flags, alter=in_the_servers if flags else lambda plan: plan)
             if flags is None:
-                assert run.facts == {"kill": "ESRCH", "signal-1": "EPERM", "after": "alive"}
+                # From its own init a signal comes back by Landlock's scope, or is not taken: it is pid 1.
+                assert run.facts == {"kill": "ESRCH", "signal-1": "EPERM" if SCOPES else "ok", "after": "alive"}
             ready, _, _ = select.select([watch], [], [], 0 if expected else 5)
             assert bool(ready) is not expected
             os.close(watch)

@@ -22,7 +22,6 @@ from escape.raw import write_policy
 from escape.support import PAYLOADS, build_program, change, run_payload, shared_directory
 
 import sandbox.api
-import sandbox.api.execute as launch_path
 from sandbox.audit.events import Denial
 from sandbox.audit.tally import Tally
 from sandbox.errors import SandboxError
@@ -142,7 +141,7 @@ def test_a_flood_of_denials_is_bounded(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.undo()
 
     # The ration of answers, at a rate that a busy machine reaches, too; the shipped one is what was measured above.
-    monkeypatch.setattr(launch_path, "NotifyListener", functools.partial(NotifyListener, burst=100, rate_per_s=300))
+    monkeypatch.setattr("sandbox.supervise.notify.NotifyListener", functools.partial(NotifyListener, burst=100, rate_per_s=300))
     result, rationed_s, _ = flood(tmp_path / "answers")
     assert int(result.stdout) <= 100 + 300 * (result.usage.wall_ns / 1e9 + 0.1)
     assert answers > 2 * int(result.stdout) and cpu_s > rationed_s, (answers, int(result.stdout), cpu_s, rationed_s)

@@ -4,11 +4,12 @@ Also runs without a sandbox, as a program of the same user, to show what it woul
 """
 
 import ctypes
+import fcntl
 import os
 import sys
 
 libc = ctypes.CDLL(None, use_errno=True)
-CLONE_NEWUSER, CLONE_NEWNS = 0x10000000, 0x00020000
+CLONE_NEWUSER, CLONE_NEWNS, NS_GET_USERNS = 0x10000000, 0x00020000, 0xB701
 
 
 def report(name, value):
@@ -32,8 +33,10 @@ def read(path):
 
 def enter(pid):
     """Join the user and mount namespace of a process, and read its temporary directory."""
-    for name, kind in (("user", CLONE_NEWUSER), ("mnt", CLONE_NEWNS)):
-        fd = os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY)
+    mounts = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY)
+    # The mounts belong to the outer user namespace, not to the process's own.
+    owner = fcntl.ioctl(mounts, NS_GET_USERNS)
+    for fd, kind in ((owner, CLONE_NEWUSER), (mounts, CLONE_NEWNS)):
         if libc.setns(fd, kind):
             raise OSError(ctypes.get_errno(), "setns")
     os.chdir("/")
