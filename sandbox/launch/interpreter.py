@@ -140,11 +140,25 @@ class Member:
         """Freeze what there is, and make the program's own module anew after that, or what it holds would never be finalized."""
         mains = (self._boot, sys.modules["__main__"])
         modules = [module for module in sys.modules.values() if type(module) is type(sys) and module not in mains]
-        self._frozen = [(module.__dict__, tuple(module.__dict__.values())) for module in modules]
-        self._gc.freeze()
+        self._frozen = []
+        if not self._has_finalizers():
+            self._frozen += [(module.__dict__, tuple(module.__dict__.values())) for module in modules]
+            kept: list[object] = [self._frozen]
+            kept.append(kept)  # a cycle, which frozen is never freed: nor are the modules, one object after the other, at the end
+            self._gc.freeze()
         made = type(sys)("__main__")
         made.__dict__.update((name, value) for name, value in self._boot.__dict__.items() if name != self._name)
         sys.modules["__main__"] = made
+
+    def _has_finalizers(self) -> bool:
+        """Whether an import left something that must see the end of Python, as a file that is still to be written does."""
+        ours: set[int] = set()
+        for stream in (sys.stdin, sys.stdout, sys.stderr, sys.__stdin__, sys.__stdout__, sys.__stderr__):
+            for name in ("", "buffer", "raw"):
+                stream = getattr(stream, name, None) if name else stream
+                ours.add(id(stream))
+        kinds = {"generator", "coroutine", "async_generator"}
+        return any(hasattr(type(each), "__del__") and id(each) not in ours and type(each).__name__ not in kinds for each in self._gc.get_objects())
 
     def _thaw(self) -> None:
         """Where the program has hung something into a module that was there before it, a cold run's end is needed."""

@@ -171,6 +171,17 @@ def test_what_a_module_prints_or_does_on_import_is_not_the_runs(tmp_path: Path) 
     assert result.usage.output_bytes == 4
 
 
+@pytest.mark.parametrize("mode", ["started", "forked"])
+def test_what_a_module_keeps_open_is_written_at_the_end(tmp_path: Path, mode: str) -> None:
+    """Members leave out most of the end of Python; not where an import left something that needs it."""
+    tmp_path.chmod(0o755)
+    (tmp_path / "later.py").write_text("class Last:\n    def __del__(self): print('last')\nkept = Last()\n")
+    settings: dict[str, Any] = {"volumes": [f"{tmp_path}:/lib-of-mine"], "env": {"PYTHONPATH": "/lib-of-mine"}}
+    with Sandbox("python", **settings, python={"command": COMMAND, "modules": ["later"], "size": 1, "mode": mode}) as box:
+        result = box.run([PYTHON, "-c", "import later; print('first')"])
+    assert (result.stdout, result.launched) == (b"first\nlast\n", "interpreter")
+
+
 def test_without_the_baseline_the_warm_up_is_billed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control of the test above: the same run, taking off nothing."""
     from sandbox.supervise.monitor import Monitor
