@@ -168,11 +168,11 @@ class Measurement:
 
     def _ballast(self, title: str) -> Found:
         """Each tier beside itself in a process that is 200 MB and 50 threads larger."""
-        names = [tier for tier in tiers.TIERS if self._has(tier)]
+        names = [tier for tier in tiers.TIERS if self._has(tier) and not tier.startswith("interpreter")]
         rows: list[Contender] = [Served(tier, tier, self._place) for tier in names]
         rows += [Served(f"{tier}, larger caller", tier, self._place, words=_BALLAST) for tier in names]
         try:
-            found = measures.launches(title, self._session, rows, measures.PYTHON if names[:1] == ["interpreter-started"] else measures.TRUE)
+            found = measures.launches(title, self._session, rows, measures.TRUE)
         finally:
             for row in rows:
                 row.close()
