@@ -1,7 +1,8 @@
 """What bounds throughput: one tier runs for some seconds under ``perf record -a``, and the samples are added up by what was being done.
 
-Kernel samples are told apart by the functions above them on the stack, the first that is in the table below; so what is torn down later by kernel workers
-counts, too. The rest is told apart by process. Needs root and `perf`; the sandboxes are those of an ordinary user.
+Samples of other processes are left out, those of the kernel's own threads are not: what is torn down later counts, too. Samples in the kernel are told apart
+by the functions above them on the stack, the first that is in the table below, the rest by process. Needs root and `perf`; the sandboxes are those of an
+ordinary user.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from beside.host import parents
+from beside.host import descendants, parents
 
 _HERE = Path(__file__).resolve().parent
 _FREQUENCY = 1999
+_FORK = re.compile(r"PERF_RECORD_FORK\((\d+):\d+\):\((\d+):\d+\)")
 
 PARTS: tuple[tuple[str, str], ...] = (
     ("network namespaces: made", r"copy_net_ns"),
@@ -59,7 +61,6 @@ def main(tier: str, seconds: float, at_once: int, user: str, part: str) -> int:
         data = os.path.join(place, "perf.data")
         command = [sys.executable, str(_HERE / "ours_api.py"), "/tmp", "--tier", tier]
         environment = {"PATH": "/usr/bin:/bin", "HOME": person.pw_dir, "LANG": "C.UTF-8"}
-        others = {pid for pid, parent in parents().items() if parent != 2}  # all but the kernel's own
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd="/",
             user=person.pw_uid, group=person.pw_gid, extra_groups=(),
@@ -74,6 +75,7 @@ def main(tier: str, seconds: float, at_once: int, user: str, part: str) -> int:
                 return answer
 
             ask(f"keep\t1\t{at_once}\t/bin/true")
+            family = {server.pid, *descendants(server.pid)}
             record = [perf, "record", "-q", "-a", "-g", "-e", "cpu-clock", "-F", str(_FREQUENCY), "-o", data]
             with subprocess.Popen(record, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as recorder:
                 time.sleep(0.5)
@@ -83,10 +85,11 @@ def main(tier: str, seconds: float, at_once: int, user: str, part: str) -> int:
         if "error" in answer:
             print(f"profile: {answer['error']}")
             return 2
-        script = [perf, "script", "-i", data, "-F", "comm,pid,ip,sym"]
+        script = [perf, "script", "-i", data, "--show-task-events", "-F", "comm,pid,ip,sym"]
         with subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, errors="replace") as printed:
             assert printed.stdout is not None
-            samples = [(comm, stack) for comm, pid, stack in _samples(printed.stdout) if pid not in others]
+            kernel = {pid for pid, parent in parents().items() if parent == 2}
+            samples = [(comm, stack) for comm, pid, stack in _samples(printed.stdout, family) if pid in family or pid in kernel]
         found = Counter(where for comm, stack in samples if (where := _place(comm, stack)))
     count, wall = answer["n"], answer["wall_s"]
     assert isinstance(count, int) and isinstance(wall, float)
@@ -102,11 +105,14 @@ def main(tier: str, seconds: float, at_once: int, user: str, part: str) -> int:
     return 0
 
 
-def _samples(lines: Iterator[str]) -> Iterator[tuple[str, int, list[str]]]:
-    """Yield the process's name and pid of each sample, and the functions on its stack, innermost first."""
+def _samples(lines: Iterator[str], family: set[int]) -> Iterator[tuple[str, int, list[str]]]:
+    """Yield the process's name and pid of each sample, and the functions on its stack, innermost first; `family` grows by its processes' children."""
     comm, pid, stack = "", 0, list[str]()
     for line in lines:
-        if not line.strip():
+        if fork := _FORK.search(line):
+            if int(fork[2]) in family:
+                family.add(int(fork[1]))
+        elif not line.strip():
             if stack:
                 yield comm, pid, stack
             stack = []

@@ -73,6 +73,9 @@ def test_files_are_merged_round_by_round(file: dict[str, Any]) -> None:
 
 def test_samples_are_placed_by_what_is_above_them() -> None:
     lines = "kworker/1 77\n\tffff cleanup_net\n\tffff process_one_work\n\npython 8\n\t55 _PyEval_EvalFrameDefault\n\nswapper 0\n\tffff default_idle\n\n"
-    places = [_place(comm, stack) for comm, _, stack in _samples(iter(lines.splitlines(keepends=True)))]
+    family = {8}
+    lines += "python 8 PERF_RECORD_FORK(9:9):(8:8)\npython 9 PERF_RECORD_FORK(10:10):(9:9)\nother 30 PERF_RECORD_FORK(31:31):(30:30)\n"
+    places = [_place(comm, stack) for comm, _, stack in _samples(iter(lines.splitlines(keepends=True)), family)]
+    assert family == {8, 9, 10}
     assert places == ["network namespaces: torn down", "Python", ""]
     assert len({part for part, _ in PARTS}) == len(PARTS)
