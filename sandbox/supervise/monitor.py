@@ -17,7 +17,6 @@ from sandbox.kernel.calls import pidfd_getfd, pidfd_send_signal, set_slice
 from sandbox.launch.spawn import SIGNALS
 from sandbox.plan import fds
 from sandbox.plan.codec import Kind, Record
-from sandbox.record import dataclass
 from sandbox.result import Verdict
 from sandbox.supervise.deadlines import PATIENCE_NS, SETUP_NS, Deadlines, count_processors, earliest
 from sandbox.supervise.instructions import Instructions
@@ -26,6 +25,7 @@ from sandbox.supervise.pausing import Pausing, StopWatch
 from sandbox.supervise.records import Collected, Snapshot, StatusChannel
 from sandbox.supervise.sampling import Sampling
 from sandbox.supervise.streams import StreamSet
+from sandbox.supervise.watched import Watched
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,11 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from functools import partial
 
-    from sandbox.cgroup.model import CgroupRun
     from sandbox.launch.spawn import Launched
     from sandbox.policy.profile import Limits
-    from sandbox.supervise.notify import NotifyListener
-    from sandbox.supervise.pump import Pump
     from sandbox.supervise.used import Used
 else:
     import _signal as signal  # `signal` makes enumerations of it
@@ -47,47 +44,6 @@ _DENIALS_A_TURN = 64
 _SETTLE_NS = 1_500_000  # after the start: a run that is over by then needs none of it
 _SLICE_NS = 100_000  # the supervisor and init act in microseconds, and what they act against spins on every processor
 _SIGKILL, _SIGCONT = 9, 18
-
-
-@dataclass(slots=True, kw_only=True)
-class Watched:
-    """What the monitor needs besides the launched processes.
-
-    `started` is called with init's pid before it is let on (id maps, cgroups); `needs_word` says that init waits for that. `listen` makes the
-    listener of denials from its fd. `terminal` is called with the pty master (taken) and returns the pumps of it.
-    `sample` names the limits that are enforced by sampling. `explain` turns a failure record into an error.
-    `watches` are descriptors of the caller's, borrowed, and what to do when one is readable; `on_start` is called when the payload is confined
-    and about to be let go. `hold` is called when it is confined, and it waits so until somebody calls `Monitor.begin`.
-
-    Attributes:
-        served: a server has cloned init, there is no janitor. Then the run is over with init's report, by which time it has reaped everything, or
-            with the server's that init is gone; the end of the socket without either means that the server died.
-        parent: the process of which init is a child; 0 is what was launched.
-        adopted: called with init's pid and the bytes of its /proc/PID/stat, before `started`.
-        go: the bytes with which the payload is let go.
-        discard: closes a descriptor of a served run that came to its end; it may take its time.
-        meanwhile: called when it has been: what takes a moment and nobody waits for.
-    """
-
-    limits: Limits
-    started: Callable[[int], None]
-    needs_word: bool
-    explain: Callable[[int, int], SandboxError]
-    pumps: list[Pump]
-    cgroup: CgroupRun | None = None
-    listen: Callable[[int], NotifyListener] | None = None
-    terminal: Callable[[int], list[Pump]] | None = None
-    watches: tuple[tuple[int, Callable[[Monitor], None]], ...] = ()
-    on_start: Callable[[Monitor], None] | None = None
-    hold: Callable[[Monitor], None] | None = None
-    sample: frozenset[str] = frozenset()
-    instructions: bool = False
-    served: bool = False
-    parent: int = 0
-    adopted: Callable[[int, bytes], None] | None = None
-    go: bytes = bytes([fds.WORD_GO])
-    discard: Callable[[int], None] = os.close
-    meanwhile: Callable[[], None] | None = None
 
 
 class Monitor:
@@ -597,3 +553,6 @@ class Monitor:
                     pass
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+__all__ = ["Monitor", "Watched"]
