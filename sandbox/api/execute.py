@@ -8,7 +8,8 @@ import os
 from sandbox.api.registered import Registered
 from sandbox.api.start import Start, StartGoneError, cgroup_directories
 from sandbox.errors import SetupError, describe_errno
-from sandbox.launch.spawn import SIGNALS, Launched, spawn
+from sandbox.launch.shield import SIGNALS
+from sandbox.launch.spawn import Launched, spawn
 from sandbox.record import dataclass, field
 from sandbox.supervise.pump import Pump
 
@@ -155,9 +156,10 @@ def _run(make: Callable[[Prepared, bool], Start], prepared: Prepared, streams: S
     launched, pumps, held = Launched(), list[Pump](), hooks.held
     start: Start | None = None
     monitor: Monitor | None = None
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
         try:
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # it may raise what a handler raises, and has blocked them then, too
             opened = start = make(prepared, held is not None)
             prepared, cgroup, entry = opened.prepared, opened.cgroup, opened.entry
             plan, table = opened.begin(launched, pumps, streams)

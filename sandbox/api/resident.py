@@ -18,7 +18,8 @@ from sandbox.api.slots import Slot, SlotAnswering
 from sandbox.api.start import Start, StartGoneError
 from sandbox.errors import SandboxError, SetupError
 from sandbox.launch.resident import ServerGoneError, clone_refusal
-from sandbox.launch.spawn import SIGNALS, sealed_memory
+from sandbox.launch.shield import Shield
+from sandbox.launch.spawn import sealed_memory
 from sandbox.launch.stash import Stash
 from sandbox.plan.build_root import mounts_in_shared
 from sandbox.plan.lower import lower_plan
@@ -27,7 +28,6 @@ from sandbox.record import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal
     from collections.abc import Callable
 
     from sandbox.api.execute import Streams
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from sandbox.plan.codec import Table
     from sandbox.plan.steps import Plan
     from sandbox.supervise.pump import Pump
-else:
-    import _signal as signal  # `signal` makes enumerations of it
 
 _SERVERS = 8  # of one `Sandbox` without a run, before the least used goes
 _AGAIN_NS = 1_000_000_000  # after a server could not be started
@@ -189,15 +187,12 @@ class Served(Start):
 
     def close(self) -> None:
         """See `Start.close`."""
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # an interrupt in the middle of it would lose the slot
-        try:
+        with Shield():  # an interrupt in the middle of it would lose the slot
             residents, self._residents = self._residents, None
             if residents is not None:
                 self._slot.retire_cgroup()
                 self._slot.leave()
                 residents.give_back(self.house, self._slot)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Residents:

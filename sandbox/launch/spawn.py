@@ -11,12 +11,12 @@ import os
 import sys
 
 from sandbox.errors import SandboxError
+from sandbox.launch.shield import SIGNALS, Shield
 from sandbox.plan import fds
 from sandbox.record import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal
     from collections.abc import Mapping
     from functools import partial
     from types import TracebackType
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from sandbox.launch.anchor import Anchor
     from sandbox.plan.codec import Table
 else:
-    import _signal as signal  # `signal` makes enumerations of it
     from _functools import partial
 
 NATIVE = os.path.join(os.path.dirname(__file__), "native", "sandbox-init")  # no pathlib: its import costs more than a launch
@@ -32,7 +31,6 @@ REFERENCE = os.path.join(os.path.dirname(__file__), "executor.py")
 EXECUTORS = ("auto", "native", "python")
 
 _LOW = 64  # descriptors are moved above this before dup2, so that no source is overwritten by a target
-SIGNALS = tuple(number for number in range(1, 65) if number not in (32, 33))  # the two are glibc's own
 _F_ADD_SEALS, _SEALS = 1033, 0xF  # seal, shrink, grow, write
 
 
@@ -91,8 +89,7 @@ class Launched:
 
     def close(self) -> None:
         """Let go of everything, which kills what still runs, and reap the janitor; signals wait meanwhile, or an interrupt would leave a part of it."""
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        try:
+        with Shield():
             if self.pidfd < 0 and self.descriptors.go >= 0:
                 try:
                     os.write(self.descriptors.go, bytes([fds.WORD_STOP]))
@@ -118,8 +115,6 @@ class Launched:
                 except ChildProcessError:
                     pass
             self.pids.clear()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def executor_command(kind: str = "auto") -> list[str]:

@@ -14,7 +14,7 @@ import time
 from sandbox.cgroup.none import parse_stat, process_cpu_ns
 from sandbox.errors import InternalError, ProtocolError, SandboxError, SetupError
 from sandbox.kernel.calls import pidfd_getfd, pidfd_send_signal, set_slice
-from sandbox.launch.spawn import SIGNALS
+from sandbox.launch.shield import Shield
 from sandbox.plan import fds
 from sandbox.plan.codec import Kind, Record
 from sandbox.result import Verdict
@@ -29,7 +29,6 @@ from sandbox.supervise.watched import Watched
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal
     from collections.abc import Callable
     from functools import partial
 
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from sandbox.policy.profile import Limits
     from sandbox.supervise.used import Used
 else:
-    import _signal as signal  # `signal` makes enumerations of it
     from _functools import partial
 
 _DENIALS_A_TURN = 64
@@ -540,8 +538,7 @@ class Monitor:
 
     def _await_end(self) -> None:
         """Wait until init is gone, and with it everything, as the reaping of a janitor does; interrupts wait meanwhile."""
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        try:
+        with Shield():
             self._launched.descriptors.close_one("control")  # whose end kills everything, also an init that is not known yet
             poll = select.poll()
             poll.register(self._channel.fileno(), select.POLLIN)
@@ -551,8 +548,6 @@ class Monitor:
                 self._doomed = True
                 while not self._over() and self._on_status():
                     pass
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 __all__ = ["Monitor", "Watched"]

@@ -594,4 +594,6 @@ def test_interrupts_leave_nothing(find_processes: Any) -> None:
     client = start_client(INTERRUPTS.replace("MARKER", repr(marker)))
     assert set(find_processes(marker)) == {client.pid}
     out, _ = client.communicate(b"go\n", timeout=DEADLINE_S)
-    assert out == f"60 template 0 {SLOTS}\n".encode() and client.returncode == 0
+    assert out == f"60 template 0 {SLOTS}\n".encode()
+    # CPython ends by SIGINT where such an exception has passed through exec() of a text, though it was caught (Python/pythonrun.c, run_eval_code_obj).
+    assert client.returncode in (0, -signal.SIGINT)
