@@ -194,7 +194,7 @@ def test_a_supervisor_that_cannot_start_leaves_no_signal_blocked(monkeypatch: py
         raise OSError(errno.EMFILE, "no descriptor is left")
 
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    monkeypatch.setattr("sandbox.api.execute.Monitor", refuse)
+    monkeypatch.setattr("sandbox.supervise.monitor.Monitor", refuse)
     try:
         with pytest.raises(sandbox.SandboxError, match="EMFILE"):
             sandbox.run(["true"])
