@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from sandbox.api import workers
 from sandbox.api.call import Call, execute_call
 from sandbox.api.execute import Hooks, Streams
+from sandbox.errors import SandboxError
 
 if TYPE_CHECKING:
     from sandbox.api.start import Launcher
@@ -47,6 +48,7 @@ class BackgroundRun:
         launcher: Launcher | None = None,
     ) -> None:
         self.run_id = call.prepared.run_id
+        self._made_by = os.getpid()
         self._call: Call | None = call
         self._streams = streams
         self._sink = sink
@@ -74,6 +76,7 @@ class BackgroundRun:
         Raises:
             SandboxError: it could not be set up; the run is over.
         """
+        self._refuse_fork()
         self._changed.wait()
         if self._error is not None:
             self._ended.wait()
@@ -92,8 +95,9 @@ class BackgroundRun:
 
         Raises:
             TimeoutError: it is not over yet; it goes on.
-            SandboxError: the sandbox failed.
+            SandboxError: the sandbox failed; or this is a fork of the process that started it.
         """
+        self._refuse_fork()
         if not self._ended.wait(timeout):
             raise TimeoutError(f"run {self.run_id} is not over after {timeout} s")
         return self.result()
@@ -106,8 +110,17 @@ class BackgroundRun:
         return self._result
 
     def join(self) -> None:
-        """Wait for the end, whatever it is."""
-        self._ended.wait()
+        """Wait for the end, whatever it is. A fork does not: the run is its parent's, and so is the thread that would tell."""
+        if not self._is_foreign:
+            self._ended.wait()
+
+    @property
+    def _is_foreign(self) -> bool:
+        return os.getpid() != self._made_by
+
+    def _refuse_fork(self) -> None:
+        if self._is_foreign and not self._ended.is_set():
+            raise SandboxError(f"wait for run {self.run_id}: it belongs to process {self._made_by}, this is {os.getpid()}")
 
     def call_at_end(self, callback: Callable[[], object]) -> None:
         """Have a callable called once everything is over: in the run's thread, or now if it is. It must not raise."""
@@ -118,7 +131,9 @@ class BackgroundRun:
         callback()
 
     def signal(self, number: int) -> None:
-        """Send the payload a signal; after the end it does nothing."""
+        """Send the payload a signal; after the end, and in a fork, it does nothing."""
+        if self._is_foreign:
+            return
         with self._lock:
             if self._wake >= 0:
                 self._words.append(number)

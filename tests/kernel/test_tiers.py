@@ -563,6 +563,37 @@ def test_a_forked_child_has_a_server_of_its_own(find_processes: Any) -> None:
     assert client.returncode == 0
 
 
+FORK_WITH_A_RUN = """
+import os, signal
+from sandbox import PIPE, Sandbox, SandboxError
+box = Sandbox(limits={'wall': 60})
+run = box.popen(['sh', '-c', 'read word; echo $word'], stdin=PIPE)
+pid = os.fork()
+if not pid:
+    signal.alarm(20)
+    run.kill()
+    try:
+        run.wait()
+    except SandboxError as error:
+        assert str(os.getppid()) in str(error)
+        box.close()
+        os._exit(7)
+    os._exit(1)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+assert run.communicate(b'alive\\n')[0] == b'alive\\n' and run.wait().ok
+box.close()
+print('at work', flush=True)
+"""
+
+
+@pytest.mark.orphans
+def test_a_forked_child_neither_ends_nor_waits_for_a_run_of_its_parents() -> None:
+    """The thread that would tell of the end is not there: `Sandbox.close` in a child would wait for ever."""
+    client = start_client(FORK_WITH_A_RUN)
+    client.communicate(timeout=DEADLINE_S)
+    assert client.returncode == 0
+
+
 INTERRUPTS = """
 import random, signal, sys, time
 from sandbox import Sandbox
