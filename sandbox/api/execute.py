@@ -370,6 +370,7 @@ def _open_streams(streams: Streams) -> tuple[tuple[int, int, int], list[Pump]]:
             pairs.append(os.pipe2(os.O_CLOEXEC) if streams.pipe is None else streams.pipe())
             made += pairs[-1]
         (stdin_r, stdin_w), (stdout_r, stdout_w), (stderr_r, stderr_w) = pairs
+        made.remove(stdin_w)  # its pump's, which may close it at once: interrupted then, we would close another's
         if isinstance(streams.stdin, int):
             feed = Pump(streams.stdin, stdin_w, close_source=False, close_destination=True)
         else:

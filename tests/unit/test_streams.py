@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import select
 
+import pytest
+
+from sandbox.api.execute import Streams, _open_streams
 from sandbox.supervise.pump import Pump
 from sandbox.supervise.streams import StreamSet
 
@@ -27,3 +30,18 @@ def test_the_callers_input_at_its_end_wakes_nobody() -> None:
     assert poll.poll(0) == []
     os.close(source_r)
     os.close(target_r)
+
+
+def test_an_interrupt_while_streams_are_made_is_told_as_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pump of no input closes its end at once; a KeyboardInterrupt just then came back as EBADF, and closed what another thread might have opened."""
+
+    def settle(pump: Pump) -> None:
+        real(pump)
+        raise KeyboardInterrupt
+
+    real = Pump._settle
+    before = set(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Pump, "_settle", settle)
+        _open_streams(Streams())
+    assert set(os.listdir("/proc/self/fd")) == before
