@@ -14,6 +14,7 @@ from sandbox.abi import uapi
 from sandbox.api.background import BackgroundRun
 from sandbox.api.call import Call, with_files
 from sandbox.api.execute import Hooks, Streams, execute
+from sandbox.api.prepare import new_run_id
 from sandbox.api.python import Answer
 from sandbox.audit.events import escape_untrusted
 from sandbox.audit.sinks import NullSink
@@ -58,6 +59,7 @@ class Order:
         sink: where denials go.
         owns_sink: whether the sink is closed at the end.
         owned: descriptors among those of `streams` that are closed at the end.
+        processors: those of the caller, which the run may use where the profile names none.
         prefix: what the interpreter reads before the run's own input.
         then: is called when the run has ended, or goes on for a while: now is the time to make the next member.
     """
@@ -67,6 +69,7 @@ class Order:
     sink: Sink
     owns_sink: bool
     owned: tuple[int, ...] = ()
+    processors: frozenset[int]
     prefix: bytes = b""
     then: Callable[[], object]
 
@@ -84,13 +87,14 @@ class Member(BackgroundRun):
     """One warm interpreter, from its sandbox's making to the end of its one run.
 
     Args:
-        prepared: what it is made from: an interpreter that waits, with limits that hold for every run that may take it.
+        model: what it is made from: an interpreter that waits, with limits that hold for every run that may take it.
         launcher: see `execute`.
         max_age_ns: how long it may wait.
         on_warm: is called, in its thread, when it waits.
         on_over: is called, in its thread, when it is over and nobody had asked for it.
 
     Attributes:
+        model: see there.
         memory_bytes: what its process holds while it waits; 0 before.
         import_failure: why a module could not be imported; empty otherwise.
         expired: it waited too long.
@@ -100,7 +104,7 @@ class Member(BackgroundRun):
 
     def __init__(
         self,
-        prepared: Prepared,
+        model: Prepared,
         *,
         launcher: Launcher | None,
         max_age_ns: int,
@@ -108,6 +112,7 @@ class Member(BackgroundRun):
         on_over: Callable[[Member], None],
     ) -> None:
         self.prepared = None
+        self.model = model
         self.began_ns = time.monotonic_ns()
         self.warm_ns = 0
         self.failure = ""
@@ -126,6 +131,7 @@ class Member(BackgroundRun):
         self._held: tuple[HeldFeed, HeldOutput, HeldOutput] | None = None
         self._directory = -1
         streams = Streams(made=self._make_streams)
+        prepared = replace(model, run_id=new_run_id())
         super().__init__(Call(prepared=prepared, patterns=(), collect_bytes=0), streams, sink=NullSink(), owns_sink=False, launcher=launcher)
 
     # ---- for the pool, from any thread -------------------------------------------------------------------
@@ -278,6 +284,8 @@ class Member(BackgroundRun):
         limits = self.prepared.profile.limits
         if limits.cpu_ns is not None:
             _limit_cpu(monitor.payload_pid, limits.cpu_ns, self.prepared.rlimits)
+        if not self.prepared.scheduling.affinity:
+            _move(monitor.payload_pid, order.processors)
         monitor.begin(limits=limits, before=self._used)
         if isinstance(streams.stdin, int):
             feed.release(order.prefix, streams.stdin)
@@ -295,6 +303,16 @@ def _resident_bytes(pid: int) -> int:
         return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError, ValueError):
         return 0
+
+
+def _move(pid: int, processors: frozenset[int]) -> None:
+    """Put a process, all of its threads, on the processors of whoever runs it now."""
+    try:
+        if os.sched_getaffinity(pid) != processors:
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                os.sched_setaffinity(int(thread), processors)
+    except (ProcessLookupError, FileNotFoundError):
+        pass  # it ended meanwhile, and its run will say so
 
 
 def _limit_cpu(pid: int, cpu_ns: int, rlimits: tuple[tuple[int, int, int], ...]) -> None:

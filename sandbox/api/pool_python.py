@@ -6,11 +6,13 @@ start. What it may have of its own are its command line, input, streams, files, 
 
 from __future__ import annotations
 
+import os
+import threading
+
 from sandbox.abi import uapi
 from sandbox.api.call import Call, Changes, read_files
 from sandbox.api.pool import Pool
 from sandbox.api.pool_member import AHEAD_CPU_S, Member, Order
-from sandbox.api.prepare import new_run_id
 from sandbox.api.python import encode_program, is_early, parse_program, waiting_argv
 from sandbox.api.recipe import hides_something, identify_shared
 from sandbox.api.tables import Kept
@@ -53,7 +55,8 @@ class Interpreters:
         self._model: Prepared | None = None
         self._shared: Hashable = None
         self._hides = False
-        self._judged: dict[tuple[int, int], tuple[Prepared, bool]] = {}
+        self._judged: dict[tuple[int, int, int], tuple[Prepared, Prepared, bool]] = {}
+        self._lock = threading.Lock()
         self._pool = Pool(python.size, python.memory_bytes, self._build)
 
     def fill(self) -> None:
@@ -89,9 +92,9 @@ class Interpreters:
             call = Call(prepared=base, patterns=(), collect_bytes=0)
         else:
             call = self._prepare(self._argv, replace(changes, files=None))
-        self._renew(base)
+        model = self._renew(base)
         files = read_files(changes.files)
-        if self._hides or not self._fits(call.prepared, base) or not _files_fit(files, base):
+        if self._hides or not self._fits(call.prepared, base, model) or not _files_fit(files, base):
             self._pool.count_unfit()
             self._refill()
             return None
@@ -101,23 +104,29 @@ class Interpreters:
             environment=None if prepared.environment == base.environment else dict(prepared.environment), files=files,
         )  # fmt: skip
         call = replace(call, prepared=replace(prepared, command=replace(prepared.command, argv=tuple(argv), files=files)))
-        member = self._give(call, prefix, streams, sink, owned)
+        member = self._give(model, call, prefix, streams, sink, owned)
         if member is None:
             self._refill()
         return member
 
     def _give(
-        self, call: Call, prefix: bytes, streams: Streams, sink: Callable[[], tuple[Sink, bool]], owned: tuple[int, ...]
+        self, model: Prepared, call: Call, prefix: bytes, streams: Streams, sink: Callable[[], tuple[Sink, bool]], owned: tuple[int, ...]
     ) -> Member | None:
         while True:
             member = self._pool.take()
             if member is None:
                 return None
+            if member.model is not model:  # another thread has looked at the profile before us, or after
+                self._pool.forsake(member)
+                return None
             at_once = member.state == "waiting"
             try:
                 if member.settle():
                     opened, owns = sink()
-                    order = Order(call=call, streams=streams, sink=opened, owns_sink=owns, owned=owned, prefix=prefix, then=self._refill)
+                    order = Order(
+                        call=call, streams=streams, sink=opened, owns_sink=owns, owned=owned, prefix=prefix, then=self._refill,
+                        processors=frozenset(os.sched_getaffinity(0)),
+                    )  # fmt: skip
                     if member.take(order):
                         self._pool.found(at_once=at_once)
                         return member
@@ -136,15 +145,19 @@ class Interpreters:
         if not self._hides:
             self._pool.fill()
 
-    def _renew(self, base: Prepared) -> None:
-        """Make members of what is there now; those that were made of something else go."""
-        before = self._base
-        if before is not None and before.kept is base.kept:
-            return  # the recipe was looked at, and is what it was
+    def _renew(self, base: Prepared) -> Prepared:
+        """Make members of what is there now, and return it; those that were made of something else go."""
+        with self._lock:
+            return self._make_model(base)
+
+    def _make_model(self, base: Prepared) -> Prepared:
+        before, model = self._base, self._model
+        if before is not None and model is not None and before.kept is base.kept:
+            return model  # the recipe was looked at, and is what it was
         shared = identify_shared(base)
-        if before is not None and self._shared == shared and _plain(before) == _plain(base):
+        if before is not None and model is not None and self._shared == shared and _plain(before) == _plain(base):
             self._base = base
-            return
+            return model
         self._shared = shared
         self._hides = hides_something(base)
         rlimits = tuple(
@@ -152,25 +165,24 @@ class Interpreters:
             for number, soft, hard in base.rlimits
         )
         self._base = base
-        self._model = replace(base, rlimits=rlimits, kept=Kept())
+        model = self._model = replace(base, rlimits=rlimits, kept=Kept())
         self._judged.clear()
         self._pool.renew()
+        return model
 
     def _build(self, on_warm: Callable[[Member], None], on_over: Callable[[Member], None]) -> Member:
         assert self._model is not None
-        prepared = replace(self._model, run_id=new_run_id())
-        return Member(
-            prepared, launcher=self._launcher, max_age_ns=round(self._python.max_age * _SECOND_NS), on_warm=on_warm, on_over=on_over
-        )  # fmt: skip
+        max_age_ns = round(self._python.max_age * _SECOND_NS)
+        return Member(self._model, launcher=self._launcher, max_age_ns=max_age_ns, on_warm=on_warm, on_over=on_over)
 
-    def _fits(self, asked: Prepared, base: Prepared) -> bool:
-        key = (id(asked.root), id(asked.profile))
+    def _fits(self, asked: Prepared, base: Prepared, model: Prepared) -> bool:
+        key = (id(asked.root), id(asked.profile), id(model))
         known = self._judged.get(key)
         if known is None:
             if len(self._judged) >= _JUDGED:
                 self._judged.clear()
-            known = self._judged[key] = (asked, _fits(asked, base))  # kept with it, so that the ids stay theirs
-        return known[1]
+            known = self._judged[key] = (asked, model, _fits(asked, base))  # kept with it, so that the ids stay theirs
+        return known[2]
 
     def stats(self) -> PoolStats:
         """Return the pool's figures."""

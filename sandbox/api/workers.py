@@ -16,14 +16,16 @@ _IDLE_NAME = "idle (sandbox)"
 class _Worker(threading.Thread):
     """One thread; `turn` is held by us while it has nothing to do."""
 
-    def __init__(self, call: Callable[[], None], name: str) -> None:
+    def __init__(self, call: Callable[[], None], name: str, processors: frozenset[int]) -> None:
         super().__init__(name=name, daemon=True)
         self.call: Callable[[], None] | None = call
+        self.processors = processors
         self.turn = threading.Lock()
         self.turn.acquire()
 
     def run(self) -> None:
         while self.call is not None:
+            self._move()
             self.call()
             self.call = None  # it holds on to the run
             self.name = _IDLE_NAME
@@ -35,6 +37,14 @@ class _Worker(threading.Thread):
                         _idle.remove(self)
                         return
                 self.turn.acquire()  # somebody was just about to give us something
+
+    def _move(self) -> None:
+        """Be where the caller is, as a thread that it had made would be: its processors are the run's."""
+        try:
+            if os.sched_getaffinity(0) != self.processors:
+                os.sched_setaffinity(0, self.processors)
+        except OSError:
+            pass  # the caller's own are gone meanwhile
 
 
 _lock = threading.Lock()
@@ -51,12 +61,14 @@ def start(call: Callable[[], None], name: str) -> None:
     Raises:
         RuntimeError: no thread can be started.
     """
+    processors = frozenset(os.sched_getaffinity(0))
     with _lock:
         worker = _idle.pop() if _idle else None
     if worker is None:
-        _Worker(call, name).start()
+        _Worker(call, name, processors).start()
         return
     worker.name = name
+    worker.processors = processors
     worker.call = call
     worker.turn.release()
 

@@ -363,6 +363,48 @@ def test_a_member_whose_run_came_to_nothing_is_ended(tmp_path: Path) -> None:
         assert stats is not None and (stats.discarded, stats.late, stats.hits) == (3, 0, 0)
 
 
+def test_a_member_of_another_profile_is_not_given_to_a_run(tmp_path: Path) -> None:
+    """Another thread, which had read the profile before it was edited, comes in between: its members are not for who has read it since."""
+    profile = tmp_path / "edited.toml"
+    profile.write_text('extends = "python"\n[limits]\nopen-files = 100\n')
+    with Sandbox(str(profile), python={"command": COMMAND, "size": 1}) as box:
+        interpreters: Any = box._interpreters
+        assert box.warm(60)
+        pool, before = interpreters._pool, interpreters._base
+        profile.write_text('extends = "python"\n[limits]\nopen-files = 50\n')
+        take = pool.take
+
+        def interrupted_take() -> object:
+            interpreters._renew(before)
+            pool.fill()
+            return take()
+
+        pool.take = interrupted_take
+        run = box.run([PYTHON, "-c", "import resource; print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])"])
+    assert run.stdout == b"50\n"
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two processors")
+def test_processors_are_the_callers_when_the_run_begins(box: Sandbox) -> None:
+    """Also in a thread that is used again, and in a member that was made before."""
+    code = "import os; print(sorted(os.sched_getaffinity(0)))"
+    before = os.sched_getaffinity(0)
+    assert box.run([PYTHON, "-c", code]).stdout == f"{sorted(before)}\n".encode()
+    with Sandbox("python") as cold:
+        run = next(cold.map([PYTHON, "-c", code], [b""]))
+        assert run.stdout == f"{sorted(before)}\n".encode()
+        try:
+            os.sched_setaffinity(0, {min(before)})
+            for _ in range(2):
+                assert box.warm(60)
+                run = box.run([PYTHON, "-c", code])
+                assert (run.launched, run.stdout) == ("interpreter", f"[{min(before)}]\n".encode())
+                (run,) = cold.map([PYTHON, "-c", code], [b""])
+                assert run.stdout == f"[{min(before)}]\n".encode()
+        finally:
+            os.sched_setaffinity(0, before)
+
+
 def test_a_member_that_is_too_old_is_replaced() -> None:
     with Sandbox("python", python={"command": COMMAND, "size": 1, "max_age": 0.2}) as box:
         assert box.warm(60)
