@@ -186,6 +186,11 @@ class Waiting(Served):
             finally:
                 os.close(directory)
 
+    def meanwhile(self) -> None:
+        """See `Start.meanwhile`. No server is asked by this run: what the last one left is closed here."""
+        super().meanwhile()
+        self._stash.refill()
+
     def explain(self, plan: Plan, table: Table, row: int, error: int) -> SandboxError:
         """See `Start.explain`."""
         return clone_refusal(row, error) or explain_failure(

@@ -77,6 +77,18 @@ def test_a_result_names_its_tier(box: Sandbox, tier: str) -> None:
     assert sandbox.run(["true"]).launched == "spawned"
 
 
+def test_descriptors_do_not_add_up(box: Sandbox) -> None:
+    """What is closed later is closed by the next run, in every tier."""
+
+    def count() -> int:
+        for _ in range(12):
+            assert box.run(["true"]).ok
+        return len(os.listdir("/proc/self/fd"))
+
+    first = count()
+    assert max(count() for _ in range(3)) <= first + 6  # a run's own: it may be closed a moment later
+
+
 def test_a_command_line_of_its_own_each_time(box: Sandbox) -> None:
     """What is kept for a command is kept for its first word; each run gets its own words, files and variables."""
     script = 'printf "%s|" "$@"; cat given; printf "$V"'
