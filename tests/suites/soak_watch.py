@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,10 +92,9 @@ def judge(runs: Sequence[int], samples: Sequence[Sample]) -> list[Growth]:
 
 
 def _slope(x: Sequence[float], y: Sequence[float]) -> float:
-    """Return the slope of the least squares."""
-    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    below = sum((a - mean_x) ** 2 for a in x)
-    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / below if below else 0.0
+    """Return the median of the slopes between all pairs (Theil and Sen): single looks at which something was just ending do not turn it."""
+    slopes = [(y[j] - y[i]) / (x[j] - x[i]) for i in range(len(x)) for j in range(i + 1, len(x)) if x[j] > x[i]]
+    return statistics.median(slopes) if slopes else 0.0
 
 
 def _descendants(pid: int) -> list[int]:
