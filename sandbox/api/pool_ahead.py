@@ -19,6 +19,7 @@ from sandbox.api.pool import PoolStats
 from sandbox.api.prepare import build_request, inner_argv
 from sandbox.api.recipe import hides_something
 from sandbox.api.resident import Served
+from sandbox.api.start import StartGoneError
 from sandbox.errors import PolicyError, SandboxError
 from sandbox.launch.resident import ServerGoneError, clone_refusal
 from sandbox.launch.spawn import Descriptors, Launched
@@ -163,6 +164,10 @@ class Waiting(Served):
         launched.descriptors, self._launched.descriptors = self._launched.descriptors, Descriptors(status=-1, go=-1, control=-1, release=-1)
         pumps += self._pumps
         self._pumps = []
+        try:
+            os.write(launched.descriptors.control, bytes([fds.RESUME]))
+        except BrokenPipeError:  # it has died since it was taken
+            raise StartGoneError("take a sandbox that waits: it has ended") from None
         feed, *outputs = pumps
         assert isinstance(feed, HeldFeed)
         for output, destination in zip(outputs, (streams.stdout, streams.stderr), strict=True):
@@ -172,7 +177,6 @@ class Waiting(Served):
             feed.release(b"", streams.stdin)
         else:
             feed.release(streams.stdin or b"")
-        os.write(launched.descriptors.control, bytes([fds.RESUME]))
         return self._made
 
     def confined(self, pid: int) -> None:

@@ -263,6 +263,18 @@ def test_one_that_died_while_it_waited_is_never_a_runs_error(box: Sandbox) -> No
     assert stats(box).failed == 4
 
 
+def test_one_that_dies_after_it_was_looked_at_is_no_runs_error(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    (one, *_) = waiting(box)
+    assert one.house.server is not None
+    children = Path(f"/proc/{one.house.server.pid}/task/{one.house.server.pid}/children")
+    eventually(lambda: len(children.read_text().split()) >= len(waiting(box)), "all are there")
+    for init in children.read_text().split():
+        os.kill(int(init), signal.SIGKILL)
+    eventually(lambda: not any(one.alive for one in waiting(box)), "all are dead")
+    monkeypatch.setattr(Waiting, "alive", True)
+    assert box.run(["cat"], stdin="1").stdout == b"1"
+
+
 def test_the_pool_outlives_its_server(box: Sandbox) -> None:
     (one, *_) = waiting(box)
     server = one.house.server
