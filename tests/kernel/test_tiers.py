@@ -120,7 +120,8 @@ def test_verdicts(tier: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> N
         assert spent.verdict == "cpu-limit" and 0.2e9 < spent.usage.cpu_ns < 2e9
         assert box.run(["sleep", "9"], limits={"idle": 0.2}).verdict == "idle-limit"
         assert box.run(["sh", "-c", "yes"]).verdict == "output-limit"
-        hungry = f"x = bytearray(90 << 20); print(len(x), {os.getpid()})"
+        # It waits: without a cgroup memory is sampled, and what has ended before a look was seen by nobody.
+        hungry = f"x = bytearray(90 << 20); print(len(x), {os.getpid()}, flush=True); import time; time.sleep(15)"
         assert box.run([sys.executable, "-I", "-S", "-c", hungry]).verdict == "memory-limit"
         forks = box.run(["sh", "-c", "for i in 1 2 3 4 5 6 7 8 9; do sleep 5 & done; wait"])
         assert forks.verdict in ("process-limit", "nonzero-exit") and b"fork" in (forks.stderr or b"")
