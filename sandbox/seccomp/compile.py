@@ -120,7 +120,10 @@ def _host_for(what: str, arch: Arch) -> Arch:
 
 
 def _refused(what: str, arch: Arch, error: OSError) -> CompileError:
-    return CompileError(f"compile {what} for {arch}: libseccomp: {os.strerror(error.errno or 0)} ({errno.errorcode.get(error.errno or 0)})")
+    return CompileError(
+        f"compile {what} for {arch}: libseccomp: {os.strerror(error.errno or 0)} ({errno.errorcode.get(error.errno or 0)})",
+        hint="two rules for one call differ in nothing but the action; container runtimes refuse them, too" if error.errno == errno.EEXIST else None,
+    )
 
 
 def _assemble(what: str, arch: Arch, units: Sequence[Unit]) -> tuple[Instruction, ...]:

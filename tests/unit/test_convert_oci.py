@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sandbox.abi.arch import Arch
@@ -212,6 +212,7 @@ def holds(actual: int, op: str, value: int, two: int) -> bool:
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@example([rule("socket", "ALLOW", (0, "NE", 0)), rule("socket", "ERRNO", (0, "NE", 0), errnoRet=1), rule("socket", "ALLOW")], "KILL_PROCESS")
 @given(st.lists(_RULES, min_size=1, max_size=6), st.sampled_from(["ERRNO", "ALLOW", "KILL_PROCESS", "LOG"]))
 def test_any_profile_is_converted_exactly_or_refused(rules: list[dict[str, Any]], default: str) -> None:
     table = {**profile(*rules), "defaultAction": f"SCMP_ACT_{default}"}
@@ -219,6 +220,12 @@ def test_any_profile_is_converted_exactly_or_refused(rules: list[dict[str, Any]]
         loose = convert(table, arch=NATIVE, exact=False)
     except PolicyError as error:
         assert "with different actions match the same call" in error.message or "too complex" in error.message
+        return
+    except CompileError as error:
+        # Two rules that differ in nothing but the action, with one after them that makes both idle: our reading is sound, libseccomp's is none.
+        assert "File exists (EEXIST)" in error.message and "differ in nothing but the action" in (error.hint or "")
+        with pytest.raises(OSError, match="17"):
+            docker.reference(table, NATIVE, frozenset(), (6, 1), docker.by_name)
         return
     program = docker.reference(table, NATIVE, frozenset(), (6, 1), docker.by_name)
     assert docker.compare(loose, program, NATIVE) == loose.differences
