@@ -116,6 +116,11 @@ class Recipes:
         prepared = replace(prepared, run_id=new_run_id(), command=command)
         return type(call)(prepared=prepared, patterns=call.patterns, collect_bytes=call.collect_bytes)
 
+    def begin_anew(self) -> None:
+        """In a fork: a thread that is not there may have been in the middle of anything."""
+        self._lock = threading.Lock()
+        self._kept = {}
+
     def forget(self) -> None:
         """Keep nothing: the next runs look at the host anew."""
         with self._lock:

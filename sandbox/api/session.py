@@ -95,6 +95,7 @@ class Sandbox:
             executor=executor,
         )
         self._recipes = Recipes()
+        _all.add(self)
         self._lock = threading.Lock()
         self._open: weakref.WeakSet[BackgroundRun] = weakref.WeakSet()
         self._closed = False
@@ -380,6 +381,12 @@ class Sandbox:
 
     # ---- the end -------------------------------------------------------------------------------------------
 
+    def _begin_anew(self) -> None:
+        """In a fork: let go of what is the parent's, the locks of its threads first."""
+        self._lock = threading.Lock()
+        self._open = weakref.WeakSet()
+        self._recipes.begin_anew()
+
     def close(self) -> None:
         """End every run that is still going on and wait for that; idempotent."""
         with self._lock:
@@ -400,6 +407,17 @@ class Sandbox:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+_all: weakref.WeakSet[Sandbox] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for box in list(_all):
+        box._begin_anew()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _count_workers(workers: int | None) -> int:

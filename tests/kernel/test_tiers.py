@@ -607,6 +607,33 @@ def test_a_forked_child_neither_ends_nor_waits_for_a_run_of_its_parents() -> Non
     assert client.returncode == 0
 
 
+FORK_IN_BETWEEN = """
+import os, signal
+from sandbox import Sandbox
+box = Sandbox(limits={'wall': 60})
+box.run(['true'])
+kept = next(iter(box._recipes._kept.values())).call.prepared.kept
+with box._lock, box._recipes._lock, kept._lock:
+    pid = os.fork()
+    if not pid:
+        signal.alarm(20)
+        assert box.run(['echo', 'child']).stdout == b'child\\n'
+        box.close()
+        os._exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+box.close()
+print('at work', flush=True)
+"""
+
+
+@pytest.mark.orphans
+def test_a_fork_in_the_middle_of_what_another_thread_does() -> None:
+    """The locks that a thread holds at that moment are held in the child by nobody who would let go."""
+    client = start_client(FORK_IN_BETWEEN)
+    client.communicate(timeout=DEADLINE_S)
+    assert client.returncode == 0
+
+
 INTERRUPTS = """
 import random, signal, sys, time
 from sandbox import Sandbox
