@@ -6,11 +6,12 @@ May import plan, kernel, abi. Knows nothing of policies, profiles and limits.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import sys
 
-from sandbox.errors import SandboxError
+from sandbox.errors import SandboxError, SetupError
 from sandbox.launch.shield import SIGNALS, Shield
 from sandbox.plan import fds
 from sandbox.record import dataclass
@@ -172,7 +173,13 @@ def spawn_executor(command: list[str], title: str, wanted: Mapping[int, int], pi
     """Start a program with an empty environment, all signals blocked, and descriptors by (number there → ours, borrowed); add its pid to `pids`."""
     with Owned() as own:
         low = max(_LOW, 1 + max(wanted))
-        moved = {target: own(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, low)) for target, fd in wanted.items()}
+        try:
+            moved = {target: own(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, low)) for target, fd in wanted.items()}
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EMFILE):  # the first where the limit is below the number itself
+                raise
+            hint = f"it needs numbers up to {low + len(wanted)} for its descriptors: `ulimit -n`"
+            raise SetupError("start the sandbox", errno.EMFILE, hint=hint) from None
         actions = [(os.POSIX_SPAWN_DUP2, source, target) for target, source in moved.items()]
         start = partial(os.posix_spawn, file_actions=actions, setsigdef=SIGNALS, setsigmask=SIGNALS)
         # In one step for the interpreter: an exception of a signal handler cannot come between the start and the note of it.

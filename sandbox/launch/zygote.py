@@ -77,6 +77,8 @@ def serve_zygote():
         os.environ.pop(name, None)
     if "numpy.random" in sys.modules:
         sys.modules["numpy.random"].seed()
+    if "multiprocessing.process" in sys.modules:
+        sys.modules["multiprocessing.process"].current_process().authkey = os.urandom(32)
 """
 
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -62,6 +63,17 @@ print(refused > 10, wrong)
 """
     )
     assert (done.stdout, done.stderr) == ("True []\n", "")
+
+
+def test_a_limit_of_open_files_that_is_too_low_is_said() -> None:
+    """Descriptors get numbers above a fixed one, and the kernel calls a limit below that number an invalid argument."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (60, before[1]))
+    try:
+        with pytest.raises(sandbox.SandboxError, match=r"(?s)EMFILE.*numbers up to \d+ for its descriptors: `ulimit -n`"):
+            sandbox.run(["true"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_keyboard_interrupts_while_starting_leave_no_process() -> None:

@@ -121,13 +121,14 @@ def test_memory_that_forks_would_share_is_refused(tmp_path: Path) -> None:
 
 
 def test_generators_that_tell_a_fork_by_its_pid_are_seeded_anew(tmp_path: Path) -> None:
-    """OpenSSL's and the names of temporary files, both used on import: with a zygote that is process 2, as its members are, all runs have the same."""
-    text = "import ssl, tempfile\nssl.RAND_bytes(8)\nnames = tempfile._get_candidate_names()\nnext(names)\n"
+    """OpenSSL's and the names of temporary files, both used on import, and multiprocessing's key: with a zygote that is process 2, as its members are, all runs have the same."""
+    text = "import multiprocessing, ssl, tempfile\nssl.RAND_bytes(8)\nnames = tempfile._get_candidate_names()\nnext(names)\n"
+    code = "import drawing, multiprocessing as mp, ssl; print(ssl.RAND_bytes(8).hex(), next(drawing.names), mp.current_process().authkey.hex())"
     settings = give_modules(tmp_path, drawing=text)
     with Sandbox("python", **settings, python={**FORKED, "modules": ["drawing"]}) as box:
-        runs = [box.run([PYTHON, "-c", "import drawing, ssl; print(ssl.RAND_bytes(8).hex(), next(drawing.names))"]) for _ in range(3)]
+        runs = [box.run([PYTHON, "-c", code]) for _ in range(3)]
     assert all(run.launched == "interpreter" and not run.stderr for run in runs), runs
-    assert len({word for run in runs for word in (run.stdout or b"").split()}) == 2 * len(runs)
+    assert len({word for run in runs for word in (run.stdout or b"").split()}) == 3 * len(runs)
 
 
 def test_a_program_cannot_plant_modules_for_the_next_zygote(tmp_path: Path) -> None:
