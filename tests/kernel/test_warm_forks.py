@@ -121,7 +121,10 @@ def test_memory_that_forks_would_share_is_refused(tmp_path: Path) -> None:
 
 
 def test_generators_that_tell_a_fork_by_its_pid_are_seeded_anew(tmp_path: Path) -> None:
-    """OpenSSL's and the names of temporary files, both used on import, and multiprocessing's key: with a zygote that is process 2, as its members are, all runs have the same."""
+    """OpenSSL's, the names of temporary files and the key of multiprocessing, all made on import.
+
+    With a zygote that is process 2, as its members are, all runs have the first two in common.
+    """
     text = "import multiprocessing, ssl, tempfile\nssl.RAND_bytes(8)\nnames = tempfile._get_candidate_names()\nnext(names)\n"
     code = "import drawing, multiprocessing as mp, ssl; print(ssl.RAND_bytes(8).hex(), next(drawing.names), mp.current_process().authkey.hex())"
     settings = give_modules(tmp_path, drawing=text)
