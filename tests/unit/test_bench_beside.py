@@ -45,7 +45,8 @@ def file() -> dict[str, Any]:
             "launch": {"program": "/bin/true", "us": {"native": [[1000], [3000]], "bwrap+filter": [[4000], [12000]], "ours": [[2000], [6000]]}},
             "ballast": {"program": "/bin/true", "us": {"ours": [[2000]], "larger": [[2100]]}, "pairs": {"larger": "ours"}},
             "throughput": {"program": "/bin/true", "at_once": {
-                name: {str(n): [{"n": count, "wall_s": 1.0, "failed": 0}] for n in (1, 2, 4)} for name, count in (("bwrap+filter", 100), ("ours", 250))
+                name: {str(n): [{"n": count, "wall_s": 1.0, "failed": 0, "cpu_s": count * 0.002}] for n in (1, 2, 4)}
+                for name, count in (("bwrap+filter", 100), ("ours", 250))
             }},
             "calls": {"ns": {"native": [dict.fromkeys(("getpid", "read", "openat+close", "futex", "fcntl", "ioctl"), 100.0)]}},
             "memory": {"idle": {"ours": {"1": idle, "20": many}}},
@@ -57,7 +58,7 @@ def test_tables(file: dict[str, Any]) -> None:
     text = render(file)
     assert "| ours | 2 | 6.00 | 6.00 | 6.00 | 2.00 | 0.50 |" in text
     assert "| larger | 1 | 2.10 | 2.10 | 2.10 | 1.05 |" in text
-    assert "| ours | 250 | 2.50 | 250 | 2.50 | 250 | 2.50 |  |" in text
+    assert "| ours | 250 | 2.50 | 250 | 2.50 | 250 | 2.50 | 2.00 |  |" in text
     assert "| native | 100 (1.00) |" in text
     assert "| ours | 20 | 40 | 80 | 1 |" in text
     assert "- nsjail: `nsjail` is not installed" in text and "- crun: launch: no" in text

@@ -13,6 +13,7 @@ from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[3]
 _TICKS = os.sysconf("SC_CLK_TCK")
+_ACCOUNT = Path("/sys/fs/cgroup/cpuacct/sandbox-bench")
 _VERSIONS = ("bwrap", "nsjail", "isolate", "firejail", "crun", "runc", "podman")
 
 
@@ -80,8 +81,18 @@ def take_shares(shares: int) -> None:
         group.mkdir(exist_ok=True)
         (group / "cpu.shares").write_text(str(shares))
         (group / "cgroup.procs").write_text(str(os.getpid()))
+        _ACCOUNT.mkdir(exist_ok=True)
+        (_ACCOUNT / "cgroup.procs").write_text(str(os.getpid()))
     except OSError as error:
         raise Failed(f"--cpu-shares: {error}") from None
+
+
+def processor_seconds() -> float | None:
+    """Return the processor time of this measurement's processes so far, without the kernel's own threads; None without `take_shares`."""
+    try:
+        return int((_ACCOUNT / "cpuacct.usage").read_text()) / 1e9
+    except OSError:
+        return None
 
 
 def become_subreaper() -> None:

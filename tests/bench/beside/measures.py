@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from beside.contender import NUMBER, Contender, Program, Sustained
-from beside.host import Failed
+from beside.host import Failed, processor_seconds
 from beside.rounds import Found, Session
 
 TRUE = Program(name="/bin/true", argv=("/bin/true",))
@@ -39,9 +39,12 @@ def throughput(
     ready = session.ready(title, rows, program)
     for at_once in at_once_all:
         for _, row in session.turns(f"{title}, {at_once} at once", ready, slices):
+            before = processor_seconds()
             done: Sustained | None = session.attempt(f"{title}, {at_once} at once", row, partial(row.sustain, program, at_once, seconds / slices))
             if done is not None:
                 entry = {"n": done.count, "wall_s": round(done.wall, 4), "failed": done.failed}
+                if before is not None:
+                    entry["cpu_s"] = round((processor_seconds() or before) - before, 4)
                 found.setdefault(row.name, {}).setdefault(str(at_once), []).append(entry)
     return {"program": program.name, "at_once": found}
 

@@ -67,13 +67,15 @@ def _throughput(name: str, measure: Mapping[str, Any]) -> str:
             cells.append(f"{sum(s['n'] for s in slices) / sum(s['wall_s'] for s in slices):.0f}" if slices else "")
             paired = [[rate] for rate in rates(slices)]
             cells.append(_number(ratio(paired, [[rate] for rate in rates(found.get(REFERENCES[1], {}).get(at_once, []))])))
+        spent = [s for slices in by_count.values() for s in slices if "cpu_s" in s]
+        cells.append(f"{1000 * sum(s['cpu_s'] for s in spent) / sum(s['n'] for s in spent):.2f}" if spent else "")
         cells.append(str(sum(s["failed"] for slices in by_count.values() for s in slices) or ""))
         rows.append(cells)
     rows.sort(key=lambda cells: -float(cells[3] or "0"))
     head = ["row"]
     for number in AT_ONCE:
         head += [f"{number} at once, a second", f"× {REFERENCES[1]}"]
-    return f"### {name}: `{measure['program']}`\n\n" + _table((*head, "failed"), rows)
+    return f"### {name}: `{measure['program']}`\n\n" + _table((*head, "CPU ms each", "failed"), rows)
 
 
 def _calls(name: str, measure: Mapping[str, Any]) -> str:
