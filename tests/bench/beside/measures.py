@@ -15,7 +15,6 @@ TRUE = Program(name="/bin/true", argv=("/bin/true",))
 FRESH = Program(name="/bin/true, another argument each time", argv=("/bin/true", NUMBER))
 PYTHON = Program(name="python3 -c pass", argv=("/usr/bin/python3", "-c", "pass"))
 NUMPY = Program(name="python3 -c 'import numpy'", argv=("/usr/bin/python3", "-c", "import numpy"), slow=True, shares=("/etc/alternatives",))
-AT_ONCE = (1, 2, 4)
 CALLS = ("getpid", "read", "openat+close", "futex", "fcntl", "ioctl")
 _CALL_LOOPS = 100_000
 _CALL_ROUNDS = 3

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from beside.figures import count, quantile, rates, ratio
-from beside.measures import AT_ONCE, CALLS
+from beside.measures import CALLS
 
 REFERENCES = ("native", "bwrap+filter")
 _LETTERS = (
@@ -59,10 +59,11 @@ def _launches(name: str, measure: Mapping[str, Any]) -> str:
 
 def _throughput(name: str, measure: Mapping[str, Any]) -> str:
     found = measure["at_once"]
+    numbers = sorted({int(number) for by_count in found.values() for number in by_count})
     rows: list[list[str]] = []
     for row, by_count in found.items():
         cells = [row]
-        for at_once in map(str, AT_ONCE):
+        for at_once in map(str, numbers):
             slices = by_count.get(at_once, [])
             cells.append(f"{sum(s['n'] for s in slices) / sum(s['wall_s'] for s in slices):.0f}" if slices else "")
             paired = [[rate] for rate in rates(slices)]
@@ -71,9 +72,10 @@ def _throughput(name: str, measure: Mapping[str, Any]) -> str:
         cells.append(f"{1000 * sum(s['cpu_s'] for s in spent) / sum(s['n'] for s in spent):.2f}" if spent else "")
         cells.append(str(sum(s["failed"] for slices in by_count.values() for s in slices) or ""))
         rows.append(cells)
-    rows.sort(key=lambda cells: -float(cells[3] or "0"))
+    column = 1 + 2 * (numbers.index(2) if 2 in numbers else 0)
+    rows.sort(key=lambda cells: -float(cells[column] or "0"))
     head = ["row"]
-    for number in AT_ONCE:
+    for number in numbers:
         head += [f"{number} at once, a second", f"× {REFERENCES[1]}"]
     return f"### {name}: `{measure['program']}`\n\n" + _table((*head, "CPU ms each", "failed"), rows)
 
