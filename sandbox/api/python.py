@@ -26,7 +26,7 @@ _WITH_WORD = frozenset("WX")
 _SIZE, _MOST = 2, 256
 _TAIL = 4096
 # What the interpreter, the dynamic linker or a library reads when it starts: another value later would be no cold run's.
-_EARLY = ("PYTHON", "LD_", "GLIBC_", "MALLOC_", "LC_", "OMP_", "OPENBLAS_", "MKL_", "BLIS_", "NUMEXPR_", "VECLIB_")
+_EARLY = ("PYTHON", "LD_", "GLIBC_", "MALLOC_", "LC_", "OMP_", "OPENBLAS_", "MKL_", "BLIS_", "NUMEXPR_", "VECLIB_", "GOMP_", "KMP_", "NPY_", "OPENSSL_")
 _EARLY_NAMES = frozenset({"LANG", "LANGUAGE", "TZ", "HOME", "PATH", "VIRTUAL_ENV"})
 
 
