@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import pwd
+import shutil
 import socket
 import time
 from collections.abc import Sequence
@@ -131,6 +132,7 @@ def become_user(name: str, work: Path, shares: int) -> Reader:
         while asked := theirs.recv(64):
             size = _read_pss(int(asked))
             theirs.send(str(-1 if size is None else size).encode())
+        shutil.rmtree(work, ignore_errors=True)  # the directory above it is root's
         os._exit(0)
     theirs.close()
     os.chown(work, user.pw_uid, user.pw_gid)
