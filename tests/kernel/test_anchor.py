@@ -17,6 +17,7 @@ import sandbox
 from sandbox.api import execute as executing
 from sandbox.api import scope
 from sandbox.errors import SetupError
+from sandbox.api.prepare import Prepared
 from sandbox.launch.anchor import Anchor
 from sandbox.launch.spawn import Launched, executor_command
 from sandbox.plan.anchor import build_waiting_table
@@ -35,7 +36,12 @@ def anchor() -> Iterator[Anchor]:
 @pytest.fixture
 def through(monkeypatch: pytest.MonkeyPatch) -> Callable[[Anchor], None]:
     def through(anchor: Anchor) -> None:
-        monkeypatch.setattr(executing, "open_backend", lambda prepared: replace(prepared, anchor=anchor))
+        made = executing.Spawned.__init__
+
+        def init(self: executing.Spawned, prepared: Prepared, held: bool = False) -> None:
+            made(self, replace(prepared.whole(), anchor=anchor), held)
+
+        monkeypatch.setattr(executing.Spawned, "__init__", init)
 
     return through
 
