@@ -81,7 +81,7 @@ def run(
         ValueError: an argument has an embedded NUL, or `argv` is empty.
         TypeError: `argv` is one text, or something else has a wrong type.
     """
-    from sandbox.api.call import Changes, Settings, execute_call, open_sink, prepare_call
+    from sandbox.api.call import Changes, Settings, execute_call, open_sink, prepare_call, read_stdin
     from sandbox.api.execute import Hooks, Streams
 
     settings = Settings(profile=profile, policy=policy, cwd=cwd, audit=audit, require_cgroup=require_cgroup, executor=executor)
@@ -89,7 +89,7 @@ def run(
     sink, owned = open_sink(audit)
     try:
         call = prepare_call(argv, settings, changes, origin="argument of `sandbox.run`")
-        feed = stdin.encode() if isinstance(stdin, str) else stdin
+        feed = read_stdin(stdin)
         streams = Streams(stdin=feed, stdout=None if capture_output else 1, stderr=None if capture_output else 2)
         result = execute_call(call, streams, Hooks(sink=sink))
     finally:

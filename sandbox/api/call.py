@@ -114,6 +114,21 @@ def prepare_call(argv: Words, settings: Settings, changes: Changes, *, origin: s
     return recipes.find(key, words, files, changes.name, given, make)
 
 
+def read_stdin(stdin: object) -> bytes | int | None:
+    """Return what a run is given to read, as `Streams` has it; text is encoded.
+
+    Raises:
+        TypeError: it is neither bytes, text, a descriptor nor None.
+    """
+    if stdin is None or isinstance(stdin, (bytes, int)):
+        return stdin
+    if isinstance(stdin, str):
+        return stdin.encode()
+    if isinstance(stdin, (bytearray, memoryview)):
+        return bytes(stdin)
+    raise TypeError(f"stdin must be bytes, text, a descriptor or None, not {type(stdin).__name__}")
+
+
 def _make_call(words: tuple[str, ...], settings: Settings, changes: Changes, files: Mapping[str, bytes], origin: str) -> Call:
     env = {**(settings.env or {}), **(changes.env or {})}
     for word in (*words, *env.keys(), *env.values()):
@@ -212,4 +227,4 @@ def open_sink(audit: str | os.PathLike[str] | Sink | None) -> tuple[Sink, bool]:
     return audit, False
 
 
-__all__ = ["Call", "Changes", "Contents", "Settings", "Words", "execute_call", "open_sink", "prepare_call", "read_files", "with_files"]
+__all__ = ["Call", "Changes", "Contents", "Settings", "Words", "execute_call", "open_sink", "prepare_call", "read_files", "read_stdin", "with_files"]

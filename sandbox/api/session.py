@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
 from sandbox.api import RunFailed
 from sandbox.api.background import BackgroundRun
-from sandbox.api.call import Call, Changes, Contents, Settings, Words, execute_call, open_sink, prepare_call
+from sandbox.api.call import Call, Changes, Contents, Settings, Words, execute_call, open_sink, prepare_call, read_stdin
 from sandbox.api.execute import Hooks, Streams
 from sandbox.api.pool import Stats
 from sandbox.api.pool_python import Interpreters
@@ -138,7 +138,7 @@ class Sandbox:
         **options: Unpack[RunOptions],
     ) -> Result:
         """Run a command and wait for its end; see `sandbox.run` for arguments and errors."""
-        feed = stdin.encode() if isinstance(stdin, str) else stdin
+        feed = read_stdin(stdin)
         streams = Streams(stdin=feed, stdout=None if capture_output else 1, stderr=None if capture_output else 2)
         member = self._take_member(argv, streams, options)
         if member is not None:
@@ -263,7 +263,7 @@ class Sandbox:
             raise TypeError(f"an input must be bytes, text or a mapping, not {type(item).__name__}")
         given: dict[str, Any] = dict(item) if isinstance(item, Mapping) else {"stdin": item}
         words, stdin = given.pop("argv", argv), given.pop("stdin", None)
-        feed = stdin.encode() if isinstance(stdin, str) else stdin
+        feed = read_stdin(stdin)
         return self._begin(words, Streams(stdin=feed), cast("RunOptions", {**options, **given}))
 
     def _begin(self, argv: Words, streams: Streams, options: RunOptions, owned: tuple[int, ...] = ()) -> BackgroundRun:

@@ -354,3 +354,15 @@ def test_cancelled_while_it_starts(box: Sandbox, monkeypatch: pytest.MonkeyPatch
         assert run.ended
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("more", [{}, {"pool": 1}, {"python": True}])
+def test_a_standard_input_of_no_kind(more: dict[str, Any]) -> None:
+    """It is refused before anything is taken or made for the run."""
+    with Sandbox(**more) as box:
+        assert box.run(["true"]).ok
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(TypeError, match="not float"):
+            box.run(["true"], stdin=1.5)  # type: ignore[arg-type]
+        assert len(os.listdir("/proc/self/fd")) <= before
+        assert box.run(["cat"], stdin=bytearray(b"as bytes")).stdout == b"as bytes"
