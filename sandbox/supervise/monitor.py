@@ -359,6 +359,24 @@ class Monitor:
         return False
 
     def _on_ready(self, record: Record) -> None:
+        try:
+            self._fetch(record)
+        except ProcessLookupError:
+            if self._watched.hold is not None:
+                raise
+            # A signal that was passed on ended it while it waited for us: init's record comes next and says which.
+            self._go_ns = time.monotonic_ns()
+            self._deadlines.begin(self._go_ns)
+            return
+        self.payload_pid = record.pid
+        if self._watched.hold is not None:
+            self._tell("control", fds.HOLD)  # init's own deadline is not running yet either
+            self._watched.hold(self)
+        else:
+            self.begin(self._watched.go)
+
+    def _fetch(self, record: Record) -> None:
+        """Take the descriptors that the payload has for us: the listener, a terminal's master."""
         pidfd = os.pidfd_open(record.pid)
         try:
             if record.a >= 0:
@@ -374,12 +392,6 @@ class Monitor:
             ) from None  # fmt: skip
         finally:
             os.close(pidfd)
-        self.payload_pid = record.pid
-        if self._watched.hold is not None:
-            self._tell("control", fds.HOLD)  # init's own deadline is not running yet either
-            self._watched.hold(self)
-        else:
-            self.begin(self._watched.go)
 
     def run_ahead(self) -> None:
         """Let a payload that is held be executed all the same: what it executes does not count before `begin`."""

@@ -357,9 +357,9 @@ sandbox.api.request sandbox.api.stored sandbox.api.usage sandbox.audit sandbox.a
 sandbox.audit.tally sandbox.cgroup sandbox.cgroup.none sandbox.cli sandbox.cli.exec sandbox.cli.main sandbox.cli.modules sandbox.cli.options sandbox.cli.signals
 sandbox.cli.start sandbox.enums sandbox.errors sandbox.kernel sandbox.kernel.calls sandbox.kernel.seccomp_notify sandbox.launch sandbox.launch.privileges
 sandbox.launch.spawn sandbox.plan sandbox.plan.codec sandbox.plan.fds sandbox.plan.vectors sandbox.record sandbox.registry sandbox.registry.control
-sandbox.registry.entry sandbox.registry.place sandbox.result sandbox.rootfs sandbox.rootfs.environment sandbox.store sandbox.supervise
+sandbox.launch.shield sandbox.registry.entry sandbox.registry.place sandbox.result sandbox.rootfs sandbox.rootfs.environment sandbox.store sandbox.supervise
 sandbox.supervise.deadlines sandbox.supervise.instructions sandbox.supervise.loop sandbox.supervise.monitor sandbox.supervise.notify
-sandbox.supervise.pausing sandbox.supervise.pump sandbox.supervise.records sandbox.supervise.sampling sandbox.supervise.streams sandbox.verdict
+sandbox.supervise.pausing sandbox.supervise.pump sandbox.supervise.records sandbox.supervise.sampling sandbox.supervise.streams sandbox.supervise.watched sandbox.verdict
 """.split()
 # Of the standard library: what an interpreter has anyway, `os`, and compiled modules; nothing that imports a dozen others.
 LIBRARY = """
