@@ -16,8 +16,8 @@ import pytest
 import sandbox
 from sandbox.api import execute as executing
 from sandbox.api import scope
-from sandbox.errors import SetupError
 from sandbox.api.prepare import Prepared
+from sandbox.errors import SetupError
 from sandbox.launch.anchor import Anchor
 from sandbox.launch.spawn import Launched, executor_command
 from sandbox.plan.anchor import build_waiting_table

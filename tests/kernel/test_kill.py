@@ -8,8 +8,8 @@ from __future__ import annotations
 import glob
 import json
 import os
-import re
 import random
+import re
 import select
 import signal
 import subprocess
