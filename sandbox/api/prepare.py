@@ -17,7 +17,7 @@ from sandbox.errors import PolicyError, SetupError, UnsupportedError
 from sandbox.kernel.probe import probe_host
 from sandbox.plan.build import Request
 from sandbox.plan.root import Bind, RootSpec
-from sandbox.policy.profile import CwdMode, IdMode, LandlockMode, Limits, Profile
+from sandbox.policy.profile import IdMode, LandlockMode, Limits, Profile
 from sandbox.record import dataclass, field, replace
 from sandbox.registry.entry import SOCKET
 from sandbox.registry.place import list_hidden
@@ -317,11 +317,6 @@ def uses_reference(executor: str) -> bool:
     from sandbox.launch.spawn import executor_command
 
     return len(executor_command(executor)) > 1
-
-
-def without_cwd(profile: Profile) -> Profile:
-    """Return the profile with the working directory not shared."""
-    return replace(profile, cwd=CwdMode.NO)
 
 
 def _walls(profile: Profile, policy: SyscallPolicy, compiled: Filter, host: HostFeatures, audit: bool) -> tuple[Enforcement, ...]:

@@ -27,19 +27,23 @@ class ServerGoneError(SetupError):
 class Channel:
     """The asking side of whatever starts runs; thread-safe, of use only in the process that made it."""
 
-    __slots__ = ("_sender", "made_by")
+    __slots__ = ("_sender", "made_by", "pidfd")
 
     def __init__(self) -> None:
         self.made_by = os.getpid()
         self._sender: object = None
+        self.pidfd = -1
+        """Of what starts them: readable once it is dead. Borrowed by whoever waits for it."""
 
-    def _is_alive(self, pidfd: int) -> bool:
-        if pidfd < 0 or os.getpid() != self.made_by:
+    @property
+    def alive(self) -> bool:
+        """Whether it can still start something."""
+        if self.pidfd < 0 or os.getpid() != self.made_by:
             return False
         import select
 
         poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
+        poll.register(self.pidfd, select.POLLIN)
         return not poll.poll(0)
 
     def _drop(self) -> None:
@@ -115,14 +119,12 @@ class Channel:
 class Server(Channel):
     """A running server; thread-safe, of use only in the process that started it. Made by `start`."""
 
-    __slots__ = ("_channel", "_keeper", "notes", "pid", "pidfd")
+    __slots__ = ("_channel", "_keeper", "notes", "pid")
 
     def __init__(self) -> None:
         super().__init__()
         self.pid = 0
         """The server's own pid, as this process sees it."""
-        self.pidfd = -1
-        """Of the server itself: readable once it is dead. Borrowed by whoever waits for it."""
         self.notes: tuple[str, ...] = ()
         self._keeper = Launched()
         self._channel: object = None
@@ -217,11 +219,6 @@ class Server(Channel):
     def keeper_pid(self) -> int:
         """The keeper's pid: a child of this process, and the server's parent."""
         return self._keeper.pid
-
-    @property
-    def alive(self) -> bool:
-        """Whether it can still start something."""
-        return self._is_alive(self.pidfd)
 
     def close(self) -> None:
         """End the server and with it all its runs, wait until nothing of them is left, reap the keeper; idempotent. A fork only lets go."""

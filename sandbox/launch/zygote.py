@@ -110,13 +110,12 @@ class ModulesError(SandboxError):
 class Zygote(Channel):
     """A running zygote; thread-safe, of use only in the process that started it. Made by `start`."""
 
-    __slots__ = ("_channel", "_launched", "_words", "pid", "pidfd")
+    __slots__ = ("_channel", "_launched", "_words", "pid")
 
     def __init__(self) -> None:
         super().__init__()
         self.pid = 0
         """Of the interpreter, as this process sees it."""
-        self.pidfd = -1
         self._launched = Launched()
         self._channel: object = None
         self._words = -1
@@ -192,11 +191,6 @@ class Zygote(Channel):
         failure = ModulesError(f"warm interpreter: import `{text}`", hint="`modules` are imported in the sandbox, with what is installed there")
         failure.import_failure = text
         raise failure
-
-    @property
-    def alive(self) -> bool:
-        """Whether it can still start something."""
-        return self._is_alive(self.pidfd)
 
     def close(self) -> None:
         """End it and with it all its runs; idempotent. A fork only lets go. The server reaps it."""

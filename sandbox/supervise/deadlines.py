@@ -56,11 +56,6 @@ class Deadlines:
             self.wall_at = now + self._limits.wall_ns
         self.cpu_at = self._next_look(now, 0)
 
-    @property
-    def counts_cpu(self) -> bool:
-        """Whether CPU time must be read while the run goes on."""
-        return self._limits.cpu_ns is not None or self._limits.idle_ns is not None
-
     def lived_ns(self, now: int) -> int:
         """How long the payload has had, pauses taken off."""
         return max(0, (now if self.paused_at is None else self.paused_at) - self._began - self.paused_ns) if self._began else 0
