@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -246,31 +247,33 @@ def test_a_sandbox_that_is_too_old_is_not_used() -> None:
         assert box.run(["true"]).launched == "pool"
 
 
+def kill_waiting(box: Sandbox, victim: int = 0) -> None:
+    """Kill the init (0) or, where there is one, the payload (1) of all that wait, those too that the server has only been asked for."""
+    server = waiting(box)[0].house.server
+    assert server is not None
+    children = Path(f"/proc/{server.pid}/task/{server.pid}/children")
+
+    def all_dead() -> bool:
+        for init in children.read_text().split():
+            with suppress(FileNotFoundError, ProcessLookupError):
+                payloads = Path(f"/proc/{init}/task/{init}/children").read_text().split()
+                os.kill(int([init, *payloads][victim if payloads else 0]), signal.SIGKILL)
+        return not any(one.alive for one in waiting(box))
+
+    eventually(all_dead, "all are dead")
+
+
 def test_one_that_died_while_it_waited_is_never_a_runs_error(box: Sandbox) -> None:
     for victim in (0, 1):
-        (one, *_) = waiting(box)
-        server = one.house.server
-        assert server is not None
-        children = Path(f"/proc/{server.pid}/task/{server.pid}/children")
-        eventually(lambda: len(children.read_text().split()) >= len(waiting(box)), "all are there")  # noqa: B023
-        processes(one)
-        for init in children.read_text().split():
-            payloads = Path(f"/proc/{init}/task/{init}/children").read_text().split()
-            os.kill(int([init, *payloads][victim if payloads else 0]), signal.SIGKILL)
-        eventually(lambda: not any(one.alive for one in waiting(box)), "all are dead")
+        processes(waiting(box)[0])
+        kill_waiting(box, victim)
         assert box.run(["echo", "1"]).stdout == b"1\n"
         assert box.run(["echo", "1"]).launched == "pool"
     assert stats(box).failed == 4
 
 
 def test_one_that_dies_after_it_was_looked_at_is_no_runs_error(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    (one, *_) = waiting(box)
-    assert one.house.server is not None
-    children = Path(f"/proc/{one.house.server.pid}/task/{one.house.server.pid}/children")
-    eventually(lambda: len(children.read_text().split()) >= len(waiting(box)), "all are there")
-    for init in children.read_text().split():
-        os.kill(int(init), signal.SIGKILL)
-    eventually(lambda: not any(one.alive for one in waiting(box)), "all are dead")
+    kill_waiting(box)
     monkeypatch.setattr(Waiting, "alive", True)
     assert box.run(["cat"], stdin="1").stdout == b"1"
 
