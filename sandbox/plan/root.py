@@ -62,6 +62,25 @@ class Tmpfs:
     executable: bool = True
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlay:
+    """Directories seen as one, read-only below and with everything that is written in a place of its own: the whole root (`path` ``/``), or a tree in it.
+
+    `lowers` are host directories with every symlink resolved, topmost first, in overlay form (a whiteout is the character device 0/0, an opaque directory
+    has the xattr ``user.overlay.opaque``). `upper` is a host directory that has ``upper`` and ``work``, on one file system and both the caller's own, for the
+    run alone; ``upper`` has the mode that the tree's top is to have. None: both are on a tmpfs of the run, capped by `size_bytes` and `inodes`, which say
+    nothing of a directory. `why` is shown in the plan and in errors ("image `debian:12`", "copy-on-write `/home/me/tree`").
+    """
+
+    path: str
+    lowers: tuple[str, ...]
+    upper: str | None = None
+    size_bytes: int = 0
+    inodes: int = 0
+    executable: bool = True
+    why: str = ""
+
+
 RootEntry: TypeAlias = Directory | Symlink | FileBytes | Bind | Tmpfs
 
 
