@@ -1,7 +1,7 @@
-"""Directories below the caller's cache that nobody else can write to, and how whole entries get in and out of them.
+"""Directories below the caller's cache, data and state that nobody else can write to, and how whole entries get in and out of a cache.
 
-An entry that cannot be trusted is as good as none, and an entry that cannot be written is no error. Imports nothing of ours; the caches of compiled
-filters and of prepared launches are kept with it.
+An entry of a cache that cannot be trusted is as good as none, and one that cannot be written is no error. Imports nothing of ours; the caches of compiled
+filters and of prepared launches are kept with it. Images, volumes and what copy-on-write runs changed lie in `data_path` and `state_path`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,42 @@ def cache_path(environ: Mapping[str, str], name: str) -> str | None:
             return None
         base = os.path.join(home, ".cache")
     return os.path.join(base, "sandbox", name)
+
+
+def data_path(environ: Mapping[str, str], name: str) -> str | None:
+    """Return where images and volumes are kept, `name` being which.
+
+    It is ``$SANDBOX_DATA_DIR/<name>``, else ``$XDG_DATA_HOME/sandbox/<name>``, else ``~/.local/share/sandbox/<name>``; None when none of the three
+    variables gives an absolute path.
+    """
+    return _own_path(environ, "SANDBOX_DATA_DIR", "XDG_DATA_HOME", ".local/share", name)
+
+
+def state_path(environ: Mapping[str, str], name: str) -> str | None:
+    """Return where what runs leave behind is kept, `name` being what: ``$SANDBOX_STATE_DIR/<name>``, else below ``$XDG_STATE_HOME`` or ``~/.local/state``."""
+    return _own_path(environ, "SANDBOX_STATE_DIR", "XDG_STATE_HOME", ".local/state", name)
+
+
+def hidden_paths(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the real paths of what is never seen inside a sandbox, whatever is shared; none needs to exist.
+
+    An image's set-id files, and another run's changes, are nobody's but the caller's.
+    """
+    found = [data_path(environ, "images")]
+    return tuple([f"{os.path.realpath(os.path.dirname(path)).rstrip('/')}/{os.path.basename(path)}" for path in found if path is not None])
+
+
+def _own_path(environ: Mapping[str, str], own: str, base: str, default: str, name: str) -> str | None:
+    given = environ.get(own, "")
+    if given.startswith("/"):
+        return os.path.join(os.path.normpath(given), name)
+    found = environ.get(base, "")
+    if not found.startswith("/"):
+        home = environ.get("HOME", "")
+        if not home.startswith("/"):
+            return None
+        found = os.path.join(home, default)
+    return os.path.join(os.path.normpath(found), "sandbox", name)
 
 
 def is_ours(status: os.stat_result) -> bool:
@@ -148,4 +184,4 @@ def _unlink(directory: int, name: str) -> None:
         pass
 
 
-__all__ = ["cache_path", "is_ours", "mark_of", "open_directory", "read_entry", "write_entry"]
+__all__ = ["cache_path", "data_path", "hidden_paths", "is_ours", "mark_of", "open_directory", "read_entry", "state_path", "write_entry"]

@@ -24,6 +24,7 @@ from sandbox.registry.place import list_hidden
 from sandbox.result import Enforcement
 from sandbox.rootfs.host import build_root_spec
 from sandbox.seccomp.initfilter import build_init_filter
+from sandbox.store import hidden_paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def prepare(command: Command) -> Prepared:
         environ=command.environ,
         files=command.files,
         is_root=host.uid == 0,
-        hidden=lambda: list_hidden(os.environ, host.uid),
+        hidden=lambda: (*list_hidden(os.environ, host.uid), *hidden_paths(os.environ)),
     )
     chosen = choose_limits(profile, policy, arch, require_cgroup=command.require_cgroup, find=find_backend, explain=explain_backend)
     if host.uid == 0 and profile.ids is IdMode.RANGE:

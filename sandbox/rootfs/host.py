@@ -49,7 +49,7 @@ def build_root_spec(
         environ: the caller's environment: PATH for the search, HOME for what is never shared, and what the profile lets through.
         files: relative names and contents, made in the directory where the program starts; that must be a place of ours.
         is_root: the program will run as another user than the caller's, so what others may not read is noted.
-        hidden: returns directories that are never seen inside, whatever is shared: with the sockets of running sandboxes. One that could be made
+        hidden: returns directories that are never seen inside, whatever is shared: with the sockets of running sandboxes, or images. One that could be made
             while the program runs is made now, the one thing on the host that changes here, for what is hidden must exist.
         mask_sockets: look for sockets in shared directories and hide them; a caller whose filter refuses `connect` may save the scan.
 
@@ -143,7 +143,8 @@ def _hide(view: View, bind: Bind, hidden: Sequence[str]) -> None:
     for path in hidden:
         if is_within(bind.source, path):
             hint = "share a directory beside it"
-            raise PolicyError(f"share `{bind.source}`: the sockets of running sandboxes are there", origin=bind.why, hint=hint)
+            what = "images" if os.path.basename(path) == "images" else "the sockets of running sandboxes"
+            raise PolicyError(f"share `{bind.source}`: {what} are there", origin=bind.why, hint=hint)
         if not is_within(path, bind.source):
             continue
         try:

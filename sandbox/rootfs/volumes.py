@@ -132,6 +132,9 @@ def protected_paths(profile: Profile, environ: Mapping[str, str], homes: tuple[s
         for base in bases:
             if base.startswith("/"):
                 paths[os.path.realpath(os.path.join(base, "sandbox"))] = f"the sandbox's {what} directory"
+    for variable, what in (("SANDBOX_DATA_DIR", "data"), ("SANDBOX_STATE_DIR", "state")):
+        if environ.get(variable, "").startswith("/"):
+            paths[os.path.realpath(environ[variable])] = f"the sandbox's {what} directory"
     for prefix in (sys.prefix, sys.base_prefix, sys.exec_prefix, os.path.dirname(os.path.realpath(sys.executable or "/usr/bin/python3"))):
         paths[os.path.realpath(prefix)] = "the Python that runs the sandbox"
     files = {profile.path, *profile.sources}
