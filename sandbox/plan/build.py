@@ -13,7 +13,7 @@ from sandbox.plan import fds
 from sandbox.plan.build_root import RootSteps, whole_root
 from sandbox.plan.check import check_plan
 from sandbox.plan.landlock import landlock_step
-from sandbox.plan.root import RootSpec
+from sandbox.plan.root import Overlay, RootSpec
 from sandbox.plan.steps import (
     AwaitCommand,
     AwaitGo,
@@ -185,12 +185,13 @@ def enter_steps(request: Request, root: RootSteps, *, own_trees: bool, notes: li
     steps += [*root.shared, *root.stashed]
     if profile.network is NetworkMode.LOOPBACK:
         steps.append(LoopbackUp())
-    steps += [SetHostname(name=profile.hostname), RootReadOnly()]
+    whole = any(isinstance(entry, Overlay) and entry.path == "/" for entry in request.root.entries)
+    steps += [SetHostname(name=profile.hostname), RootReadOnly(path="/dev" if whole else "/")]
     if request.interactive:
         steps.append(OpenTerminal())
     if not host.root_pivotable:
         notes.append("the host runs on its initial ramfs: entered the root by chroot instead of pivot_root")
-    return [*steps, EnterRoot(pivot=host.root_pivotable)]
+    return [*steps, EnterRoot(pivot=host.root_pivotable, stage=whole)]
 
 
 def end_init(request: Request, inner: bool, notes: list[str], *, own_namespace: bool = True, watches: bool = True) -> list[Step]:

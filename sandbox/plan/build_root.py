@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sandbox.errors import UnsupportedError
-from sandbox.plan.root import Bind, Directory, FileBytes, RootEntry, RootSpec, Symlink, Tmpfs
+from sandbox.plan.build_overlay import add_overlay, build_overlay_root
+from sandbox.plan.root import Bind, Directory, FileBytes, Overlay, RootEntry, RootSpec, Symlink, Tmpfs
 from sandbox.plan.steps import (
     AttachTree,
     CloneDevice,
@@ -79,6 +80,9 @@ def split_root(request: Request, notes: list[str]) -> RootSteps:
 def split_refusal(request: Request) -> str:
     """Return why a root cannot be built once for many runs, or nothing."""
     entries = _all_entries(request)
+    for entry in entries.values():
+        if isinstance(entry, Overlay):
+            return f"what is written to the overlay at `{entry.path}` is the run's own"
     if not isinstance(entries.get(STASH), Tmpfs):
         return f"`{STASH}` is not a tmpfs"
     for path, entry in entries.items():
@@ -93,13 +97,21 @@ def mounts_in_shared(root: RootSpec) -> bool:
     root that has one is not made long before it is used.
     """
     entries = {entry.path: entry for entry in root.entries}
-    return any(isinstance(entry, (Bind, Tmpfs)) and _covering_bind(path, entries) is not None for path, entry in entries.items())
+    return any(isinstance(entry, (Bind, Tmpfs, Overlay)) and _covering_bind(path, entries) is not None for path, entry in entries.items())
 
 
 def _build(request: Request, notes: list[str], steps: RootSteps, own: list[Step], *, split: bool) -> None:
-    profile = request.profile
     entries = _all_entries(request)
     steps.shared.append(MountRoot(size_bytes=ROOT_BYTES, inodes=ROOT_INODES))
+    root = entries.get("/")
+    if isinstance(root, Overlay):
+        build_overlay_root(root, entries, steps)
+    else:
+        _build_entries(entries, steps, own, split=split)
+    _add_devices_and_proc(request, notes, steps, own, split=split)
+
+
+def _build_entries(entries: dict[str, RootEntry], steps: RootSteps, own: list[Step], *, split: bool) -> None:
     made = {"/"}
     for path in sorted(entries, key=lambda p: p.split("/")):
         entry = entries[path]
@@ -116,7 +128,7 @@ def _build(request: Request, notes: list[str], steps: RootSteps, own: list[Step]
                 if not (path in made or within):
                     part.append(MakeDirectory(path=path))
                 own.append(
-                    MountTmpfs(path=path, size_bytes=entry.size_bytes, inodes=entry.inodes, mode=entry.mode, executable=entry.executable)
+                    MountTmpfs(path=path, size_bytes=entry.size_bytes, inodes=entry.inodes, mode=entry.mode, executable=entry.executable, within=within)
                 )
             case Bind():
                 _add_bind(entry, within, path in made, steps, part, split and part is own)
@@ -127,7 +139,15 @@ def _build(request: Request, notes: list[str], steps: RootSteps, own: list[Step]
                 part.append(MakeSymlink(path=path, target=entry.target))
             case FileBytes():
                 part.append(WriteFile(path=path, content=entry.content, mode=entry.mode))
+            case Overlay():
+                if not (path in made or within):
+                    part.append(MakeDirectory(path=path))
+                add_overlay(entry, steps, part)
         made.add(path)
+
+
+def _add_devices_and_proc(request: Request, notes: list[str], steps: RootSteps, own: list[Step], *, split: bool) -> None:
+    profile = request.profile
     steps.devices = [CloneDevice(name=name, major=major, minor=minor, key=f"dev:{name}") for name, major, minor in DEVICES]
     for device in steps.devices:
         steps.shared += [WriteFile(path=f"/dev/{device.name}", content=b""), AttachTree(path=f"/dev/{device.name}", key=device.key)]
@@ -195,7 +215,7 @@ def _covering_bind(path: str, entries: dict[str, RootEntry]) -> str | None:
     """The nearest entry above `path` that is a shared tree and not hidden by a tmpfs in between, or None."""
     for parent in reversed(_parents(path)):
         match entries.get(parent):
-            case Bind():
+            case Bind() | Overlay():
                 return parent
             case Tmpfs():
                 return None

@@ -16,6 +16,7 @@ from sandbox.plan.steps import (
     AwaitCommand,
     AwaitGo,
     Become,
+    BeginSkeleton,
     CloexecFrom,
     CloneDevice,
     CloneInit,
@@ -36,6 +37,7 @@ from sandbox.plan.steps import (
     MapIds,
     MaskProc,
     MountDevpts,
+    MountOverlay,
     MountProc,
     MountRoot,
     MountTmpfs,
@@ -53,7 +55,7 @@ from sandbox.plan.steps import (
     WriteFile,
 )
 
-BUILDS_ROOT = (MountRoot, MakeDirectory, MakeSymlink, WriteFile, AttachTree, MountTmpfs, MountProc, MaskProc, MountDevpts)
+BUILDS_ROOT = (MountRoot, MakeDirectory, MakeSymlink, WriteFile, AttachTree, MountTmpfs, BeginSkeleton, MountOverlay, MountProc, MaskProc, MountDevpts)
 # The only steps that may go on after an error, and why: a capability number, a /proc file, a namespace type or inotify that this kernel does not have; a
 # process that is dead already; a supervisor that is gone; a cgroup or an entry that somebody else removed.
 _TOLERANT = (DropCapabilities, MaskProc, ForbidNamespaces, LimitWatches, Guard)
@@ -82,6 +84,26 @@ def check_plan(plan: Plan, *, filtered: bool) -> None:
     _check_trees(plan)
     check_targets(plan)
     check_ground(plan.init)
+    check_root(plan.init)
+
+
+def check_root(steps: tuple[Step, ...]) -> None:
+    """A root that is an overlay has a skeleton, and what is read-only there is /dev: the root is the run's own. Every other root is read-only itself."""
+    whole = [position for position, step in enumerate(steps) if isinstance(step, MountOverlay) and step.path == "/"]
+    sealed = {step.path for step in steps if isinstance(step, RootReadOnly)}
+    if whole:
+        require(len(whole) == 1 and _index(steps, BeginSkeleton) < whole[0], "a root of layers has no skeleton")
+        ours = set[str]()  # mount points of our own tmpfs, in which there is no link but ours
+        for step in steps[whole[0] :]:
+            if isinstance(step, (AttachTree, MountTmpfs)):
+                parents = {step.path[:at] for at in range(1, len(step.path)) if step.path[at] == "/"}
+                require(step.within or bool(parents & ours), f"`{step.describe()}` would follow the links of an image")
+                if isinstance(step, MountTmpfs):
+                    ours.add(step.path)
+    else:
+        require(not any(isinstance(step, BeginSkeleton) for step in steps), "a skeleton without an overlay")
+    require(all(step.stage == bool(whole) for step in steps if isinstance(step, EnterRoot)), "the stage of an overlay is left mounted, or there is none")
+    require(sealed == {"/dev" if whole else "/"}, "the root, or the /dev of an image, can be written to")
 
 
 def check_payload(plan: Plan, *, filtered: bool) -> None:
@@ -118,8 +140,8 @@ def check_ground(steps: Iterable[Step]) -> None:
     ours = {"/": True}
     for step in steps:
         match step:
-            case AttachTree(path=path):
-                ours[path] = False
+            case AttachTree(path=path) | MountOverlay(path=path):
+                ours[path] = False  # in an overlay it would be kept with the changes, or made where a link leads
             case MountTmpfs(path=path):
                 ours[path] = True
             case MakeDirectory(path=path) | MakeSymlink(path=path) | WriteFile(path=path):
@@ -151,6 +173,10 @@ def check_table(plan: Plan, table: Table) -> None:
 def _check_trees(plan: Plan) -> None:
     taken = [step.key for step in plan.steps() if isinstance(step, (CloneTree, CloneDevice))]
     attached = [step.key for step in plan.steps() if isinstance(step, AttachTree)]
+    for step in plan.steps():
+        if isinstance(step, MountOverlay):
+            attached += [*step.lowers, *filter(None, (step.upper,))]
+            require(bool(step.lowers) and (bool(step.upper) or step.size_bytes > 0), f"the overlay at `{step.path}` has no layer, or its changes no cap")
     require(sorted(taken) == sorted(attached) and len(set(taken)) == len(taken), "every tree that is taken is attached once")
     removals = [fd for step in plan.janitor if isinstance(step, Guard) for fd, _ in step.removals + step.thaws + step.entries]
     require(all(fd >= fds.FIRST_EXTRA for fd in removals), "descriptors of cgroups and entries overlap the fixed ones")
@@ -158,7 +184,7 @@ def _check_trees(plan: Plan) -> None:
 
 def _targets(steps: Iterable[Step]) -> Iterable[str]:
     for step in steps:
-        if isinstance(step, (MakeDirectory, MakeSymlink, WriteFile, AttachTree, MountTmpfs)):
+        if isinstance(step, (MakeDirectory, MakeSymlink, WriteFile, AttachTree, MountTmpfs, MountOverlay, RootReadOnly)):
             yield step.path
 
 

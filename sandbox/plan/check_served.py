@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sandbox.plan import fds
-from sandbox.plan.check import BUILDS_ROOT, check_end, check_ground, check_payload, check_sequence, check_targets, require
+from sandbox.plan.check import BUILDS_ROOT, check_end, check_ground, check_payload, check_root, check_sequence, check_targets, require
 from sandbox.plan.steps import (
     AdoptOrphans,
     AttachTree,
@@ -87,6 +87,7 @@ def check_run_plan(plan: Plan, *, template: bool, filtered: bool) -> None:
     check_ground(plan.init)
     if not template:
         check_sequence("init", plan.init, (Dumpable, JoinCgroups, PrivateMounts, MountRoot, RootReadOnly, EnterRoot, ClonePayload))
+        check_root(plan.init)
         return
     check_sequence("init", plan.init, (InheritRoot, JoinCgroups, DieWithJanitor, ClonePayload))
     stashed = False

@@ -5,7 +5,7 @@ Source: landlock(7); Documentation/userspace-api/landlock.rst. Since: Linux 5.13
 
 from __future__ import annotations
 
-from sandbox.plan.root import Bind, RootSpec, Tmpfs
+from sandbox.plan.root import Bind, Overlay, RootSpec, Tmpfs
 from sandbox.plan.steps import RestrictLandlock
 
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
@@ -51,7 +51,7 @@ def landlock_step(root: RootSpec, abi: int, *, proc_writable: bool) -> RestrictL
         rules.append(("/proc", (_READ | WRITE_FILE | TRUNCATE) & handled))
     for entry in root.entries:
         match entry:
-            case Tmpfs(path=path):
+            case Tmpfs(path=path) | Overlay(path=path):
                 rules.append((path, change & ~(0 if entry.executable else EXECUTE)))
             case Bind(path=path, writable=True, directory=directory):
                 rules.append((path, change if directory else change & _FILE_RIGHTS))

@@ -1,6 +1,6 @@
 """Plan → Table: every step becomes rows.
 
-This file holds the frame, the processes' steps and confinement; `lower_mounts.py` holds the steps that build the
+This file holds the frame, the processes' steps and confinement; `lower_mounts.py` and `lower_overlay.py` hold the steps that build the
 root, `lower_served.py` those of servers and of their runs. Pure: nothing here depends on the host beyond what the plan says.
 """
 
@@ -133,6 +133,7 @@ class Lowering:
 def lower_plan(plan: Plan) -> Table:
     """Turn a plan into the table that an executor runs."""
     from sandbox.plan.lower_mounts import lower_mount_step
+    from sandbox.plan.lower_overlay import lower_overlay_step
     from sandbox.plan.lower_served import lower_served_step
 
     low = Lowering(arch=Arch(plan.arch))
@@ -143,7 +144,7 @@ def lower_plan(plan: Plan) -> Table:
         starts.append(len(low.builder.rows))
         for step in section:
             low.step += 1
-            if not lower_mount_step(low, step) and not lower_served_step(low, step):
+            if not (lower_mount_step(low, step) or lower_served_step(low, step) or lower_overlay_step(low, step)):
                 _lower_step(low, step)
     for index, start in zip(low.clones, starts[1:], strict=True):
         low.builder.rows[index] = replace(low.builder.rows[index], number=start)

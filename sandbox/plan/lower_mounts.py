@@ -39,7 +39,7 @@ _ATTRIBUTES = 32  # sizeof(struct mount_attr)
 _STATX_MODE, _STATX_RDEV_MAJOR, _STATX_RDEV_MINOR = 28, 128, 132  # offsets in struct statx (modes are 16 bits wide)
 _CLONE_FLAGS = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC | uapi.AT_EMPTY_PATH | uapi.AT_RECURSIVE
 _TERMINALS = 64  # a pty is charged to no limit but the host's own maximum
-_SAFE = uapi.MOUNT_ATTR_NOSUID | uapi.MOUNT_ATTR_NODEV
+SAFE = uapi.MOUNT_ATTR_NOSUID | uapi.MOUNT_ATTR_NODEV
 
 
 def lower_mount_step(low: Lowering, step: Step) -> bool:
@@ -53,52 +53,54 @@ def lower_mount_step(low: Lowering, step: Step) -> bool:
             _clone_device(low, step)
         case MountRoot():
             options = (("size", str(step.size_bytes)), ("nr_inodes", str(step.inodes)), ("mode", "755"))
-            _filesystem(low, "tmpfs", options, _SAFE, low.slot("root"))
+            filesystem(low, "tmpfs", options, SAFE, low.slot("root"))
             low.call("move_mount", Slot(low.slot("root")), "", uapi.AT_FDCWD, "/", uapi.MOVE_MOUNT_F_EMPTY_PATH, label="tmpfs on `/`")
             low.call("umask", 0)
         case MakeDirectory(path=path, mode=mode):
-            low.call("mkdirat", _root(low), path[1:], mode, label=f"`{path}`")
+            low.call("mkdirat", root_fd(low), path[1:], mode, label=f"`{path}`")
         case MakeSymlink(path=path, target=target):
-            low.call("symlinkat", target, _root(low), path[1:], label=f"`{path}`")
+            low.call("symlinkat", target, root_fd(low), path[1:], label=f"`{path}`")
         case WriteFile():
             _write_file(low, step)
         case AttachTree():
             _attach_tree(low, step)
         case MountTmpfs(path=path):
             options = (("size", str(step.size_bytes)), ("nr_inodes", str(step.inodes)), ("mode", f"{step.mode:o}"))
-            attributes = _SAFE | (0 if step.executable else uapi.MOUNT_ATTR_NOEXEC)
-            _filesystem(low, "tmpfs", options, attributes, low.slot("mount"))
-            _attach(low, Slot(low.slot("mount")), path)
+            attributes = SAFE | (0 if step.executable else uapi.MOUNT_ATTR_NOEXEC)
+            filesystem(low, "tmpfs", options, attributes, low.slot("mount"))
+            attach(low, Slot(low.slot("mount")), path, within=step.within)
         case MountProc(minimal=minimal):
             options = (("hidepid", "invisible"), *((("subset", "pid"),) if minimal else ()))
-            attributes = _SAFE | uapi.MOUNT_ATTR_NOEXEC | (uapi.MOUNT_ATTR_RDONLY if minimal else 0)
-            _filesystem(low, "proc", options, attributes, low.slot("proc"))
-            _attach(low, Slot(low.slot("proc")), "/proc")
+            attributes = SAFE | uapi.MOUNT_ATTR_NOEXEC | (uapi.MOUNT_ATTR_RDONLY if minimal else 0)
+            filesystem(low, "proc", options, attributes, low.slot("proc"))
+            attach(low, Slot(low.slot("proc")), "/proc")
         case MaskProc():
             _mask_proc(low, step)
         case MountDevpts():
             terminals = (("newinstance", ""), ("ptmxmode", "666"), ("mode", "620"), ("max", str(_TERMINALS)))
-            _filesystem(low, "devpts", terminals, uapi.MOUNT_ATTR_NOSUID | uapi.MOUNT_ATTR_NOEXEC, low.slot("mount"))
-            _attach(low, Slot(low.slot("mount")), "/dev/pts")
+            filesystem(low, "devpts", terminals, uapi.MOUNT_ATTR_NOSUID | uapi.MOUNT_ATTR_NOEXEC, low.slot("mount"))
+            attach(low, Slot(low.slot("mount")), "/dev/pts")
         case TakeStash(path=path, key=key):
             flags = uapi.O_PATH | uapi.O_CLOEXEC | uapi.O_NOFOLLOW[low.arch]
-            low.call("openat", _root(low), path[1:], flags, store=low.slot(key), label=f"`{path}`")
+            low.call("openat", root_fd(low), path[1:], flags, store=low.slot(key), label=f"`{path}`")
         case OpenTerminal():
             _open_terminal(low)
-        case RootReadOnly():
-            _set_attributes(low, _root(low), uapi.MOUNT_ATTR_RDONLY, recursive=False)
-        case EnterRoot(pivot=pivot):
-            _enter_root(low, pivot)
+        case RootReadOnly(path=path):
+            _set_attributes(low, root_fd(low), uapi.MOUNT_ATTR_RDONLY, recursive=False, path=path[1:])
+        case EnterRoot():
+            _enter_root(low, step)
         case _:
             return False
     return True
 
 
-def _root(low: Lowering) -> Slot:
+def root_fd(low: Lowering) -> Slot:
+    """Return where paths of the root begin."""
     return Slot(low.slot("root"))
 
 
-def _filesystem(low: Lowering, kind: str, options: tuple[tuple[str, str], ...], attributes: int, store: int) -> None:
+def filesystem(low: Lowering, kind: str, options: tuple[tuple[str, str], ...], attributes: int, store: int) -> None:
+    """Add the rows that make a mount, attached nowhere; an option without a value is a flag."""
     context = low.slot("context")
     low.call("fsopen", kind, uapi.FSOPEN_CLOEXEC, store=context, label=kind)
     for name, value in options:
@@ -111,16 +113,27 @@ def _filesystem(low: Lowering, kind: str, options: tuple[tuple[str, str], ...], 
     low.call("close", Slot(context))
 
 
-def _attach(low: Lowering, mount: Arg, path: str) -> None:
-    low.call("move_mount", mount, "", _root(low), path[1:], uapi.MOVE_MOUNT_F_EMPTY_PATH, label=f"on `{path}`")
+def attach(low: Lowering, mount: Arg, path: str, *, within: bool = False) -> None:
+    """Add the rows that attach a mount below the root; `within` a tree whose links are not to be followed."""
+    if not within:
+        low.call("move_mount", mount, "", root_fd(low), path[1:], uapi.MOVE_MOUNT_F_EMPTY_PATH, label=f"on `{path}`")
+        return
+    how = uapi.O_PATH | uapi.O_CLOEXEC
+    resolve = uapi.RESOLVE_BENEATH | uapi.RESOLVE_NO_SYMLINKS | uapi.RESOLVE_NO_MAGICLINKS
+    point = low.slot("point")
+    block = low.builder.blob(struct.pack("<QQQ", how, 0, resolve))
+    low.call("openat2", root_fd(low), path[1:], block, 24, store=point, label=f"mount point `{path}`")
+    flags = uapi.MOVE_MOUNT_F_EMPTY_PATH | uapi.MOVE_MOUNT_T_EMPTY_PATH
+    low.call("move_mount", mount, "", Slot(point), "", flags, label=f"on `{path}`")
+    low.call("close", Slot(point))
 
 
 def _set_attributes(
-    low: Lowering, mount: Arg, attributes: int, *, recursive: bool = True, private: bool = False, tolerate: tuple[int, ...] = ()
+    low: Lowering, mount: Arg, attributes: int, *, recursive: bool = True, private: bool = False, tolerate: tuple[int, ...] = (), path: str = ""
 ) -> None:
     block = low.builder.blob(struct.pack("<QQQQ", attributes, 0, uapi.MS_PRIVATE if private else 0, 0))
-    flags = uapi.AT_EMPTY_PATH | (uapi.AT_RECURSIVE if recursive else 0)
-    low.call("mount_setattr", mount, "", flags, block, _ATTRIBUTES, tolerate=tolerate)
+    flags = (0 if path else uapi.AT_EMPTY_PATH) | (uapi.AT_RECURSIVE if recursive else 0)
+    low.call("mount_setattr", mount, path, flags, block, _ATTRIBUTES, tolerate=tolerate)
 
 
 def _open_source(low: Lowering, path: str) -> int:
@@ -136,7 +149,7 @@ def _clone_tree(low: Lowering, step: CloneTree) -> None:
     bind = step.bind
     source, tree = _open_source(low, bind.source), low.slot(step.key)
     low.call("open_tree", Slot(source), "", _CLONE_FLAGS, store=tree, label=f"`{bind.source}`")
-    attributes = _SAFE | (0 if bind.writable else uapi.MOUNT_ATTR_RDONLY) | (0 if bind.executable else uapi.MOUNT_ATTR_NOEXEC)
+    attributes = SAFE | (0 if bind.writable else uapi.MOUNT_ATTR_RDONLY) | (0 if bind.executable else uapi.MOUNT_ATTR_NOEXEC)
     # Taken by root's janitor it would be a peer of the host's mount, and so of every other copy of it.
     _set_attributes(low, Slot(tree), attributes, private=True)
     low.call("close", Slot(source))
@@ -156,11 +169,11 @@ def _clone_device(low: Lowering, step: CloneDevice) -> None:
 
 def _write_file(low: Lowering, step: WriteFile) -> None:
     if not step.content:
-        low.call("mknodat", _root(low), step.path[1:], uapi.S_IFREG | step.mode, 0, label=f"`{step.path}`")
+        low.call("mknodat", root_fd(low), step.path[1:], uapi.S_IFREG | step.mode, 0, label=f"`{step.path}`")
         return
     fd = low.slot("file")
     flags = uapi.O_WRONLY | uapi.O_CREAT | uapi.O_EXCL | uapi.O_CLOEXEC | uapi.O_NOFOLLOW[low.arch]
-    low.call("openat", _root(low), step.path[1:], flags, step.mode, store=fd, label=f"`{step.path}`")
+    low.call("openat", root_fd(low), step.path[1:], flags, step.mode, store=fd, label=f"`{step.path}`")
     got = low.slot("got")
     low.call("write", Slot(fd), low.builder.blob(step.content), len(step.content), store=got, label=f"`{step.path}`")
     low.expect(Ref(got), 8, 0xFFFFFFFFFFFFFFFF, len(step.content), errno.ENOSPC, "all bytes written")
@@ -169,28 +182,20 @@ def _write_file(low: Lowering, step: WriteFile) -> None:
 
 def _attach_tree(low: Lowering, step: AttachTree) -> None:
     tree = Slot(low.slot(step.key))
-    if not step.within:
-        _attach(low, tree, step.path)
-    else:
-        how = uapi.O_PATH | uapi.O_CLOEXEC
-        resolve = uapi.RESOLVE_BENEATH | uapi.RESOLVE_NO_SYMLINKS | uapi.RESOLVE_NO_MAGICLINKS
-        point = low.slot("point")
-        block = low.builder.blob(struct.pack("<QQQ", how, 0, resolve))
-        low.call("openat2", _root(low), step.path[1:], block, 24, store=point, label=f"mount point `{step.path}`")
-        flags = uapi.MOVE_MOUNT_F_EMPTY_PATH | uapi.MOVE_MOUNT_T_EMPTY_PATH
-        low.call("move_mount", tree, "", Slot(point), "", flags, label=f"on `{step.path}`")
-        low.call("close", Slot(point))
+    attach(low, tree, step.path, within=step.within)
     low.call("close", tree)
 
 
 def _mask_proc(low: Lowering, step: MaskProc) -> None:
     proc, cover = Slot(low.slot("proc")), low.slot("cover")
     gone = (errno.ENOENT,)
-    read_only = uapi.MOUNT_ATTR_RDONLY | _SAFE | uapi.MOUNT_ATTR_NOEXEC
-    for names, source in ((step.files, "dev/null"), (step.directories, "var/empty")):
+    read_only = uapi.MOUNT_ATTR_RDONLY | SAFE | uapi.MOUNT_ATTR_NOEXEC
+    # Where the root is an image's, the empty directory is on the tmpfs below it, which nobody can reach.
+    empty = (Slot(low.slots["stage"]), "empty") if "stage" in low.slots else (root_fd(low), "var/empty")
+    for names, (base, source) in ((step.files, (root_fd(low), "dev/null")), (step.directories, empty)):
         for name in names:
             # A name that this kernel does not have needs no mask; any other error is fatal.
-            low.call("open_tree", _root(low), source, uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC, store=cover, label=f"`/{source}`")
+            low.call("open_tree", base, source, uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC, store=cover, label=f"`/{source}`")
             _set_attributes(low, Slot(cover), read_only)
             low.call("move_mount", Slot(cover), "", proc, name, uapi.MOVE_MOUNT_F_EMPTY_PATH, tolerate=gone, label=f"over `/proc/{name}`")
             low.call("close", Slot(cover))
@@ -208,7 +213,7 @@ def _mask_proc(low: Lowering, step: MaskProc) -> None:
 def _open_terminal(low: Lowering) -> None:
     master, slave = low.ready.offset + 16, low.slot("slave")
     flags = uapi.O_RDWR | uapi.O_NOCTTY | uapi.O_CLOEXEC
-    low.call("openat", _root(low), "dev/pts/ptmx", flags, store=master, label="`/dev/pts/ptmx`")
+    low.call("openat", root_fd(low), "dev/pts/ptmx", flags, store=master, label="`/dev/pts/ptmx`")
     low.call("ioctl", Slot(master), uapi.TIOCSPTLCK, low.builder.blob(bytes(8)), label="TIOCSPTLCK")
     low.call("ioctl", Slot(master), uapi.TIOCGPTPEER, uapi.O_RDWR | uapi.O_NOCTTY, store=slave, label="TIOCGPTPEER")
     for number in range(3):
@@ -216,11 +221,15 @@ def _open_terminal(low: Lowering) -> None:
     low.call("close", Slot(slave))
 
 
-def _enter_root(low: Lowering, pivot: bool) -> None:
-    low.call("fchdir", _root(low))
-    if pivot:
+def _enter_root(low: Lowering, step: EnterRoot) -> None:
+    if step.stage and not step.pivot:
+        low.call("move_mount", root_fd(low), "", uapi.AT_FDCWD, "/", uapi.MOVE_MOUNT_F_EMPTY_PATH, label="overlay on `/`")
+    low.call("fchdir", root_fd(low))
+    if step.pivot:
         low.call("pivot_root", ".", ".")
-        low.call("umount2", ".", uapi.MNT_DETACH)
+        # Of what is mounted on one place the last comes off first: the stage, then the host's tree. Were that left, no user namespace could be made.
+        for name in ("the stage", "the host's tree") if step.stage else ("the host's tree",):
+            low.call("umount2", ".", uapi.MNT_DETACH, label=name)
     else:
         low.call("chroot", ".")
     low.call("chdir", "/")
@@ -230,4 +239,4 @@ def _enter_root(low: Lowering, pivot: bool) -> None:
     low.expect(path, 4, 0xFFFF, ord("/"), errno.EXDEV, "the working directory to be `/`")
 
 
-__all__ = ["lower_mount_step"]
+__all__ = ["SAFE", "attach", "filesystem", "lower_mount_step", "root_fd"]

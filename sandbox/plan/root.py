@@ -69,7 +69,7 @@ class Overlay:
     `lowers` are host directories with every symlink resolved, topmost first, in overlay form (a whiteout is the character device 0/0, an opaque directory
     has the xattr ``user.overlay.opaque``). `upper` is a host directory that has ``upper`` and ``work``, on one file system and both the caller's own, for the
     run alone; ``upper`` has the mode that the tree's top is to have. None: both are on a tmpfs of the run, capped by `size_bytes` and `inodes`, which say
-    nothing of a directory. `why` is shown in the plan and in errors ("image `debian:12`", "copy-on-write `/home/me/tree`").
+    nothing of a directory, its top of `mode`. `why` is shown in the plan and in errors ("image `debian:12`", "copy-on-write `/home/me/tree`").
     """
 
     path: str
@@ -77,11 +77,12 @@ class Overlay:
     upper: str | None = None
     size_bytes: int = 0
     inodes: int = 0
+    mode: int = 0o755
     executable: bool = True
     why: str = ""
 
 
-RootEntry: TypeAlias = Directory | Symlink | FileBytes | Bind | Tmpfs
+RootEntry: TypeAlias = Directory | Symlink | FileBytes | Bind | Tmpfs | Overlay
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +90,8 @@ class RootSpec:
     """Everything of the new root but /proc and /dev, which the plan adds itself.
 
     `entries` are in any order; the plan sorts them by path, parents first, and makes missing parents on the root tmpfs.
-    An entry below a `Bind` needs its mount point to exist there.
+    An entry below a `Bind`, or an `Overlay` that is not the root, needs its mount point to exist there. Over a root that is an `Overlay` every entry hides
+    what the layers have at its path, and of its parents what is no directory; those take the mode of a `Directory` entry.
     `workdir` is where the payload starts. `argv0` is the path to execute inside. `notes` are lines for the user
     ("working directory not shared: it is the home directory").
     """

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from sandbox.plan.steps_mounts import (
     AttachTree,
+    BeginSkeleton,
     CloneDevice,
     CloneTree,
     EnterRoot,
@@ -17,6 +18,7 @@ from sandbox.plan.steps_mounts import (
     MakeSymlink,
     MaskProc,
     MountDevpts,
+    MountOverlay,
     MountProc,
     MountRoot,
     MountTmpfs,
@@ -81,7 +83,7 @@ from sandbox.record import dataclass
 Step: TypeAlias = (
     NewSession | CloseFrom | CloneInit | Guard | DieWithJanitor | ReportStarted | JoinCgroups | MapIds | AwaitSupervisor | BecomeIds | DropGroups
     | PrivateMounts | OpenHostProc | CloneTree | CloneDevice | MountRoot | MakeDirectory | MakeSymlink | WriteFile | AttachTree | MountTmpfs
-    | MountProc | MaskProc | MountDevpts | OpenTerminal | LoopbackUp | SetHostname | NewTimeNamespace | RootReadOnly | EnterRoot
+    | BeginSkeleton | MountOverlay | MountProc | MaskProc | MountDevpts | OpenTerminal | LoopbackUp | SetHostname | NewTimeNamespace | RootReadOnly | EnterRoot
     | ForbidNamespaces | LimitWatches | ClonePayload | NotDumpable | CloexecFrom | ResetScheduling | SetNice | SetIoPriority
     | SetAffinity | SetLimit | NewKeyring | PreferForOom | RestrictLandlock | ResetSignals
     | SetWorkdir | DropCapabilities | NoNewPrivileges | InstallFilter | AwaitGo | Execute | Reap
@@ -116,6 +118,7 @@ __all__ = [
     "AwaitSupervisor",
     "Become",
     "BecomeIds",
+    "BeginSkeleton",
     "CloexecFrom",
     "CloneDevice",
     "CloneInit",
@@ -143,6 +146,7 @@ __all__ = [
     "MapIds",
     "MaskProc",
     "MountDevpts",
+    "MountOverlay",
     "MountProc",
     "MountRoot",
     "MountTmpfs",

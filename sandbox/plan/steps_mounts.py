@@ -92,7 +92,7 @@ class WriteFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttachTree:
-    """move_mount(2) of a tree taken before; `within` means that the mount point lies inside a shared tree and is opened without following links."""
+    """move_mount(2) of a tree taken before; `within` means that the mount point lies inside a shared tree or an overlay and is opened without following links."""
 
     path: str
     key: str
@@ -104,14 +104,62 @@ class AttachTree:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountTmpfs:
+    """An empty tmpfs; `within` as for `AttachTree`."""
+
     path: str
     size_bytes: int
     inodes: int
     mode: int
     executable: bool
+    within: bool = False
 
     def describe(self) -> str:
         return f"mount tmpfs at `{self.path}` ({self.size_bytes} bytes, {self.inodes} inodes)" + ("" if self.executable else ", noexec")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BeginSkeleton:
+    """From here on directories, files and links are made in the topmost layer of the root, which lies on the tmpfs and hides what the image has there.
+
+    So no mount point is looked for in the image, whose links could lead elsewhere, and none is written to where the changes are kept.
+    """
+
+    def describe(self) -> str:
+        return "begin the topmost layer of the root, on the tmpfs"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountOverlay:
+    """The layers, seen as one: the root itself, which comes over the skeleton's tmpfs, or a tree in it.
+
+    Attributes:
+        path: where; ``/`` is the root.
+        lowers: keys of the layers' trees, topmost first.
+        upper: key of the tree that has `upper` and `work`; "" for a tmpfs of `size_bytes` and `inodes`.
+        mode: of the top directory, where it is on a tmpfs.
+        size_bytes: cap of the tmpfs.
+        inodes: likewise.
+        executable: whether programs in it may be executed.
+        why: what for.
+    """
+
+    path: str
+    lowers: tuple[str, ...]
+    upper: str = ""
+    mode: int = 0o755
+    size_bytes: int = 0
+    inodes: int = 0
+    executable: bool = True
+    why: str = ""
+
+    def describe(self) -> str:
+        layers = f"{len(self.lowers)} layer" + "s" * (len(self.lowers) != 1)
+        place = "in a directory of the host's" if self.upper else f"on a tmpfs ({self.size_bytes} bytes, {self.inodes} inodes)"
+        return (
+            f"mount overlay at `{self.path}`: {layers} read-only, changes {place}"
+            + ("" if self.executable else ", noexec")
+            + (f" ({self.why})" if self.why else "")
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,15 +213,23 @@ class TakeStash:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RootReadOnly:
+    """Nothing of ours can be changed: the root tmpfs, or /dev where the root is an overlay."""
+
+    path: str = "/"
+
     def describe(self) -> str:
-        return "make the root tmpfs read-only"
+        return "make the root tmpfs read-only" if self.path == "/" else f"make the tmpfs at `{self.path}` read-only"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnterRoot:
-    """pivot_root(2) and detach the host's tree; on an initial ramfs root the mount lies over / and chroot(2) enters it."""
+    """pivot_root(2) and detach the host's tree; on an initial ramfs root the mount lies over / and chroot(2) enters it.
+
+    With `stage` the root is an overlay, and the tmpfs that it was put together on lies over the host's tree and goes with it.
+    """
 
     pivot: bool
+    stage: bool = False
 
     def describe(self) -> str:
         return (

@@ -23,11 +23,12 @@ from sandbox.api.prepare import Command, build_request, dry_plan, prepare
 from sandbox.cgroup.model import CgroupUsage
 from sandbox.plan.lower import lower_plan
 from sandbox.plan.render import render_json, render_rows, render_text
-from sandbox.plan.root import Bind, Directory, FileBytes, RootEntry, RootSpec, Symlink, Tmpfs
+from sandbox.plan.root import Bind, Directory, FileBytes, Overlay, RootEntry, RootSpec, Symlink, Tmpfs
 from sandbox.plan.template import build_run_plan, build_server_plan
 from sandbox.plan.zygote import build_forked_plan, build_zygote_plan
 from sandbox.policy.profile import CwdMode, Profile
 from sandbox.policy.profile_load import load_profile
+from sandbox.record import replace
 
 GOLDEN = Path(__file__).parent / "plans"
 SHIPPED = sorted(path.stem for path in (Path(__file__).parents[2] / "profiles").glob("*.toml"))
@@ -166,6 +167,29 @@ def test_plans_of_a_server_and_its_runs(pin: Any, situation: str) -> None:
             "run built anew": build_run_plan(request, template=False),
         }
     compare(f"served.{situation}", "\n\n".join(f"=== {name}\n{render_text(plan, ())}" for name, plan in plans.items()))
+
+
+@pytest.mark.parametrize("situation", ["user", "root"])
+def test_plan_of_layers(pin: Any, situation: str) -> None:
+    """A run on an image, and one that writes to a copy of the working directory; with the rows of the first."""
+    pin(situation)
+    prepared = prepare(Command(argv=("sh",), profile=load_profile("strict"), environ={"PATH": "/usr/bin:/bin"}, executor="auto"))
+    image = Overlay(path="/", lowers=("/store/layers/top", "/store/layers/base"), size_bytes=1 << 28, inodes=65536, why="image `debian:12`")
+    own: tuple[RootEntry, ...] = (
+        Directory(path="/etc"), FileBytes(path="/etc/hostname", content=b"sandbox\n"), Tmpfs(path="/tmp", size_bytes=1 << 26, inodes=8192),
+        Bind(path="/srv/data", source="/srv/data", directory=True, why="volume `-v /srv/data`"),
+    )  # fmt: skip
+    copy = Overlay(path=CWD, lowers=(CWD,), upper="/home/alice/.local/state/sandbox/changes/RUN", why=f"copy-on-write `{CWD}`")
+    plans = {
+        "image": dry_plan(replace(prepared, root=replace(prepared.root, entries=(image, *own)))),
+        "copy-on-write": dry_plan(replace(prepared, root=replace(prepared.root, entries=(*prepared.root.entries, copy)))),
+    }
+    text = "\n\n".join(f"=== {name}\n{render_text(plan, ())}" for name, plan in plans.items())
+    rows = render_rows(plans["image"], lower_plan(plans["image"]))
+    start = rows.index("mount an empty tmpfs as the new root")
+    rows = rows[start : rows.index("make the tmpfs at `/dev` read-only")]
+    rows = re.sub(r"(?m)^ *\d+ ", "", re.sub(r"0x[0-9a-f]+\]", "slot]", re.sub(r"&0x[0-9a-f]+", "&data", rows)))
+    compare(f"layers.{situation}", f"{text}\n\n=== rows of the image\n{rows}")
 
 
 def test_rows_of_strict(pin: Any) -> None:

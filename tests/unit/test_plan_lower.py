@@ -16,11 +16,11 @@ from sandbox.plan import fds, steps
 from sandbox.plan.build import Request, build_plan
 from sandbox.plan.codec import Op, Ref, Row, Slot
 from sandbox.plan.lower import lower_plan
-from sandbox.plan.root import Bind, FileBytes, RootSpec, Symlink, Tmpfs
+from sandbox.plan.root import Bind, FileBytes, Overlay, RootSpec, Symlink, Tmpfs
 from sandbox.plan.steps import Execute, Plan, Step
 from sandbox.plan.template import build_run_plan, build_server_plan
 from sandbox.plan.zygote import build_forked_plan, build_zygote_plan
-from sandbox.policy.profile import NetworkMode, ProcMode, Profile
+from sandbox.policy.profile import LandlockMode, NetworkMode, ProcMode, Profile
 
 EVERYTHING = Request(
     profile=Profile(name="p", description="", path="p.toml", policy="strict", proc=ProcMode.FULL, network=NetworkMode.LOOPBACK, time_namespace=True),
@@ -58,13 +58,28 @@ def served_plans() -> list[Plan]:
     return [*plans, zygote, build_forked_plan(replace(request, interactive=False))]
 
 
+def layered_plan() -> Plan:
+    """Return the plan of a run on an image."""
+    root = RootSpec(entries=(Overlay(path="/", lowers=("/layers/a", "/layers/b"), size_bytes=1 << 20, inodes=100),), workdir="/", argv0="/bin/sh")
+    profile = Profile(name="p", description="", path="p.toml", policy="strict")
+    host = HostFeatures(arch="x86_64", kernel="6.12.0", uid=1001, gid=1001)
+    return build_plan(
+        Request(
+            profile=replace(profile, landlock=LandlockMode.OFF), host=host, root=root, argv=("sh",), environment=(), outside_uid=1001,
+            outside_gid=1001, filter_bpf=bytes(8), init_filter_bpf=bytes(8),
+        )
+    )  # fmt: skip
+
+
 def test_the_plans_have_every_kind_of_step() -> None:
-    seen = {type(step) for plan in (*(plan_of(uid=uid) for uid in (0, 1001)), *served_plans()) for step in plan.steps()}
+    plans = (*(plan_of(uid=uid) for uid in (0, 1001)), *served_plans(), layered_plan())
+    seen = {type(step) for plan in plans for step in plan.steps()}
     assert set(get_args(Step)) - seen == set()
 
 
 @pytest.mark.parametrize(
-    "plan", [plan_of(), plan_of(uid=1001), *served_plans()], ids=["root", "user", "anew", "template", "run-anew", "run", "zygote", "forked"]
+    "plan", [plan_of(), plan_of(uid=1001), *served_plans(), layered_plan()],
+    ids=["root", "user", "anew", "template", "run-anew", "run", "zygote", "forked", "layered"],
 )
 def test_every_step_has_rows_in_its_order(plan: Plan) -> None:
     table = lower_plan(plan)
