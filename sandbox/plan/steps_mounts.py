@@ -92,7 +92,7 @@ class WriteFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttachTree:
-    """move_mount(2) of a tree taken before; `within` means that the mount point lies inside a shared tree or an overlay and is opened without following links."""
+    """move_mount(2) of a tree taken before; `within`: the mount point lies in a shared tree or an overlay and is opened without following links."""
 
     path: str
     key: str

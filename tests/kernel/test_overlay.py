@@ -106,7 +106,7 @@ def test_layers_are_seen_as_one(layers: tuple[Path, Path], executor: str) -> Non
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_links_of_the_image_lead_nowhere(layers: tuple[Path, Path], executor: str) -> None:
     """/proc, /dev, /tmp, /etc/hosts and /etc/hostname are links in the image; each is hidden by what is ours, and nothing was made where they lead."""
-    script = "for p in /proc /dev /tmp /etc/hosts /etc/hostname; do readlink $p && echo link; done; cat /proc/self/comm; echo x >/tmp/f && cat /tmp/f; ls /dev/null"
+    script = "for p in /proc /dev /tmp /etc/hosts /etc/hostname; do readlink $p; done; cat /proc/self/comm; echo x >/tmp/f && cat /tmp/f; ls /dev/null"
     result = run(image(layers), script, executor)
     assert text(result) == "cat\nx\n/dev/null\n"
     # Control: without the skeleton, that is with what is ours left out, the link is what is there.
