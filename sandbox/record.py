@@ -61,10 +61,41 @@ else:
     def replace(record, /, **changes):
         """See `dataclasses.replace`."""
         cls = type(record)
+        copy = cls.__dict__.get("__record_copy__")
+        if copy is None:
+            copy = _compile_copy(cls)
+        if copy is not _MISSING:
+            made = copy(record)
+            for name, value in changes.items():
+                if name not in cls.__record_names__:
+                    raise TypeError(f"{cls.__name__}() got an unexpected keyword argument {name!r}")
+                _assign(made, name, value)
+            return made
         for spec in cls.__record_fields__:
             if spec.name not in changes:
                 changes[spec.name] = getattr(record, spec.name)
         return cls(**changes)
+
+    _assign = object.__setattr__
+    _replaced: dict[type, int] = {}
+
+    def _compile_copy(cls):
+        """Return a function that copies a record of a class of which many are replaced; `_MISSING` as long as it is not worth its price."""
+        if "__record_fields__" not in cls.__dict__:
+            return _MISSING
+        count = _replaced[cls] = _replaced.get(cls, 0) + 1
+        if count < _GENERIC_CALLS:
+            return _MISSING
+        if "__post_init__" in cls.__dict__:
+            made = _MISSING
+        else:
+            names = {"_assign": _assign, "_new": object.__new__, "_cls": cls}
+            lines = [f" _assign(made, {spec.name!r}, record.{spec.name})" for spec in cls.__record_fields__]
+            exec("\n".join(["def copy(record):", " made = _new(_cls)", *lines, " return made"]), names)
+            made = names["copy"]
+        cls.__record_names__ = frozenset(spec.name for spec in cls.__record_fields__)
+        cls.__record_copy__ = made
+        return made
 
     def fields(record):
         """See `dataclasses.fields`."""
@@ -183,7 +214,22 @@ else:
         return made
 
     def _values(record):
-        return tuple([getattr(record, spec.name) for spec in record.__record_fields__])
+        return (type(record).__dict__.get("__record_values__") or _make_getter(type(record)))(record)
+
+    def _make_getter(cls):
+        from _operator import attrgetter
+
+        names = [spec.name for spec in cls.__record_fields__]
+        if len(names) > 1:
+            get = attrgetter(*names)
+        else:
+
+            def get(record):
+                return tuple([getattr(record, name) for name in names])
+
+            get = staticmethod(get)
+        cls.__record_values__ = get
+        return cls.__dict__["__record_values__"]
 
     def _repr(self):
         return f"{type(self).__qualname__}({', '.join(f'{spec.name}={getattr(self, spec.name)!r}' for spec in self.__record_fields__)})"

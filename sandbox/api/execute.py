@@ -146,6 +146,13 @@ def _run(make: Callable[[Prepared, bool], Start], prepared: Prepared, streams: S
         start.meanwhile()
         _import_the_end()
 
+    def adopted(pid: int, stat: bytes) -> None:
+        assert start is not None and monitor is not None
+        announced = start.announced
+        start.adopted(pid, stat)
+        if start.announced and not announced and not start.entry.refused:
+            monitor.watch(start.entry.fd, start.entry.serve)
+
     def register(monitor: Monitor, asked: Prepared) -> None:
         assert start is not None
         start.register(asked)
@@ -164,6 +171,7 @@ def _run(make: Callable[[Prepared, bool], Start], prepared: Prepared, streams: S
             prepared, cgroup, entry = opened.prepared, opened.cgroup, opened.entry
             plan, table = opened.begin(launched, pumps, streams)
             if hooks.on_spawn is not None:
+                opened.announce()
                 hooks.on_spawn()
             from sandbox.supervise import notify  # noqa: F401  # in time for `listen`
             from sandbox.supervise.monitor import Monitor, Watched
@@ -177,17 +185,18 @@ def _run(make: Callable[[Prepared, bool], Start], prepared: Prepared, streams: S
                 cgroup=cgroup,
                 listen=listen,
                 terminal=attach if streams.terminal is not None else None,
-                watches=hooks.watches if entry.refused or held is not None else (*hooks.watches, (entry.fd, entry.serve)),
+                watches=(*hooks.watches, (entry.fd, entry.serve)) if opened.announced and held is None and not entry.refused else hooks.watches,
                 on_start=on_start,
                 hold=None if held is None else lambda monitor: held.on_confined(monitor, cgroup, partial(register, monitor)),
                 sample=prepared.sampled,
                 instructions=prepared.profile.measure_instructions,
                 served=opened.served,
                 parent=opened.parent,
-                adopted=opened.adopted,
+                adopted=adopted,
                 go=opened.go,
                 discard=opened.discard,
                 meanwhile=meanwhile,
+                arrived=opened.arrived,
             )
             outputs = pumps[1:]
             monitor = Monitor(launched, watched)
@@ -274,8 +283,7 @@ class Spawned(Start):
         try:
             spawn(launched, table, stdio=children, extra=directories, executor=prepared.command.executor, anchor=prepared.anchor)
         finally:
-            for fd in children:
-                os.close(fd)
+            close_children(children, pumps)
         self._janitor = launched.pid
         if not self.held:
             entry.open(launched.pid)
@@ -309,7 +317,7 @@ class Spawned(Start):
 
 
 def open_children(pumps: list[Pump], streams: Streams, host_id: HostId | None) -> tuple[int, int, int]:
-    """Open the streams of a run and add ours to `pumps`; return the payload's ends, which the caller closes once they are passed on."""
+    """Open the streams of a run and add ours to `pumps`; return the payload's ends, for `close_children` once they are passed on."""
     children, made = _open_streams(streams)
     pumps += made
     if host_id is not None and streams.terminal is None:
@@ -318,10 +326,17 @@ def open_children(pumps: list[Pump], streams: Streams, host_id: HostId | None) -
             for fd in children:
                 os.fchown(fd, host_id.number, host_id.number)
         except BaseException:
-            for fd in children:
-                os.close(fd)
+            close_children(children, pumps)
             raise
     return children
+
+
+def close_children(children: tuple[int, ...], pumps: list[Pump]) -> None:
+    """Close the payload's ends, but for those that a pump keeps."""
+    kept = {pump.writer for pump in pumps}
+    for fd in children:
+        if fd not in kept:
+            os.close(fd)
 
 
 def _find_table(prepared: Prepared, outside_id: int, cgroup: CgroupRun | None, entries: tuple[str, ...]) -> tuple[Plan, Table]:
@@ -375,13 +390,22 @@ def _open_streams(streams: Streams) -> tuple[tuple[int, int, int], list[Pump]]:
             feed = Pump(streams.stdin, stdin_w, close_source=False, close_destination=True)
         else:
             feed = Pump(-1, stdin_w, data=streams.stdin or b"", close_destination=True)
-        out = Pump(stdout_r, -1 if streams.stdout is None else streams.stdout, count=True)
-        err = Pump(stderr_r, -1 if streams.stderr is None else streams.stderr, count=True)
+        made.remove(stdout_r)
+        out = _make_output(stdout_r, stdout_w, streams.stdout)
+        made.remove(stderr_r)
+        err = _make_output(stderr_r, stderr_w, streams.stderr)
     except BaseException:
         for fd in made:
             os.close(fd)
         raise
     return (stdin_r, stdout_w, stderr_w), [feed, out, err]
+
+
+def _make_output(source: int, writer: int, destination: int | None) -> Pump:
+    """Return the pump of an output. Where somebody reads along, the payload's closing of it is passed on."""
+    if destination is None:
+        return Pump(source, -1, count=True, writer=writer)
+    return Pump(source, destination, count=True)
 
 
 def write_id_maps(prepared: Prepared, pid: int, host_id: HostId | None) -> None:
@@ -400,4 +424,4 @@ def write_id_maps(prepared: Prepared, pid: int, host_id: HostId | None) -> None:
         write_range_maps(pid, inside_uid=profile.uid, inside_gid=profile.gid, uid=prepared.host.uid, gid=prepared.host.gid, user=user)
 
 
-__all__ = ["Hooks", "Spawned", "Streams", "execute", "open_children", "write_id_maps"]
+__all__ = ["Hooks", "Spawned", "Streams", "close_children", "execute", "open_children", "write_id_maps"]

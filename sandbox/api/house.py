@@ -66,6 +66,7 @@ class House:
         self.running = 0
         self.gone = False
         self.used_ns = time.monotonic_ns()
+        self._equal: Way | None = None
         self._guarded: Guarded | None = None
         self._directory = -1
         self.server: Server | None = None
@@ -134,8 +135,18 @@ class House:
             self.executor == prepared.command.executor
             and self.affinity == affinity
             and same_place(self.backend, prepared.backend)
-            and (self.way is way or (self.way.tier == way.tier and self.way.shared == way.shared and self.way.server == way.server))
+            and self._has(way)
         )
+
+    def _has(self, way: Way) -> bool:
+        """Whether it is of that way. Plans are compared once: a recipe that is made anew goes on with one way, an equal of ours."""
+        ours = self.way
+        if ours is way or self._equal is way:
+            return True
+        if ours.tier != way.tier or ours.shared != way.shared or ours.server != way.server:
+            return False
+        self._equal = way
+        return True
 
     def close(self) -> None:
         """End the server and all its runs, wait until they are gone, remove what was theirs; idempotent."""

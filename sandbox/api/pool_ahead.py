@@ -12,6 +12,7 @@ import select
 import threading
 import time
 from collections import deque
+from itertools import islice
 
 from sandbox.api import execute as executing
 from sandbox.api.finish import explain_failure
@@ -30,6 +31,7 @@ from sandbox.plan.lower import lower_plan
 from sandbox.plan.root import Directory, FileBytes
 from sandbox.plan.template import build_run_plan, clone_flags
 from sandbox.record import dataclass, replace
+from sandbox.supervise.arrived import Arrived
 from sandbox.supervise.held import HeldFeed, HeldOutput
 
 TYPE_CHECKING = False
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 
 _MOST = 256
 _SECOND_NS = 1_000_000_000
+_NEXT = 2  # are looked after while they wait; each has four descriptors more then
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +102,7 @@ class Waiting(Served):
         self._launched = Launched()
         self._pumps: list[Pump] = []
         self._made: tuple[Plan, Table] | None = None
+        self._arrived: Arrived | None = None
 
     @property
     def moved(self) -> bool:
@@ -117,6 +121,8 @@ class Waiting(Served):
         """Whether it is the sandbox that a run would get: of such a server, made by the same table, in a cgroup with the same limits."""
         if not self.house.fits(prepared, way, affinity):
             return False
+        if prepared.kept is self._asked.kept:
+            return self._made is not None  # of one recipe, whose runs differ by command, name and the contents of files
         table = _find_table(prepared, self.joins, self._moved)[1]
         if self._made is None or not (self._made[1] is table or self._made[1].data == table.data):
             return False
@@ -146,21 +152,48 @@ class Waiting(Served):
     @property
     def alive(self) -> bool:
         """Whether it still waits, or will: nothing of it has ended."""
-        poll = select.poll()
-        poll.register(self._launched.descriptors.status, select.POLLHUP)
+        arrived, poll = self._arrived, select.poll()
+        if arrived is not None and arrived.dead:
+            return False
+        poll.register(self._launched.descriptors.status if arrived is None else arrived.channel.fileno(), select.POLLHUP)
         return not poll.poll(0)
+
+    def settle(self) -> bool:
+        """Take the reports that have come: whoever asks for it then does not wait for our reading them. Return whether there are more to come."""
+        if self.needs_word:
+            return False  # a part of its set-up waits for the run
+        if self._arrived is None:
+            status, self._launched.descriptors.status = self._launched.descriptors.status, -1
+            self._arrived = Arrived(status)
+        if not self._arrived.whole:
+            self._arrived.look()
+            if self._has_all():
+                for pump in self._pumps[1:]:
+                    assert isinstance(pump, HeldOutput)
+                    pump.keep_open()
+        return not self._has_all()
+
+    def _has_all(self) -> bool:
+        return self._arrived is not None and self._arrived.whole
 
     def take(self, prepared: Prepared) -> None:
         """Make it the run that was asked for."""
         self.prepared = prepared
         self.tier = "pool"
         self.held = False
-        self.go = encode_command(prepared.root.argv0, inner_argv(prepared), prepared.environment)
+        kept, argv = prepared.kept, inner_argv(prepared)
+        assert kept is not None
+        last = kept.command
+        if last is None or last[0] != argv:
+            last = kept.command = argv, encode_command(prepared.root.argv0, argv, prepared.environment)
+        self.go = last[1]
         self._enter(prepared)
+        self.announced = True
 
     def begin(self, launched: Launched, pumps: list[Pump], streams: Streams) -> tuple[Plan, Table]:
         """See `Start.begin`."""
         assert self._made is not None
+        self.arrived, self._arrived = self._arrived, None
         launched.descriptors, self._launched.descriptors = self._launched.descriptors, Descriptors(status=-1, go=-1, control=-1, release=-1)
         pumps += self._pumps
         self._pumps = []
@@ -190,10 +223,10 @@ class Waiting(Served):
             finally:
                 os.close(directory)
 
-    def meanwhile(self) -> None:
-        """See `Start.meanwhile`. No server is asked by this run: what the last one left is closed here."""
-        super().meanwhile()
-        self._stash.refill()
+    def adopted(self, pid: int, stat: bytes) -> None:
+        """See `Start.adopted`. No server is asked by this run: what the last one left is closed by who makes the next."""
+        self._init = pid, stat
+        self._entry.publish(pid, stat)
 
     def explain(self, plan: Plan, table: Table, row: int, error: int) -> SandboxError:
         """See `Start.explain`."""
@@ -205,6 +238,9 @@ class Waiting(Served):
         """See `Start.close`."""
         for pump in self._pumps:
             pump.close()
+        for arrived in (self._arrived, self.arrived):
+            if arrived is not None:
+                arrived.close()
         self._launched.close()
         super().close()
 
@@ -212,6 +248,8 @@ class Waiting(Served):
         """In a fork: it is the parent's."""
         for pump in self._pumps:
             pump.close()
+        if self._arrived is not None:
+            self._arrived.close()
         self._launched.descriptors.close()
         self._residents = None
 
@@ -313,19 +351,21 @@ class Pool:
         if not _may_wait(prepared, way):
             return
         affinity = frozenset(os.sched_getaffinity(0))
+        added = False
         while True:
             with self._lock:
                 if self._closed:
                     return
                 old: Waiting | None = None
                 if len(self.waiting) >= self._ahead.size:
-                    if any(one.is_like(prepared, way, affinity) for one in self.waiting):
+                    if added or any(one.is_like(prepared, way, affinity) for one in self.waiting):
                         return
                     old = self.waiting.popleft()  # of another kind, and the oldest of those
                     self._discarded += 1
             if old is not None:
                 old.close()
-            if not self._add(prepared, way, residents):
+            added = self._add(prepared, way, residents)
+            if not added:
                 return
 
     def _add(self, prepared: Prepared, way: Way, residents: Residents) -> bool:
@@ -350,6 +390,11 @@ class Pool:
         finally:
             if one is not None:
                 one.close()
+
+    def settle(self) -> bool:
+        """Read what those have reported that are taken next; return whether one of them is not at its place yet."""
+        with self._lock:
+            return any([one.settle() for one in islice(self.waiting, _NEXT)])
 
     def _fail(self, failure: str) -> None:
         self._failed += 1
@@ -385,14 +430,15 @@ def _of_cgroup(limits: Limits) -> Limits:
 
 def _may_wait(prepared: Prepared, way: Way) -> bool:
     """Whether a sandbox for this run can be one that waited."""
-    if not way.waits or prepared.kept is None or prepared.profile.time_namespace:
-        return False  # clocks begin at the command
-    if hides_something(prepared):
+    kept = prepared.kept
+    if not way.waits or kept is None:
         return False
-    if prepared.command.files and prepared.as_root:
-        return False  # the payload's tmpfs has no id for root
-    words = (*prepared.command.argv, *(name + value for name, value in prepared.environment))
-    return sum(map(len, words)) < COMMAND_BYTES // 16
+    if kept.waits is None:
+        files = bool(prepared.command.files) and prepared.as_root  # the payload's tmpfs has no id for root
+        # Clocks begin at the command, so those of a time namespace would be wrong.
+        kept.waits = not prepared.profile.time_namespace and not hides_something(prepared) and not files
+        kept.environment_bytes = sum(len(name) + len(value) for name, value in prepared.environment)
+    return kept.waits and kept.environment_bytes + sum(map(len, prepared.command.argv)) < COMMAND_BYTES // 16
 
 
 def _find_table(prepared: Prepared, joins: int, moved: bool) -> tuple[Plan, Table]:

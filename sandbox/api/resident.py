@@ -11,6 +11,7 @@ import time
 import weakref
 
 from sandbox.api import execute as executing
+from sandbox.api.filler import Filler
 from sandbox.api.house import SLOTS, House, Way
 from sandbox.api.prepare import build_request, inner_argv, uptime_s
 from sandbox.api.recipe import identify_caller, identify_shared
@@ -75,12 +76,14 @@ class Served(Start):
         self.house = house
         self._server = house.server
         self.held = held
+        self.announced = held
         self._init = 0, b""
         self._slot = slot
         self._residents: Residents | None = residents
         self._stash = residents.stash
         # With a template, init has no right to root's cgroups: it is put there from outside.
         self._moved = False
+        self._filled = False
         try:
             if prepared.backend is not None:
                 self.cgroup = slot.take_cgroup(prepared.backend, prepared.cgroup_limits)
@@ -115,15 +118,10 @@ class Served(Start):
             self._lose()
             raise StartGoneError(error.message, hint=error.hint) from None
         finally:
-            for fd in (*children, memory):
-                if fd >= 0:
-                    os.close(fd)
-        # From here on while the server and init are at work.
-        self._stash.refill()
-        if not self.held:
-            self._enter(prepared)
-        if self.cgroup is not None and prepared.backend is not None and prepared.profile.launch_cgroups_ahead:
-            self._slot.make_ahead(prepared.backend, prepared.cgroup_limits)
+            executing.close_children(children, pumps)
+            if memory >= 0:
+                os.close(memory)
+        # The server was woken on this very processor, as likely as not: what is left to do waits for init's first report.
         return plan, table
 
     def _build(self, joins: int) -> tuple[Plan, Table]:
@@ -153,15 +151,27 @@ class Served(Start):
     def _lose(self) -> None:
         self.house.gone = True
 
+    def announce(self) -> None:
+        """See `Start.announce`."""
+        if not self.announced and not self.held:
+            self.announced = True
+            self._enter(self.prepared)
+
     def adopted(self, pid: int, stat: bytes) -> None:
-        """See `Start.adopted`."""
+        """See `Start.adopted`. Init has enough to do, so this is the time for what nobody waits for."""
+        prepared = self.prepared
         self._init = pid, stat
+        self.announce()
         self._entry.publish(pid, stat)
+        self._stash.refill()
+        if self.cgroup is not None and prepared.backend is not None and prepared.profile.launch_cgroups_ahead:
+            self._slot.make_ahead(prepared.backend, prepared.cgroup_limits)
 
     def meanwhile(self) -> None:
         """See `Start.meanwhile`."""
         if self._residents is not None and not self.held:
-            self._residents.fill(self.prepared, self._way)
+            self._residents.owe(self.prepared, self._way)
+            self._filled = True
 
     def register(self, asked: Prepared) -> None:
         """See `Start.register`."""
@@ -193,6 +203,8 @@ class Served(Start):
                 self._slot.retire_cgroup()
                 self._slot.leave()
                 residents.give_back(self.house, self._slot)
+                if not self._filled and not self.held:
+                    residents.owe(self.prepared, self._way)
 
 
 class Residents:
@@ -206,10 +218,20 @@ class Residents:
 
     def __init__(self, ahead: Ahead | None = None) -> None:
         self.pool: Pool | None = None
+        self._filler: Filler | None = None
         if ahead is not None:
             from sandbox.api.pool_ahead import Pool
 
             self.pool = Pool(ahead)
+            pool, me = self.pool, weakref.ref(self)
+
+            def fill(prepared: Prepared, way: Way) -> None:
+                residents = me()
+                if residents is not None:
+                    pool.fill(prepared, way, residents)
+                    residents.stash.refill()
+
+            self._filler = Filler(fill, pool.settle)
         self._lock = threading.Lock()
         self._houses: list[House] = []
         self._closed = False
@@ -235,6 +257,8 @@ class Residents:
         if way.server is None:
             return executing.Spawned(prepared, held)
         if self.pool is not None and not held:
+            if not self.pool.waiting:
+                self.settle()
             waiting = self.pool.take(prepared, way)
             if waiting is not None:
                 return waiting
@@ -276,15 +300,20 @@ class Residents:
         house, slot = self._take(prepared, way)
         return Waiting(prepared, way, house, slot, self)
 
-    def fill(self, prepared: Prepared, way: Way | None = None) -> None:
-        """Make ahead what is missing, for runs like this one.
-
-        Args:
-            prepared: the run.
-            way: how it was started, where that is known.
-        """
+    def fill(self, prepared: Prepared) -> None:
+        """Make ahead what is missing, for runs like this one."""
         if self.pool is not None and prepared.kept is not None:
-            self.pool.fill(prepared, way or find_way(prepared), self)
+            self.pool.fill(prepared, find_way(prepared), self)
+
+    def owe(self, prepared: Prepared, way: Way) -> None:
+        """Make ahead what a run has taken, soon."""
+        if self._filler is not None and prepared.kept is not None and not self._closed:
+            self._filler.owe(prepared, way)
+
+    def settle(self) -> None:
+        """Make now what runs have taken, or wait until it is made."""
+        if self._filler is not None:
+            self._filler.pay()
 
     def _take(self, prepared: Prepared, way: Way) -> tuple[House, Slot]:
         affinity = frozenset(os.sched_getaffinity(0))
@@ -339,6 +368,8 @@ class Residents:
 
     def close(self) -> None:
         """End every server, and with it what it still runs, and wait for that; idempotent."""
+        if self._filler is not None:
+            self._filler.close()
         if self.pool is not None:
             self.pool.close()
         with self._lock:
@@ -350,6 +381,8 @@ class Residents:
     def forget(self) -> None:
         """In a fork: let go of the parent's servers."""
         self._lock = threading.Lock()
+        if self._filler is not None:
+            self._filler.begin_anew()
         if self.pool is not None:
             self.pool.forget()
         self.stash.forget()

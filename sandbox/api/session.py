@@ -308,6 +308,8 @@ class Sandbox:
         Args:
             timeout: seconds; None waits as long as it takes. It returns at once when nothing more is being made, because it failed: see `stats`.
         """
+        if self._launcher is not None:
+            self._launcher.settle()
         return self._interpreters is None or self._interpreters.wait(timeout)
 
     def _remember(self, run: BackgroundRun) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sandbox.launch.spawn import Launched
     from sandbox.plan.codec import Table
     from sandbox.plan.steps import Plan
+    from sandbox.supervise.arrived import Arrived
     from sandbox.supervise.pump import Pump
 else:
     Protocol = object
@@ -40,6 +41,8 @@ class Start:
         parent: likewise.
         go: likewise.
         held: nobody has asked for it yet, so it is not to be found before `register`.
+        announced: whether `entry` tells of it already.
+        arrived: likewise.
         notes: for the result.
     """
 
@@ -52,6 +55,8 @@ class Start:
     parent = 0
     go = bytes([fds.WORD_GO])
     held = False
+    announced = True
+    arrived: Arrived | None = None
     notes: tuple[str, ...] = ()
 
     def begin(self, launched: Launched, pumps: list[Pump], streams: Streams) -> tuple[Plan, Table]:
@@ -66,8 +71,11 @@ class Start:
         """
         raise NotImplementedError
 
+    def announce(self) -> None:
+        """Let it be found, unless that was done or is for `register` to do: somebody is about to be told that it runs."""
+
     def adopted(self, pid: int, stat: bytes) -> None:
-        """Init is known; `stat` is its /proc/PID/stat."""
+        """Init is known; `stat` is its /proc/PID/stat. It is `announced` then."""
 
     def started(self, pid: int) -> None:
         """Do what init waits for."""
@@ -76,7 +84,7 @@ class Start:
         """The payload is confined and about to be let go."""
 
     def meanwhile(self) -> None:
-        """It has been let go: a moment for what nobody waits for."""
+        """It goes on for a while: a moment for what nobody waits for. For a run that is over before, `close` is that moment."""
 
     def register(self, asked: Prepared) -> None:
         """Somebody has asked for it, as this: let it be found.

@@ -47,13 +47,22 @@ class Kept:
 
     Attributes:
         uses: how many runs were started.
+        waits: whether such a run can be one that was made ahead; None until somebody asked.
+        environment_bytes: of the payload's environment, known when `waits` is.
+        command: the last command line, and the block by which one that waits is told it.
     """
 
-    __slots__ = ("_contents", "_descriptors", "_executes", "_files", "_lock", "_made", "_places", "shared", "uses", "way")
+    __slots__ = (
+        "_contents", "_descriptors", "_executes", "_files", "_lock", "_made", "_places", "command", "environment_bytes", "shared", "uses", "waits",
+        "way",
+    )  # fmt: skip
 
     def __init__(self, contents: Mapping[str, bytes] | None = None, shared: Hashable = None) -> None:
         self.shared = shared
         self.uses = 0
+        self.waits: bool | None = None
+        self.environment_bytes = 0
+        self.command: tuple[tuple[str, ...], bytes] | None = None
         self._contents = dict(contents or {})
         self._made: dict[Hashable, tuple[Plan, Table]] = {}
         self._files: dict[Hashable, tuple[Table, int]] = {}

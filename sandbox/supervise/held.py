@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from sandbox.supervise.pump import Pump
 
 TYPE_CHECKING = False
@@ -64,8 +66,19 @@ class HeldOutput(Pump):
             show(data)
         return got
 
+    def keep_open(self) -> None:
+        """Have a writer of our own, see `Pump`: its destination will be nobody but us."""
+        if self.writer < 0 and self.source >= 0:
+            try:
+                self.writer = os.open(f"/proc/self/fd/{self.source}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            except OSError:
+                pass  # then the payload's exit wakes us once more
+
     def release(self, destination: int) -> None:
         """Keep what comes from now on, or pass it on to a descriptor (borrowed; -1 keeps it)."""
+        if destination >= 0 and self.writer >= 0:
+            writer, self.writer = self.writer, -1
+            os.close(writer)
         self._show = None
         for _ in range(_MOST_READS):
             if not super().fill(None):

@@ -18,6 +18,7 @@ from sandbox.launch.shield import Shield
 from sandbox.plan import fds
 from sandbox.plan.codec import Kind, Record
 from sandbox.result import Verdict
+from sandbox.supervise.arrived import read_stat
 from sandbox.supervise.deadlines import PATIENCE_NS, SETUP_NS, Deadlines, count_processors, earliest
 from sandbox.supervise.instructions import Instructions
 from sandbox.supervise.loop import Loop
@@ -48,8 +49,12 @@ class Monitor:
     """One run under supervision; takes the status socket of what was launched."""
 
     def __init__(self, launched: Launched, watched: Watched) -> None:
-        self._channel = StatusChannel(launched.descriptors.status)
-        launched.descriptors.status = -1
+        arrived = watched.arrived
+        if arrived is None:
+            self._channel = StatusChannel(launched.descriptors.status)
+            launched.descriptors.status = -1
+        else:
+            self._channel = arrived.channel
         self._launched = launched
         self._watched = watched
         self._loop = Loop()
@@ -221,6 +226,12 @@ class Monitor:
             loop.add(self._launched.pidfd, self._on_janitor_gone)
         for fd, callback in watched.watches:
             self.watch(fd, callback)
+        if watched.arrived is not None:
+            for record in watched.arrived.records:
+                try:
+                    self._on_record(record)
+                except (SandboxError, OSError) as failure:
+                    self._fail(failure)
         while not self._done:
             streams.arm()
             self._arm_listener()
@@ -282,15 +293,18 @@ class Monitor:
                     self._on_end()
                 return False
             self._on_record(record)
-        except SandboxError as failure:
+        except (SandboxError, OSError) as failure:
+            self._fail(failure)
+        return True
+
+    def _fail(self, failure: SandboxError | OSError) -> None:
+        if isinstance(failure, SandboxError):
             self._failure = self._failure or failure
-            self.kill(None)
-        except OSError as failure:
+        else:
             # The payload has died while it waited, which is told elsewhere when its server did.
             self._vanished = self._failure is None and failure.errno == errno.ESRCH
             self._failure = self._failure or SetupError(failure.strerror or str(failure), failure.errno or 0, step="supervisor")
-            self.kill(None)
-        return True
+        self.kill(None)
 
     def _on_end(self) -> None:
         self._done = True
@@ -339,13 +353,15 @@ class Monitor:
 
     def _adopt(self, pid: int) -> bool:
         """Open init's pidfd; False when that process is gone, even if its number is somebody else's by now: only the janitor or server has init as a child."""
+        arrived = self._watched.arrived
         try:
-            self._init_pidfd = os.pidfd_open(pid)
-            file = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                content = os.read(file, 4096)
-            finally:
-                os.close(file)
+            content = b""
+            if arrived is not None:
+                self._init_pidfd, content = arrived.take_init()
+            if not content:
+                if self._init_pidfd < 0:
+                    self._init_pidfd = os.pidfd_open(pid)
+                content = read_stat(pid)
             stat = parse_stat(content)
         except (ProcessLookupError, FileNotFoundError):
             stat = None
@@ -377,6 +393,12 @@ class Monitor:
 
     def _fetch(self, record: Record) -> None:
         """Take the descriptors that the payload has for us: the listener, a terminal's master."""
+        arrived = self._watched.arrived
+        listener = arrived.take_listener() if arrived is not None else -1
+        if listener >= 0:
+            assert self._watched.listen is not None and self._watched.terminal is None
+            self.collected.listener = self._watched.listen(listener)
+            return
         pidfd = os.pidfd_open(record.pid)
         try:
             if record.a >= 0:
@@ -433,8 +455,6 @@ class Monitor:
         self._deadlines.begin(self._go_ns)
         if words:
             self._let_go(words)
-        if watched.meanwhile is not None:
-            watched.meanwhile()
 
     def _on_oom(self) -> None:
         assert self._watched.cgroup is not None and self._watched.cgroup.oom_fd is not None
@@ -447,6 +467,8 @@ class Monitor:
         due = self._deadlines
         if self._settle_ns is not None and now >= self._settle_ns:
             self._settle_ns = None
+            if self._watched.meanwhile is not None:
+                self._watched.meanwhile()
             self._short = set_slice(0, _SLICE_NS)
             set_slice(self._init_pid, _SLICE_NS)
         if self._reminder is not None and now >= self._reminder[0]:

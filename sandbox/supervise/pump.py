@@ -25,6 +25,8 @@ class Pump:
         close_destination: the destination is ours: non-blocking, closed when the source has ended.
         close_source: the source is ours, likewise.
         count: whether the bytes count against the output limit.
+        writer: the other end of the pipe that is read; ours until the source has ended. A pipe with a writer left has no end, so a payload's exit wakes
+            nobody for the sake of that: the end of the run is told elsewhere, and what is in the pipe is read then.
 
     `error` is the errno with which the destination refused bytes, 0 if it never did; a reader who left is no error.
     """
@@ -38,7 +40,9 @@ class Pump:
         close_source: bool = True,
         close_destination: bool = False,
         count: bool = False,
+        writer: int = -1,
     ) -> None:
+        self.writer = writer
         self.source = source
         self.destination = destination
         self.captured = bytearray()
@@ -140,8 +144,11 @@ class Pump:
     def end_source(self) -> None:
         """Take nothing more; what was taken is still moved."""
         source, self.source = self.source, -1
+        writer, self.writer = self.writer, -1
         if self._close_source and source >= 0:
             os.close(source)
+        if writer >= 0:
+            os.close(writer)
         self._settle()
 
     def _settle(self) -> None:

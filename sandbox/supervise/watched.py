@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sandbox.cgroup.model import CgroupRun
     from sandbox.errors import SandboxError
     from sandbox.policy.profile import Limits
+    from sandbox.supervise.arrived import Arrived
     from sandbox.supervise.monitor import Monitor
     from sandbox.supervise.notify import NotifyListener
     from sandbox.supervise.pump import Pump
@@ -37,6 +38,7 @@ class Watched:
         go: the bytes with which the payload is let go.
         discard: closes a descriptor of a served run that came to its end; it may take its time.
         meanwhile: called when it has been: what takes a moment and nobody waits for.
+        arrived: what was received before; its socket instead of the one that was launched.
     """
 
     limits: Limits
@@ -58,6 +60,7 @@ class Watched:
     go: bytes = bytes([fds.WORD_GO])
     discard: Callable[[int], None] = os.close
     meanwhile: Callable[[], None] | None = None
+    arrived: Arrived | None = None
 
 
 __all__ = ["Watched"]

@@ -1,0 +1,102 @@
+"""Who makes ahead what runs have taken: a thread that works while nothing else does.
+
+A run of a few hundred microseconds shares the processors with whatever is made during it, so nothing is: what a run owes is made once it is over, or goes on
+for a while. Only `api.resident` makes a `Filler`.
+"""
+
+from __future__ import annotations
+
+import _thread
+import threading
+from collections import deque
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandbox.api.house import Way
+    from sandbox.api.prepare import Prepared
+
+_IDLE_S = 2.0
+_SETTLE_S = 0.005
+
+
+class Filler:
+    """One thread at most, which ends when it has had nothing to do for a while; thread-safe.
+
+    Args:
+        fill: makes what is missing for runs like the given one.
+        settle: looks after what was made; returns whether there is more to look after.
+    """
+
+    def __init__(self, fill: Callable[[Prepared, Way], object], settle: Callable[[], bool]) -> None:
+        self._fill = fill
+        self._settle = settle
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """In a fork: the thread is the parent's."""
+        self._turn = threading.Condition()
+        self._working = threading.Lock()
+        self._owed: deque[tuple[Prepared, Way]] = deque(maxlen=8)
+        self._running = self._idle = self._closed = False
+
+    def owe(self, prepared: Prepared, way: Way) -> None:
+        """Have it made ahead soon; returns at once."""
+        with self._turn:
+            if self._closed:
+                return
+            self._owed.append((prepared, way))
+            if self._idle:
+                self._turn.notify()
+                return
+            if self._running:
+                return
+            self._running = True
+        try:
+            _thread.start_new_thread(self._work, ())
+        except RuntimeError:  # no more threads: the next run pays
+            self._running = False
+
+    @property
+    def owes(self) -> bool:
+        """Whether something is to be made."""
+        return bool(self._owed) or self._working.locked()
+
+    def pay(self) -> None:
+        """Make what is owed, in the caller's thread, or wait for the thread that is at it."""
+        with self._working:
+            while self._owed:
+                try:
+                    owed = self._owed.popleft()
+                except IndexError:
+                    return
+                self._fill(*owed)
+
+    def _work(self) -> None:
+        while True:
+            self.pay()
+            more = self._settle()
+            with self._turn:
+                if self._owed:
+                    continue
+                if not self._closed:
+                    self._idle = True
+                    told = self._turn.wait(_SETTLE_S if more else _IDLE_S)
+                    self._idle = False
+                    if told or more or self._owed:
+                        continue
+                self._running = False
+                return
+
+    def close(self) -> None:
+        """Make nothing more, and wait for what is being made; idempotent."""
+        with self._turn:
+            self._closed = True
+            self._owed.clear()
+            self._turn.notify()
+        with self._working:
+            pass
+
+
+__all__ = ["Filler"]
