@@ -83,10 +83,12 @@ def test_descriptors_do_not_add_up(box: Sandbox) -> None:
     def count() -> int:
         for _ in range(12):
             assert box.run(["true"]).ok
+        box.warm()
         return len(os.listdir("/proc/self/fd"))
 
     first = count()
-    assert max(count() for _ in range(3)) <= first + 6  # a run's own: it may be closed a moment later
+    # A run's own may be closed a moment later, and two that wait have four more once their reports are read.
+    assert max(count() for _ in range(3)) <= first + 6 + 8
 
 
 def test_a_command_line_of_its_own_each_time(box: Sandbox) -> None:
