@@ -394,7 +394,8 @@ class Pool:
     def settle(self) -> bool:
         """Read what those have reported that are taken next; return whether one of them is not at its place yet."""
         with self._lock:
-            return any([one.settle() for one in islice(self.waiting, _NEXT)])
+            more = [one.settle() for one in islice(self.waiting, _NEXT)]
+        return True in more
 
     def _fail(self, failure: str) -> None:
         self._failed += 1
