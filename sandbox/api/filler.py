@@ -39,6 +39,8 @@ class Filler:
         self._turn = threading.Condition()
         self._working = threading.Lock()
         self._owed: deque[tuple[Prepared, Way]] = deque(maxlen=8)
+        self._by = 0
+        self._after: Callable[[], object] | None = None
         self._running = self._idle = self._closed = False
 
     def owe(self, prepared: Prepared, way: Way) -> None:
@@ -63,20 +65,34 @@ class Filler:
         """Whether something is to be made."""
         return bool(self._owed) or self._working.locked()
 
-    def pay(self) -> None:
-        """Make what is owed, in the caller's thread, or wait for the thread that is at it."""
+    def pay(self, settle: bool = False) -> bool:
+        """Make what is owed, in the caller's thread, or wait for the thread that is at it.
+
+        Args:
+            settle: look after what was made; whether there is more to look after is returned.
+        """
+        more = False
         with self._working:
-            while self._owed:
-                try:
-                    owed = self._owed.popleft()
-                except IndexError:
-                    return
-                self._fill(*owed)
+            self._by = _thread.get_ident()
+            try:
+                while self._owed:
+                    try:
+                        owed = self._owed.popleft()
+                    except IndexError:
+                        break
+                    self._fill(*owed)
+                if settle:
+                    more = self._settle()
+            finally:
+                self._by = 0
+        after, self._after = self._after, None
+        if after is not None:
+            after()
+        return more
 
     def _work(self) -> None:
         while True:
-            self.pay()
-            more = self._settle()
+            more = self.pay(settle=True)
             with self._turn:
                 if self._owed:
                     continue
@@ -89,14 +105,22 @@ class Filler:
                 self._running = False
                 return
 
-    def close(self) -> None:
-        """Make nothing more, and wait for what is being made; idempotent."""
+    def close(self, after: Callable[[], object]) -> None:
+        """Make nothing more, wait for what is being made, and call `after`; idempotent. The collector of garbage may call it in the very thread that makes.
+
+        Args:
+            after: is called then, in that case by that thread.
+        """
+        if self._by == _thread.get_ident():
+            self._closed, self._after = True, after
+            return
         with self._turn:
             self._closed = True
             self._owed.clear()
             self._turn.notify()
         with self._working:
             pass
+        after()
 
 
 __all__ = ["Filler"]

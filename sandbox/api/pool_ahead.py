@@ -303,7 +303,7 @@ class Pool:
 
     def __init__(self, ahead: Ahead) -> None:
         self._ahead = ahead
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the collector of garbage may close it in any thread, one that holds the lock among them
         self.waiting: deque[Waiting] = deque()
         self._hits = self._misses = self._unfit = self._built = self._discarded = self._failed = 0
         self._failure = ""
@@ -323,7 +323,10 @@ class Pool:
             for one in list(self.waiting):
                 if not one.is_like(prepared, way, affinity):
                     continue
-                self.waiting.remove(one)
+                try:
+                    self.waiting.remove(one)
+                except ValueError:
+                    break  # closed meanwhile
                 if one.made_ns >= oldest_ns and one.alive:
                     found = one
                     break
@@ -420,7 +423,7 @@ class Pool:
 
     def forget(self) -> None:
         """In a fork: begin anew, without the parent's."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the collector of garbage may close it in any thread, one that holds the lock among them
         while self.waiting:
             self.waiting.pop().forget()
 

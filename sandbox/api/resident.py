@@ -9,6 +9,7 @@ import os
 import threading
 import time
 import weakref
+from functools import partial
 
 from sandbox.api import execute as executing
 from sandbox.api.filler import Filler
@@ -368,15 +369,18 @@ class Residents:
 
     def close(self) -> None:
         """End every server, and with it what it still runs, and wait for that; idempotent."""
-        if self._filler is not None:
-            self._filler.close()
-        if self.pool is not None:
-            self.pool.close()
+        self.close_pool()
         with self._lock:
             self._closed = True
             houses = self._houses.copy()
             self._houses.clear()
         _close_all(houses, self.stash)
+
+    @property
+    def close_pool(self) -> Callable[[], object]:
+        """Ends all that wait when it is called; holds nothing else of this object."""
+        filler, pool = self._filler, self.pool
+        return int if filler is None or pool is None else partial(filler.close, pool.close)
 
     def forget(self) -> None:
         """In a fork: let go of the parent's servers."""

@@ -124,7 +124,7 @@ class Sandbox:
             weakref.finalize(self, self._interpreters.close)
             self._interpreters.fill()
         if ahead is not None and self._launcher is not None and self._launcher.pool is not None:
-            weakref.finalize(self, self._launcher.pool.close)  # what waits keeps its launcher
+            weakref.finalize(self, self._launcher.close_pool)  # what waits keeps its launcher
             # Runs of most commands are alike but for the command; what is made for this one fits them.
             self._launcher.fill(self._prepare(("true",), {}).prepared)
 
