@@ -13,6 +13,12 @@ import struct
 
 _PIDFD_GETFD = 438  # one number on every architecture
 _PIDFD_SEND_SIGNAL = 424
+_OPENAT2 = 437
+_OPEN_HOW = struct.Struct("<QQQ")  # flags, mode, resolve
+_RENAMEAT2 = {"x86_64": 316, "aarch64": 276}
+RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
+BENEATH = 1 | 2 | 4 | 8
+"""RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH: a path that names what lies below a directory, or nothing."""
 
 _PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
 _PERF_ATTR = struct.Struct("<IIQQQQQIIQ")  # type, size, config, period, sample type, read format, flags, wake-up, breakpoint type, config1
@@ -49,6 +55,48 @@ _timerfd_settime = _Function(_ctypes.dlsym(_libc, "timerfd_settime"))
 def _syscall(number: int, *arguments: int | bytes) -> int:
     """Make a system call; bytes are a pointer to memory that the kernel only reads."""
     return int(_syscall_function(_Long(number), *[_Long(word) if isinstance(word, int) else word for word in arguments]))
+
+
+def open_beneath(directory: int, path: str, flags: int) -> int:
+    """Open what a relative path names below a directory, through no link and into no other file system; close-on-exec.
+
+    Args:
+        directory: a descriptor; borrowed.
+        path: relative, at most 4095 bytes.
+        flags: of open(2). With O_PATH | O_NOFOLLOW a link as the last name is itself opened.
+
+    Raises:
+        OSError: ELOOP at a link, EXDEV where it would lead out, and what open(2) raises.
+
+    Source: openat2(2). Since: Linux 5.6.
+    """
+    how = _OPEN_HOW.pack(flags | os.O_CLOEXEC, 0, BENEATH)
+    result = _syscall(_OPENAT2, directory, os.fsencode(path) + b"\0", how, _OPEN_HOW.size)
+    if result < 0:
+        number = _ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path)
+    return result
+
+
+def rename_with(source: int, old: str, target: int, new: str, flags: int) -> None:
+    """Rename with RENAME_NOREPLACE, or exchange two names at once with RENAME_EXCHANGE.
+
+    Args:
+        source: the directory of `old`; borrowed.
+        old: one name.
+        target: the directory of `new`; borrowed.
+        new: one name.
+        flags: one of the two.
+
+    Raises:
+        OSError: EEXIST, ENOENT, EINVAL where the file system cannot do it, and what rename(2) raises.
+
+    Source: renameat2(2). Since: Linux 3.15.
+    """
+    number = _RENAMEAT2[os.uname().machine]
+    if _syscall(number, source, os.fsencode(old) + b"\0", target, os.fsencode(new) + b"\0", flags) < 0:
+        error = _ctypes.get_errno()
+        raise OSError(error, os.strerror(error), old, None, new)
 
 
 def pidfd_getfd(pidfd: int, target: int) -> int:

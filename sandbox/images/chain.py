@@ -1,0 +1,261 @@
+"""From a manifest's digest to an image that can be run: its documents read and checked, its layers unpacked, one above the other."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+
+from sandbox.images.bounds import Budget, ImageError, copy_error
+from sandbox.images.documents import Descriptor, Manifest, choose_platform, layer_packing, parse_config, parse_manifest_or_index
+from sandbox.images.facts import LayerFacts, read_facts, write_facts
+from sandbox.images.lower import Below, LowerView
+from sandbox.images.model import Image, Layer
+from sandbox.images.packing import Unpacked, packing_of
+from sandbox.images.treeops import DIRECTORY_FLAGS, PATH_FLAGS, make_new_directory
+from sandbox.images.unpack import unpack_layer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sandbox.images.layer_tree import Owners
+    from sandbox.images.store import Progress, Store
+
+_MAXIMUM_NESTING = 4
+_WORDS = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+def host_architecture() -> str:
+    """Return this machine's architecture in OCI's word."""
+    machine = os.uname().machine
+    return _WORDS.get(machine, machine)
+
+
+def add_image(
+    store: Store,
+    digest: str,
+    names: Iterable[str] = (),
+    *,
+    architecture: str = "",
+    ids: str = "single",
+    budget: Budget | None = None,
+    progress: Progress | None = None,
+) -> Image:
+    """Make an image of blobs that are in the store: check its documents, unpack its layers, write its entry, give it names.
+
+    Args:
+        store: open for writing.
+        digest: of a manifest, or of an index, of which one is chosen; every blob of it is in the store.
+        names: normalised references (`str` of a `Reference`), taken from other images.
+        architecture: in OCI's words, ``arm64`` or ``arm/v7``; empty is this machine's. Only an index is asked for it.
+        ids: ``single``, or ``range``, which unpacks the layers a second time, with the image's ids as the caller's subordinate ones.
+        budget: what may still be spent; None is a new one of the store's bounds.
+        progress: told what is done.
+
+    Returns:
+        the image as it now is in the store.
+
+    Raises:
+        ImageError: something is missing, damaged, contradictory, hostile or too large. Blobs and finished layers stay for the next try, and are
+            collected when there is none.
+    """
+    budget = budget or Budget(store.bounds)
+    chosen, manifest = choose_manifest(store, digest, architecture or host_architecture())
+    config = parse_config(store.read_blob(manifest.config.digest, "configuration"), f"configuration `{manifest.config.digest}`")
+    if len(config.diff_ids) != len(manifest.layers):
+        raise ImageError(
+            f"the manifest has {len(manifest.layers)} layers, the configuration {len(config.diff_ids)} `diff_ids`", origin=f"manifest `{chosen}`"
+        )
+    if len(manifest.layers) > budget.bounds.layers:
+        budget.refuse("layers", f"{len(manifest.layers)} layers, more than overlay can stack")
+    details = tuple(
+        Layer(key=key, diff_id=diff_id, blob=layer.digest, media_type=layer.media_type, size_bytes=layer.size_bytes)
+        for key, diff_id, layer in zip(chain_keys(config.diff_ids), config.diff_ids, manifest.layers, strict=True)
+    )
+    unpacked_bytes = unpack_chain(store, details, budget, ids=ids, progress=progress)
+    image = Image(
+        digest=chosen,
+        names=(),
+        architecture=config.architecture,
+        config=config.config,
+        layers=tuple(f"{store.path}/layers/{layer.key}/tree" for layer in reversed(details)),
+        size_bytes=_blob_bytes(store, chosen, manifest),
+        unpacked_bytes=unpacked_bytes,
+        os=config.os,
+        variant=config.variant,
+        created=config.created,
+        config_digest=manifest.config.digest,
+        details=details,
+    )
+    names = tuple(names)
+    store.commit(image, names)
+    return next((each for each in store.images() if each.digest == chosen), image)
+
+
+def choose_manifest(store: Store, digest: str, architecture: str) -> tuple[str, Manifest]:
+    """Follow an index, or an index of indexes, to the manifest for an architecture; return its digest and what it says.
+
+    Raises:
+        ImageError: there is none, or the indexes are nested too deeply.
+    """
+    for _ in range(_MAXIMUM_NESTING):
+        what = f"manifest `{digest}`"
+        found = parse_manifest_or_index(store.read_blob(digest, what), what)
+        if isinstance(found, Manifest):
+            return digest, found
+        digest = choose_platform(found, architecture, what).digest
+    raise ImageError(f"index `{digest}` is nested more than {_MAXIMUM_NESTING} deep")
+
+
+def needed_blobs(store: Store, digest: str, architecture: str) -> tuple[Descriptor, ...]:
+    """Return what an image needs beside its manifest, which is in the store: its configuration first, then its layers, each once."""
+    _, manifest = choose_manifest(store, digest, architecture)
+    return tuple({each.digest: each for each in (manifest.config, *manifest.layers)}.values())
+
+
+def chain_keys(diff_ids: Iterable[str]) -> list[str]:
+    """Return the hex digits of each layer's ChainID, which is a digest over its own diff id and all below. Source: OCI image specification, config.md."""
+    keys: list[str] = []
+    for diff_id in diff_ids:
+        keys.append(hashlib.sha256(f"sha256:{keys[-1]} {diff_id}".encode()).hexdigest() if keys else diff_id[7:])
+    return keys
+
+
+def unpack_chain(store: Store, layers: tuple[Layer, ...], budget: Budget, *, ids: str = "single", progress: Progress | None = None) -> int:
+    """Unpack what of an image's layers (bottom first) is not there yet, and return the bytes in all of them.
+
+    Raises:
+        ImageError: as `add_image`.
+    """
+    if ids == "range":
+        from sandbox.images.ranged import unpack_ranged
+
+        unpack_chain(store, layers, budget, progress=progress)
+        return unpack_ranged(store, layers, progress=progress)
+    return unpack_here(store, layers, budget, "", None, progress)
+
+
+def unpack_here(store: Store, layers: tuple[Layer, ...], budget: Budget, suffix: str, owners: Owners | None, progress: Progress | None) -> int:
+    """Unpack in this process; `suffix` names the form, `owners` says whose files are on the disk."""
+    rooms = store.room("layers")
+    below: list[Below] = []
+    total = 0
+    try:
+        for number, layer in enumerate(layers, 1):
+            what = f"layer {number} of {len(layers)}"
+            name = layer.key + suffix
+            directory = _open_layer(rooms, name)
+            if directory is None:
+                _unpack_one(store, rooms, layer, name, LowerView(below[::-1]), budget, owners, what, progress)
+                directory = os.open(name, DIRECTORY_FLAGS, dir_fd=rooms)
+            try:
+                facts = read_facts(directory, f"{store.path}/layers/{name}")
+                if facts.diff_id != layer.diff_id:
+                    raise ImageError(f"{what}: `{store.path}/layers/{name}` is another layer's", hint="`sandbox image verify --repair`")
+                below.append(Below(root=os.open("tree", PATH_FLAGS | os.O_DIRECTORY, dir_fd=directory), facts=facts))
+            finally:
+                os.close(directory)
+            total += facts.size_bytes
+    finally:
+        for each in below:
+            os.close(each.root)
+        os.close(rooms)
+    return total
+
+
+def read_left_out(store: Store, image: Image) -> dict[str, int]:
+    """Return what an image's archives have and its trees have not, counted."""
+    found: dict[str, int] = {}
+    for layer in image.details:
+        directory = os.open(f"layers/{layer.key}", DIRECTORY_FLAGS, dir_fd=store.fd)
+        try:
+            for what, count in read_facts(directory, f"{store.path}/layers/{layer.key}").left_out.items():
+                found[what] = found.get(what, 0) + count
+        finally:
+            os.close(directory)
+    return found
+
+
+def _open_layer(rooms: int, name: str) -> int | None:
+    try:
+        return os.open(name, DIRECTORY_FLAGS, dir_fd=rooms)
+    except FileNotFoundError:
+        return None
+
+
+def _unpack_one(
+    store: Store, rooms: int, layer: Layer, name: str, below: LowerView, budget: Budget, owners: Owners | None, what: str, progress: Progress | None
+) -> None:
+    """Unpack one layer beside the others, and rename it among them when it is whole and proven to be the one."""
+    made, trash_name = store.new_name(), store.new_name()
+    directory = make_new_directory(store.tmp, made)
+    trash = make_new_directory(store.tmp, trash_name)
+    tree = make_new_directory(directory, "tree")
+    blob = store.open_blob(layer.blob)
+    packing = layer_packing(layer.media_type)
+    if packing_of(blob) is not packing:
+        packing = packing_of(blob)  # Docker's own archives say gzip of what is not packed, and the other way round
+    stream = Unpacked(blob, packing, budget, what)
+    try:
+        _refuse_folded_names(directory)
+        facts = unpack_layer(_Watched(stream, what, layer.size_bytes, progress), tree, trash, below, budget, what, owners=owners, needs_end=False)
+        _prove(stream, layer, facts, what)
+        write_facts(directory, facts)
+    except ImageError as error:
+        raise copy_error(error, f"blob `{layer.blob}`") from None
+    finally:
+        stream.close()
+        for fd in (blob, tree, trash, directory):
+            os.close(fd)
+    try:
+        os.rename(made, name, src_dir_fd=store.tmp, dst_dir_fd=rooms)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        # Another import was faster; ours goes with `tmp`.
+
+
+def _prove(stream: Unpacked, layer: Layer, facts: LayerFacts, what: str) -> None:
+    found = stream.drain()
+    if found != layer.diff_id:
+        raise ImageError(f"{what}: its content has the digest `{found}`, the configuration says `{layer.diff_id}`: it is damaged, or forged")
+    facts.diff_id = found
+
+
+def _refuse_folded_names(directory: int) -> None:
+    """Refuse a file system that takes `A` and `a` for one name: an archive's two files would become one, and a link's name another's."""
+    try:
+        os.stat("TREE", dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return
+    raise ImageError("the file system of the store does not tell `A` from `a`", hint="see SANDBOX_DATA_DIR in sandbox-image(1)")
+
+
+def _blob_bytes(store: Store, digest: str, manifest: Manifest) -> int:
+    """Return what an image's blobs take."""
+    total = 0
+    for each in {digest, manifest.config.digest, *(layer.digest for layer in manifest.layers)}:
+        total += os.stat(f"blobs/sha256/{each[7:]}", dir_fd=store.fd).st_size
+    return total
+
+
+class _Watched:
+    """A stream that tells how far it is."""
+
+    def __init__(self, stream: Unpacked, what: str, total: int, progress: Progress | None) -> None:
+        self._stream = stream
+        self._what = what
+        self._total = total
+        self._progress = progress
+        self._told = -1
+
+    def read(self, count: int) -> bytes:
+        found = self._stream.read(count)
+        if self._progress is not None and self._stream.given >> 20 != self._told:
+            self._told = self._stream.given >> 20
+            self._progress(f"unpack {self._what}", min(self._stream.taken, self._total or self._stream.taken), self._total)
+        return found
+
+
+__all__ = ["add_image", "chain_keys", "choose_manifest", "host_architecture", "needed_blobs", "read_left_out", "unpack_chain", "unpack_here"]
