@@ -25,7 +25,7 @@ from sandbox.policy import locate
 from sandbox.policy.groups import load_groups, primary_group
 from sandbox.policy.load import ERRNOS, MAXIMUM_NAME, RULE_KEYS, TOP_KEYS
 from sandbox.policy.model import Action
-from sandbox.policy.profile import CwdMode, IdMode, LandlockMode, NetworkMode, ProcMode
+from sandbox.policy.profile import CwdMode, IdMode, LandlockMode, NetworkMode, OverlayMode, ProcMode
 from sandbox.policy.profile_fields import FALLBACKS, FIELDS, SYNTHETIC_ETC, TABLES
 from sandbox.policy.profile_fields import TOP_KEYS as PROFILE_TOP_KEYS
 
@@ -222,6 +222,8 @@ PROFILE: dict[str, tuple[Schema, str]] = {
     "limits.shm-inodes": (INODES, "Number of files on /dev/shm."),
     "limits.home": (SIZE, "Size of the tmpfs on the home."),
     "limits.home-inodes": (INODES, "Number of files in the home."),
+    "limits.root": (SIZE, "Size of the tmpfs that has what is written over an image; a file of the image that is changed counts whole."),
+    "limits.root-inodes": (INODES, "Number of files written over an image."),
     "mounts.cwd": ({"enum": [str(mode) for mode in CwdMode]}, "Share the caller's working directory at its own path: read-only, writable or not at all."),
     "mounts.volumes": (
         {
@@ -244,6 +246,14 @@ PROFILE: dict[str, tuple[Schema, str]] = {
         "Names below /etc, with `*` within a name: shared read-only where they exist and others may read them.",
     ),
     "mounts.system": (PATH_LIST, "Host directories with programs and libraries, shared read-only where they exist."),
+    "mounts.image": (
+        {"type": "string", "minLength": 1, "examples": ["debian:12"]},
+        "An image of the store that is the root, in the place of the host's system; user, home and working directory are then the image's.",
+    ),
+    "mounts.overlay": (
+        {"enum": [str(mode) for mode in OverlayMode]},
+        "Whether a read-only copy may stand in where overlayfs is refused: `best-effort`, or `required` to refuse the run then.",
+    ),
     "environment.pass": (
         {"type": "array", "uniqueItems": True, "items": {"type": "string", "pattern": r"^[A-Za-z_][A-Za-z0-9_]*\*?$"}},
         "Variables to let in, by name or as `PREFIX*`.",

@@ -47,6 +47,8 @@ def run(
     require_cgroup: bool = False,
     executor: str = "auto",
     name: str = "",
+    image: str | None = None,
+    entrypoint: Sequence[str] | None = None,
 ) -> Result:
     """Run a command in a sandbox of its own and wait for its end.
 
@@ -71,6 +73,9 @@ def run(
         require_cgroup: refuse to run where a limit would be enforced by rlimits and sampling.
         executor: ``auto``, ``native`` or ``python``.
         name: what `sandbox.running` and ``sandbox ps`` call it.
+        image: an image of the store (``debian:12``) to be the root, in the place of the host's system; `argv` may be empty then, for what the
+            image runs, and is preceded by the image's entry point.
+        entrypoint: words in the place of the image's entry point and command.
 
     Raises:
         PolicyError: a profile, policy, limit or volume is wrong.
@@ -84,7 +89,9 @@ def run(
     from sandbox.api.call import Changes, Settings, execute_call, open_sink, prepare_call, read_stdin
     from sandbox.api.execute import Hooks, Streams
 
-    settings = Settings(profile=profile, policy=policy, cwd=cwd, audit=audit, require_cgroup=require_cgroup, executor=executor)
+    settings = Settings(
+        profile=profile, policy=policy, cwd=cwd, audit=audit, require_cgroup=require_cgroup, executor=executor, image=image, entrypoint=entrypoint
+    )  # fmt: skip
     changes = Changes(files=files, volumes=volumes, limits=limits, timeout=timeout, env=env, collect=collect, collect_limit=collect_limit, name=name)
     sink, owned = open_sink(audit)
     try:

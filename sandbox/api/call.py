@@ -45,6 +45,8 @@ class Settings:
     audit: str | os.PathLike[str] | Sink | None = None
     require_cgroup: bool = False
     executor: str = "auto"
+    image: str | None = None
+    entrypoint: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,11 +90,17 @@ def prepare_call(argv: Words, settings: Settings, changes: Changes, *, origin: s
     if isinstance(argv, (str, bytes)):
         raise TypeError("argv must be a sequence of words, not one text; shlex.split() makes one of a command line")
     words = tuple(os.fspath(word) for word in argv)
-    if not words:
+    image = settings.image or load_command_profile(settings.profile).image
+    if not words and not image:
         raise ValueError("argv is empty")
+    if isinstance(settings.entrypoint, (str, bytes)):
+        raise TypeError("entrypoint must be a sequence of words, not one text")
     files = read_files(changes.files)
     if recipes is None:
         return _make_call(words, settings, changes, files, origin)
+    if image:  # never kept: its name means what it means now, and the command line is partly the image's
+        call = _make_call(words, settings, changes, files, origin)
+        return replace(call, prepared=open_backend(call.prepared))
     if changes.name:
         from sandbox.registry.facts import check_name
 
@@ -149,8 +157,10 @@ def _make_call(words: tuple[str, ...], settings: Settings, changes: Changes, fil
                 volumes=volumes,
                 env=env or None,
                 policy=settings.policy,
+                image=settings.image,
                 origin=origin,
             ),
+            entrypoint=None if settings.entrypoint is None else tuple(settings.entrypoint),
             cwd=None if settings.cwd is None else os.path.realpath(os.fspath(settings.cwd)),
             environ=dict(os.environ),
             files=files,

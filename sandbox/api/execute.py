@@ -107,6 +107,11 @@ def execute(prepared: Prepared, streams: Streams, hooks: Hooks, launcher: Launch
         SandboxError: the sandbox could not be set up; nothing of it is left.
     """
     make = Spawned if launcher is None else launcher.open
+    held = -1
+    if prepared.image is not None:
+        from sandbox.api.layered import hold
+
+        held = hold(prepared)
     try:
         for _ in range(_TRIES):
             try:
@@ -116,6 +121,9 @@ def execute(prepared: Prepared, streams: Streams, hooks: Hooks, launcher: Launch
         return _run(make, prepared, streams, hooks)
     except OSError as error:  # too many open files, no memory for a pipe
         raise SetupError(f"start the sandbox{f' with `{error.filename}`' if error.filename else ''}", error.errno or errno.EIO) from error
+    finally:
+        if held >= 0:
+            os.close(held)
 
 
 def _run(make: Callable[[Prepared, bool], Start], prepared: Prepared, streams: Streams, hooks: Hooks) -> Finished:

@@ -45,6 +45,7 @@ def explain_failure(plan: Plan, table: Table, row: int, error: int, *, run_id: s
         ExecuteCommand,
         InstallFilter,
         MapIds,
+        MountOverlay,
         MountRoot,
         NewKeyring,
         PrivateMounts,
@@ -81,6 +82,10 @@ def explain_failure(plan: Plan, table: Table, row: int, error: int, *, run_id: s
                 "a user may have only so many keys (`sysctl kernel.keys.maxkeys`), one for each running sandbox; runs of one `Sandbox` whose policy refuses "
                 "keyctl, add_key and request_key share one"
             )
+        case MountOverlay() if entry.label.startswith("mount overlay"):
+            from sandbox.api.layered import overlay_hint
+
+            hint = overlay_hint(error)
         case SetWorkdir(path=path):
             hint = f"`{path}` is not a directory that the payload's user may enter"
         case _:

@@ -34,10 +34,12 @@ if TYPE_CHECKING:
     from sandbox.abi.host import HostFeatures
     from sandbox.api.tables import Kept
     from sandbox.cgroup.model import Backend, BackendReport, CgroupRun
+    from sandbox.images.model import Image
     from sandbox.launch.anchor import Anchor
     from sandbox.plan.codec import Table
     from sandbox.plan.steps import Plan
     from sandbox.policy.model import SyscallPolicy
+    from sandbox.rootfs.image import Layered
     from sandbox.seccomp.filter import Filter
 
 
@@ -46,6 +48,7 @@ class Command:
     """What to run and how, before anything was looked up.
 
     `cwd` is the host directory that the command starts in and that may be shared, or None for neither. `executor` is ``auto``, ``native`` or ``python``.
+    On an image `argv` may be empty, for what the image runs; `entrypoint` stands in for the image's.
     """
 
     argv: tuple[str, ...]
@@ -58,6 +61,7 @@ class Command:
     interactive: bool = False
     executor: str = "auto"
     name: str = ""
+    entrypoint: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +69,8 @@ class Prepared:
     """A launch that only waits to be started; `backend` is None where rlimits and sampling stand in.
 
     `sampled` names the limits that sampling enforces, `cgroup_limits` are those that the cgroup is to apply. `anchor` starts the run where
-    only a process that is there already can (`open_backend`). `kept` has the tables of the recipe that it is from, where it is from one.
+    only a process that is there already can (`open_backend`). `image` is what the root is made of, where it is one. `kept` has the tables of the recipe that
+    it is from, where it is from one.
     """
 
     run_id: str
@@ -86,6 +91,7 @@ class Prepared:
     notes: tuple[str, ...]
     oom_protected: bool = False
     anchor: Anchor | None = None
+    image: Image | None = None
     kept: Kept | None = None
 
     @property
@@ -123,6 +129,16 @@ def prepare(command: Command) -> Prepared:
     arch = Arch(host.arch)
     policy = recall_policy(profile.policy)
     compiled = recall_filter(policy, arch, notify=command.audit)
+    image = layered = None
+    if profile.image:
+        from sandbox.api.layered import compose, find
+
+        image = find(profile, command.environ)
+        layered = compose(image, command)
+        profile = layered.profile
+        command = replace(command, argv=layered.argv, profile=profile)
+    elif command.entrypoint is not None:
+        raise PolicyError("an entry point was given, and no image", hint="`--image NAME`, or `mounts.image` in the profile")
     root, environment = build_root_spec(
         profile,
         argv=command.argv,
@@ -130,6 +146,7 @@ def prepare(command: Command) -> Prepared:
         environ=command.environ,
         files=command.files,
         is_root=host.uid == 0,
+        layered=layered,
         hidden=lambda: (*list_hidden(os.environ, host.uid), *hidden_paths(os.environ)),
     )
     chosen = choose_limits(profile, policy, arch, require_cgroup=command.require_cgroup, find=find_backend, explain=explain_backend)
@@ -148,9 +165,10 @@ def prepare(command: Command) -> Prepared:
         root=root,
         environment=tuple(sorted(environment.items())),
         **_limit_fields(chosen),
-        enforced=(*_walls(profile, policy, compiled, host, command.audit), *chosen.enforced),
+        enforced=(*_walls(profile, policy, compiled, host, command.audit, layered), *chosen.enforced),
         notes=(*root.notes, *chosen.notes),
         oom_protected=_is_oom_protected(),
+        image=image,
     )
 
 
@@ -320,12 +338,25 @@ def uses_reference(executor: str) -> bool:
     return len(executor_command(executor)) > 1
 
 
-def _walls(profile: Profile, policy: SyscallPolicy, compiled: Filter, host: HostFeatures, audit: bool) -> tuple[Enforcement, ...]:
+def _describe_root(layered: Layered | None) -> tuple[str, str]:
+    """Return what a run's root is, in a few words, and in which way it is less than was asked for."""
+    if layered is None:
+        return "tmpfs root", ""
+    layers = len(layered.root.lowers)
+    how = "one read-only tree" if layered.flat else f"overlay of {layers} layer{'s' * (layers != 1)}, changes on a tmpfs"
+    return f"{layered.root.why}, {how}", layered.weaker
+
+
+def _walls(
+    profile: Profile, policy: SyscallPolicy, compiled: Filter, host: HostFeatures, audit: bool, layered: Layered | None
+) -> tuple[Enforcement, ...]:  # fmt: skip
+    root, weaker = _describe_root(layered)
     entries = [
         Enforcement(what="namespaces", how="user mount pid net ipc uts cgroup" + (" time" if profile.time_namespace else "")),
         Enforcement(
             what="root filesystem",
-            how="tmpfs root, " + ("pivot_root" if host.root_pivotable else "move-mount and chroot") + ", mounts locked",
+            weaker=weaker,
+            how=root + ", " + ("pivot_root" if host.root_pivotable else "move-mount and chroot") + ", mounts locked",
         ),
         Enforcement(what="system calls", how=f"seccomp filter `{policy.name}`, {compiled.instructions} instructions"),
         Enforcement(what="capabilities", how="five empty sets, securebits locked, no_new_privs"),

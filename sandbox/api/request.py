@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def build_profile(
     name: str, *, limits: Mapping[str, object], volumes: Sequence[str], base: str, env: Mapping[str, str], env_pass: Iterable[str] = (),
-    policy: str | None = None, cwd: str | None = None, network: str | None = None, origin: str,
+    policy: str | None = None, cwd: str | None = None, network: str | None = None, image: str | None = None, overlay: str | None = None, origin: str,
 ) -> Profile:  # fmt: skip
     """Load a profile and apply what was asked for on top.
 
@@ -27,6 +27,8 @@ def build_profile(
         policy: another policy.
         cwd: ``ro``, ``rw`` or ``no``.
         network: ``none`` or ``loopback``.
+        image: an image of the store to be the root.
+        overlay: ``required`` or ``best-effort``.
         origin: who asks, for messages.
 
     Raises:
@@ -46,6 +48,8 @@ def build_profile(
         policy=policy,
         cwd=cwd,
         network=network,
+        image=image,
+        overlay=overlay,
         origin=origin,
     )
 

@@ -61,6 +61,8 @@ class Sandbox:
         audit: a file for denied system calls as JSON lines, or a sink (yours to close).
         require_cgroup: refuse to run where a limit would be enforced by rlimits and sampling.
         executor: ``auto``, ``native`` or ``python``.
+        image: an image of the store to be the root of every run; each has what it writes for itself.
+        entrypoint: words in the place of the image's entry point and command.
         resident: keep a server that starts the runs, where it can (`Result.launched`); False starts each as `sandbox.run` does.
         pool: sandboxes to make ahead, so that a run has only its command to start: how many, or a mapping; see `sandbox.api.pool_ahead.Ahead`.
         python: warm interpreters for runs of Python: ``True``, the modules to import ahead, or a mapping; see `sandbox.api.python.Python`. They are made
@@ -79,6 +81,8 @@ class Sandbox:
         audit: str | os.PathLike[str] | Sink | None = None,
         require_cgroup: bool = False,
         executor: str = "auto",
+        image: str | None = None,
+        entrypoint: Sequence[str] | None = None,
         resident: bool = True,
         pool: Ahead | Mapping[str, Any] | int | None = None,
         python: Python | Mapping[str, Any] | Iterable[str] | bool = False,
@@ -93,6 +97,8 @@ class Sandbox:
             audit=audit,
             require_cgroup=require_cgroup,
             executor=executor,
+            image=image,
+            entrypoint=entrypoint,
         )
         self._recipes = Recipes()
         _all.add(self)

@@ -153,6 +153,7 @@ class Stored:
         self.command = command
         self.backend = backend
         self.anchor = None
+        self.image = None  # a run on an image is prepared anew: its name may mean another
         self.kept = self
         plain = data["plain"]
         self.profile: Any = _Light(plain["profile"], lambda: self.whole().profile)

@@ -26,6 +26,9 @@ OPTIONS = (
     ),
     Option(name="env", short="e", metavar="NAME[=VALUE]", help="set a variable, or pass the caller's", many=True),
     Option(name="cwd", metavar="ro|rw|no", help="how the working directory is shared", values=("ro", "rw", "no")),
+    Option(name="image", short="i", metavar="IMAGE", help="run in an image of the store instead of the host's system"),
+    Option(name="entrypoint", metavar="COMMAND", help="in the place of the image's; empty for none"),
+    Option(name="require-overlay", help="refuse where a read-only copy would stand in for it"),
     Option(name="network", metavar="none|loopback", help="what the run's own network has", values=("none", "loopback")),
     Option(name="limit", short="l", metavar="KEY=VALUE", help="such as wall=10s, memory=64M, processes=8", many=True),
     Option(name="name", metavar="NAME", help="what `sandbox ps` and its kin call it"),
@@ -47,15 +50,15 @@ def run(words: list[str]) -> int:
     """Run the verb; returns the payload's exit code, or raises a SandboxError for ours."""
     options, argv = parse_options(words, OPTIONS, "exec")
     if "help" in options:
-        print("usage: sandbox exec [OPTION...] [--] COMMAND [ARGUMENT...]\n")
+        print("usage: sandbox exec [OPTION...] [--] COMMAND [ARGUMENT...]\n       sandbox exec [OPTION...] --image IMAGE [-- [COMMAND] [ARGUMENT...]]\n")
         print("\n".join(format_options(OPTIONS)))
         print(
             "\nExit code: the command's own, 128+n for signal n; 125 the sandbox failed,\n"
             "126 not executable, 127 not found. More: sandbox-exec(1), sandbox-profile(5)."
         )
         return 0
-    if not argv:
-        raise UsageError("no command given", hint="`sandbox exec --profile strict -- python3 script.py`")
+    if not argv and "image" not in options and "profile" not in options:
+        raise _no_command()
     _check(options)
     cwd = _working_directory()
     if "dry-run" in options:
@@ -85,6 +88,10 @@ def run(words: list[str]) -> int:
     return code
 
 
+def _no_command() -> UsageError:
+    return UsageError("no command given", hint="`sandbox exec --profile strict -- python3 script.py`")
+
+
 def _check(options: dict[str, list[str]]) -> None:
     """Refuse what excludes each other."""
     if "audit" in options and "no-audit" in options:
@@ -101,7 +108,8 @@ def _is_interactive(options: dict[str, list[str]]) -> bool:
 
 def _entry_name(options: dict[str, list[str]], argv: list[str], cwd: str) -> str:
     """Return the name under which a launch like this one is stored; empty where it is not to be."""
-    if "no-cache" in options or any("=" in text for text in options.get("env", [])):  # values may be secret
+    # An image's name may mean another one by the next run.
+    if "no-cache" in options or "image" in options or not argv or any("=" in text for text in options.get("env", [])):  # values may be secret
         return ""
     from sandbox.api.stored import entry_name, store_path
 
@@ -141,12 +149,18 @@ def _prepare(options: dict[str, list[str]], argv: list[str], cwd: str) -> Prepar
     profile = build_profile(
         name, limits=limits, volumes=options.get("volume", []), base=cwd, env=env, env_pass=passed,
         policy=options.get("policy", [None])[0], cwd=options.get("cwd", [None])[0], network=options.get("network", [None])[0],
-        origin="command line",
+        image=options.get("image", [None])[0], overlay="required" if "require-overlay" in options else None, origin="command line",
     )  # fmt: skip
+    if not argv and not profile.image:
+        raise _no_command()
+    # An image has a directory of its own to start in; the caller's is shared with it only when that is asked for.
+    shared = cwd if not profile.image or "cwd" in options else None
+    entrypoint = (tuple(options["entrypoint"]) if options["entrypoint"][0] else ()) if "entrypoint" in options else None
     return prepare(
         Command(
-            argv=tuple(argv), profile=profile, cwd=cwd, environ=os.environ, audit="no-audit" not in options, name=options.get("name", [""])[0],
-            require_cgroup="require-cgroup" in options, interactive=_is_interactive(options), executor=options.get("executor", ["auto"])[0],
+            argv=tuple(argv), profile=profile, cwd=shared, environ=os.environ, entrypoint=entrypoint, audit="no-audit" not in options,
+            name=options.get("name", [""])[0], require_cgroup="require-cgroup" in options, interactive=_is_interactive(options),
+            executor=options.get("executor", ["auto"])[0],
         )
     )  # fmt: skip
 

@@ -25,23 +25,36 @@ def add_overlay(entry: Overlay, steps: RootSteps, part: list[Step]) -> None:
     Raises:
         UnsupportedError: it has more layers than overlayfs takes.
     """
+    trees, mount = overlay_steps(entry, len(steps.trees))
+    steps.trees += trees
+    part.append(mount)
+
+
+def overlay_steps(entry: Overlay, taken: int = 0) -> tuple[list[CloneTree], MountOverlay]:
+    """Return how the layers are taken, and how they are mounted.
+
+    Args:
+        entry: what is asked for.
+        taken: how many trees there are before, for the names of these.
+
+    Raises:
+        UnsupportedError: it has more layers than overlayfs takes.
+    """
     if len(entry.lowers) > MAXIMUM_LAYERS:
         raise UnsupportedError(
             f"{len(entry.lowers)} layers", entry.why or f"overlay at `{entry.path}`", reason=f"overlayfs takes {MAXIMUM_LAYERS} and ours",
             hint="make one layer of several: export the image and import it again",
         )  # fmt: skip
-    keys = []
-    for lower in entry.lowers:
-        keys.append(_take(steps, Bind(path=entry.path, source=lower, directory=True, executable=entry.executable, why=f"layer of {entry.why}")))
-    upper = ""
+    binds = [Bind(path=entry.path, source=lower, directory=True, executable=entry.executable, why=f"layer of {entry.why}") for lower in entry.lowers]
     if entry.upper is not None:
-        upper = _take(steps, Bind(path=entry.path, source=entry.upper, directory=True, writable=True, why=f"changes of {entry.why}"))
-    part.append(
-        MountOverlay(
-            path=entry.path, lowers=tuple(keys), upper=upper, mode=entry.mode, size_bytes=entry.size_bytes, inodes=entry.inodes,
-            executable=entry.executable, why=entry.why,
-        )
+        binds.append(Bind(path=entry.path, source=entry.upper, directory=True, writable=True, why=f"changes of {entry.why}"))
+    trees = [CloneTree(bind=bind, key=f"tree:{number}") for number, bind in enumerate(binds, start=taken)]
+    keys = [tree.key for tree in trees]
+    mount = MountOverlay(
+        path=entry.path, lowers=tuple(keys[: len(entry.lowers)]), upper=keys[-1] if entry.upper is not None else "", mode=entry.mode,
+        size_bytes=entry.size_bytes, inodes=entry.inodes, executable=entry.executable, why=entry.why,
     )  # fmt: skip
+    return trees, mount
 
 
 def build_overlay_root(root: Overlay, entries: dict[str, RootEntry], steps: RootSteps) -> None:

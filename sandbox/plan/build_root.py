@@ -36,6 +36,9 @@ ROOT_BYTES = 16 << 20
 ROOT_INODES = 4096
 STASH = "/dev/shm"  # the run's own tmpfs covers it, so nothing of what was kept below can be seen from inside
 
+EMPTY = ("/var/empty", "/.empty")
+"""An empty directory, which masks are made of; the second where /var is shared."""
+
 DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
 
 # What a full procfs tells of the host or lets a holder of the wrong capability do; OCI's masked and read-only paths and more.
@@ -164,7 +167,8 @@ def _add_devices_and_proc(request: Request, notes: list[str], steps: RootSteps, 
             steps.shared.append(MountProc(minimal=minimal))
         own.append(MountProc(minimal=minimal))
         if not minimal:
-            own.append(MaskProc(files=PROC_HIDDEN_FILES, directories=PROC_HIDDEN_DIRECTORIES, read_only=PROC_READ_ONLY))
+            empty = next(path for path in EMPTY if path in _all_entries(request))
+            own.append(MaskProc(files=PROC_HIDDEN_FILES, directories=PROC_HIDDEN_DIRECTORIES, read_only=PROC_READ_ONLY, empty=empty))
     else:
         notes.append("no /proc inside: asked for by the profile")
 
@@ -191,7 +195,7 @@ def _all_entries(request: Request) -> dict[str, RootEntry]:
         Directory(path="/proc", mode=0o555),
         Directory(path="/dev"),
         Directory(path="/dev/pts"),
-        Directory(path="/var/empty", mode=0o555),
+        Directory(path=EMPTY[0], mode=0o555),
         Tmpfs(path="/dev/shm", size_bytes=limits.shm_bytes, inodes=limits.shm_inodes, executable=False),
         Symlink(path="/dev/fd", target="/proc/self/fd"),
         Symlink(path="/dev/stdin", target="/proc/self/fd/0"),
@@ -199,7 +203,11 @@ def _all_entries(request: Request) -> dict[str, RootEntry]:
         Symlink(path="/dev/stderr", target="/proc/self/fd/2"),
         Symlink(path="/dev/ptmx", target="pts/ptmx"),
     ]
-    return {entry.path: entry for entry in (*own, *request.root.entries)}
+    entries = {entry.path: entry for entry in (*own, *request.root.entries)}
+    if _covering_bind(EMPTY[0], entries) is not None and entries.get("/") is None:
+        del entries[EMPTY[0]]
+        entries[EMPTY[1]] = Directory(path=EMPTY[1], mode=0o555)
+    return entries
 
 
 def _parents(path: str) -> list[str]:

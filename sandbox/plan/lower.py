@@ -132,10 +132,6 @@ class Lowering:
 
 def lower_plan(plan: Plan) -> Table:
     """Turn a plan into the table that an executor runs."""
-    from sandbox.plan.lower_mounts import lower_mount_step
-    from sandbox.plan.lower_overlay import lower_overlay_step
-    from sandbox.plan.lower_served import lower_served_step
-
     low = Lowering(arch=Arch(plan.arch))
     failure = low.record(Kind.FAILED)
     low.ready = low.record(Kind.READY, a=-1, b=-1)
@@ -144,13 +140,22 @@ def lower_plan(plan: Plan) -> Table:
         starts.append(len(low.builder.rows))
         for step in section:
             low.step += 1
-            if not (lower_mount_step(low, step) or lower_served_step(low, step) or lower_overlay_step(low, step)):
-                _lower_step(low, step)
+            lower_step(low, step)
     for index, start in zip(low.clones, starts[1:], strict=True):
         low.builder.rows[index] = replace(low.builder.rows[index], number=start)
     table = low.builder.encode(failure_record=failure, status_fd=fds.STATUS)
     check_table(plan, table)
     return table
+
+
+def lower_step(low: Lowering, step: Step) -> None:
+    """Add the rows of one step."""
+    from sandbox.plan.lower_mounts import lower_mount_step
+    from sandbox.plan.lower_overlay import lower_overlay_step
+    from sandbox.plan.lower_served import lower_served_step
+
+    if not (lower_mount_step(low, step) or lower_served_step(low, step) or lower_overlay_step(low, step)):
+        _lower_step(low, step)
 
 
 def _clone_arguments(low: Lowering, flags: int, pidfd: int, pid: int = 0) -> Ref:

@@ -191,7 +191,7 @@ def _mask_proc(low: Lowering, step: MaskProc) -> None:
     gone = (errno.ENOENT,)
     read_only = uapi.MOUNT_ATTR_RDONLY | SAFE | uapi.MOUNT_ATTR_NOEXEC
     # Where the root is an image's, the empty directory is on the tmpfs below it, which nobody can reach.
-    empty = (Slot(low.slots["stage"]), "empty") if "stage" in low.slots else (root_fd(low), "var/empty")
+    empty = (Slot(low.slots["stage"]), "empty") if "stage" in low.slots else (root_fd(low), step.empty[1:])
     for names, (base, source) in ((step.files, (root_fd(low), "dev/null")), (step.directories, empty)):
         for name in names:
             # A name that this kernel does not have needs no mask; any other error is fatal.

@@ -174,11 +174,12 @@ class MountProc:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskProc:
-    """Hide or write-protect what procfs says of the host, on fds of the fresh procfs (CVE-2025-52881)."""
+    """Hide or write-protect what procfs says of the host, on fds of the fresh procfs (CVE-2025-52881); `empty` is an empty directory of ours."""
 
     files: tuple[str, ...]
     directories: tuple[str, ...]
     read_only: tuple[str, ...]
+    empty: str = "/var/empty"
 
     def describe(self) -> str:
         return f"mask /proc/{{{','.join(self.files + self.directories)}}}, read-only /proc/{{{','.join(self.read_only)}}}"

@@ -47,6 +47,13 @@ class LandlockMode(StrEnum):
     OFF = "off"
 
 
+class OverlayMode(StrEnum):
+    """Whether a run on an image may do without overlayfs: read-only, with empty writable places."""
+
+    REQUIRED = "required"
+    BEST_EFFORT = "best-effort"
+
+
 class IoClass(StrEnum):
     """When the payload's requests to a block device are served; a scheduler such as BFQ must be in use on the device."""
 
@@ -81,7 +88,7 @@ class Limits:
     """What the run may use; None means no limit.
 
     Times are nanoseconds, sizes are bytes. `output_bytes` counts stdout and stderr together.
-    `tmp_*`, `shm_*` and `home_*` are the caps of the tmpfs mounted there; None is not allowed for them.
+    `tmp_*`, `shm_*` and `home_*` are the caps of the tmpfs mounted there, `root_*` those of what is written over an image; None is not allowed for them.
 
     Attributes:
         idle_ns: wall time minus CPU time of all processes together.
@@ -114,6 +121,8 @@ class Limits:
     shm_inodes: int = 1024
     home_bytes: int = 64 << 20
     home_inodes: int = 8192
+    root_bytes: int = 256 << 20
+    root_inodes: int = 65536
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +142,8 @@ class Profile:
     `fallback` names the limits (``memory``, ``processes``, ``cpu``) that may be enforced by rlimits and sampling where
     there is no cgroup; a limit that is not named there refuses the run instead. `etc` lists host files and directories below /etc
     that are shared read-only when they exist. `launch_*` allow what a `Sandbox` may keep or make before a run needs it. `digest` covers
-    every byte of every file in `sources`, which the profile came from.
+    every byte of every file in `sources`, which the profile came from. `image` names an image of the store that is the root, in the place of the
+    host's `system` and `etc`; then `user`, `uid`, `gid` and `home` are the image's.
     """
 
     name: str
@@ -162,6 +172,8 @@ class Profile:
     env_pass: tuple[str, ...] = ()
     env_set: tuple[tuple[str, str], ...] = ()
     volumes: tuple[Volume, ...] = ()
+    image: str = ""
+    overlay: OverlayMode = OverlayMode.BEST_EFFORT
     limits: Limits = field(default_factory=Limits)
     fallback: tuple[str, ...] = ()
     origins: tuple[tuple[str, str], ...] = ()

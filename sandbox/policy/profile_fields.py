@@ -13,7 +13,7 @@ from collections.abc import Callable
 from sandbox.errors import PolicyError
 from sandbox.policy.nearest import suggest
 from sandbox.policy.places import Where
-from sandbox.policy.profile import CwdMode, IdMode, LandlockMode, NetworkMode, ProcMode, Volume
+from sandbox.policy.profile import CwdMode, IdMode, LandlockMode, NetworkMode, OverlayMode, ProcMode, Volume
 from sandbox.policy.profile_shares import convert_cpus, convert_cpuset, convert_io, convert_io_priority
 from sandbox.units import format_duration, format_size, parse_duration, parse_size
 
@@ -213,6 +213,13 @@ def _policy(value: object, where: Where) -> str:
     return name
 
 
+def _image(value: object, where: Where) -> str:
+    name = _string(value, where)
+    if not name or name != name.strip():
+        where.fail(f"`{where.key}` must name an image, such as `debian:12`, not `{name}`")
+    return name
+
+
 def _volumes(value: object, where: Where) -> tuple[Volume, ...]:
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         where.fail(f"`{where.key}` must be a list of tables, not `{value!r}`", hint='{ source = "/srv/in", target = "/in" }')
@@ -261,6 +268,8 @@ LIMITS: dict[str, tuple[str, Converter]] = {
     "shm-inodes": ("shm_inodes", _INODES),
     "home": ("home_bytes", _CAP),
     "home-inodes": ("home_inodes", _INODES),
+    "root": ("root_bytes", _CAP),
+    "root-inodes": ("root_inodes", _INODES),
 }
 FIELDS: dict[str, tuple[str, Converter]] = {
     "description": ("description", _text),
@@ -271,6 +280,8 @@ FIELDS: dict[str, tuple[str, Converter]] = {
     "mounts.volumes": ("volumes", _volumes),
     "mounts.etc": ("etc", _etc),
     "mounts.system": ("system", _system),
+    "mounts.image": ("image", _image),
+    "mounts.overlay": ("overlay", _choice(OverlayMode)),
     "environment.pass": ("env_pass", _patterns),
     "environment.set": ("env_set", _variables),
     "namespaces.proc": ("proc", _choice(ProcMode)),

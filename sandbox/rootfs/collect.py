@@ -120,10 +120,10 @@ def _walk(
         try:
             status = os.fstat(fd)
             if stat.S_ISDIR(status.st_mode):
-                if below and status.st_dev == device:
+                if below and (status.st_dev == device or _same_mount(fd, directory)):
                     _walk(fd, device, path + "/", tuple(dict.fromkeys(below)), limit_bytes, found, depth + 1)
             elif wanted:
-                _take(fd, status, device, path, limit_bytes, found)
+                _take(fd, status, status.st_dev == device or _same_mount(fd, directory), path, limit_bytes, found)
         except OSError as error:
             found.skip(f"`{path}`: {describe_errno(error.errno or 0)}")
         finally:
@@ -144,8 +144,20 @@ def _unfold(patterns: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...
     return tuple(result)
 
 
-def _take(fd: int, status: os.stat_result, device: int, path: str, limit_bytes: int, found: Collection) -> None:
-    if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or status.st_dev != device:
+def _same_mount(fd: int, directory: int) -> bool:
+    """Whether a file is in the mount of the directory that it was found in, though not on its device: in an overlay each layer's files have one of their own.
+
+    Source: proc_pid_fdinfo(5).
+    """
+    numbers = []
+    for each in (fd, directory):
+        with open(f"/proc/self/fdinfo/{each}", "rb", buffering=0) as file:
+            numbers.append([line for line in (file.readall() or b"").splitlines() if line.startswith(b"mnt_id:")])
+    return numbers[0] == numbers[1] != []
+
+
+def _take(fd: int, status: os.stat_result, inside: bool, path: str, limit_bytes: int, found: Collection) -> None:
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or not inside:
         found.skip(f"`{path}`: a link or no regular file")
         return
     left = limit_bytes - found.size

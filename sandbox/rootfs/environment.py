@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from sandbox.policy.profile import Profile
 
 
-
-
 def compose_environment(profile: Profile, environ: Mapping[str, str], *, path: str, extra: Mapping[str, str]) -> dict[str, str]:
     """Return the whole environment of the program.
 
@@ -29,13 +27,14 @@ def compose_environment(profile: Profile, environ: Mapping[str, str], *, path: s
 
 def passed_variables(patterns: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
     """Return what comes from the caller, and the language that it has without."""
+    return {"LANG": "C.UTF-8"} | matching_variables(patterns, environ)
+
+
+def matching_variables(patterns: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables whose names are listed, or match a listed ``PREFIX*``."""
     names = {pattern for pattern in patterns if not pattern.endswith("*")}
     prefixes = tuple(pattern[:-1] for pattern in patterns if len(pattern) > 1 and pattern.endswith("*"))
-    composed = {"LANG": "C.UTF-8"}
-    for name, value in environ.items():
-        if name in names or (prefixes and name.startswith(prefixes)):
-            composed[name] = value
-    return composed
+    return {name: value for name, value in environ.items() if name in names or (prefixes and name.startswith(prefixes))}
 
 
 def fixed_variables(profile: Profile, *, path: str, extra: Mapping[str, str]) -> dict[str, str]:

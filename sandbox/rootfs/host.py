@@ -10,7 +10,7 @@ import posixpath
 import stat
 
 from sandbox.errors import PolicyError, describe_errno
-from sandbox.plan.root import Bind, Directory, FileBytes, RootSpec, Symlink, Tmpfs
+from sandbox.plan.root import Bind, Directory, FileBytes, Overlay, RootSpec, Symlink, Tmpfs
 from sandbox.policy.profile import CwdMode, Profile
 from sandbox.policy.profile_fields import check_volume_targets
 from sandbox.rootfs.command import STANDARD_PATH, Resolver, compose_path
@@ -26,6 +26,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from sandbox.rootfs.image import Layered
+
 _NOT_OURS = ("/proc", "/sys", "/dev", "/run", "/etc", "/boot")
 
 
@@ -39,6 +41,7 @@ def build_root_spec(
     is_root: bool,
     mask_sockets: bool = True,
     hidden: Callable[[], Sequence[str]] = tuple,
+    layered: Layered | None = None,
 ) -> tuple[RootSpec, dict[str, str]]:
     """Return what the new root contains for one command, and the program's environment.
 
@@ -51,6 +54,7 @@ def build_root_spec(
         is_root: the program will run as another user than the caller's, so what others may not read is noted.
         hidden: returns directories that are never seen inside, whatever is shared: with the sockets of running sandboxes, or images. One that could be made
             while the program runs is made now, the one thing on the host that changes here, for what is hidden must exist.
+        layered: the image that is the root; then nothing of the host's system is in it.
         mask_sockets: look for sockets in shared directories and hide them; a caller whose filter refuses `connect` may save the scan.
 
     Raises:
@@ -62,17 +66,42 @@ def build_root_spec(
     view = View()
     notes: list[str] = []
     homes = caller_homes(environ)
-    add_base(view, profile)
+    if layered is None:
+        add_base(view, profile)
+    else:
+        from sandbox.rootfs.image import add_image, choose_directory, finish_image, with_real_targets
+
+        add_image(view, layered)
+        profile = with_real_targets(view, profile)
+        notes += layered.notes
     shared = _share(view, profile, cwd, homes, environ, notes)
     never = hidden() if shared else ()
     for bind in shared:
         _hide(view, bind, never)
-    workdir = _choose_workdir(view, profile, cwd, shared)
+    if layered is not None and not (cwd is not None and any(is_within(os.path.realpath(cwd), bind.path) for bind in shared)):
+        workdir = choose_directory(view, layered)
+    else:
+        workdir = _choose_workdir(view, profile, cwd, shared)
     if files:
         _add_files(view, files, workdir, profile)
     if mask_sockets:
         for bind in shared:
             _mask_sockets(view, bind, notes)
+    if layered is not None:
+        argv0, env = finish_image(view, layered, workdir, environ)
+        view.check()
+    else:
+        argv0, env = _resolve(view, profile, argv[0], cwd, environ, workdir, homes, notes)
+    if is_root:
+        _note_unreadable(view, argv0, shared, notes)
+    spec = RootSpec(entries=tuple(view.entries.values()), workdir=workdir, argv0=argv0, notes=tuple(dict.fromkeys(notes)))
+    return spec, env
+
+
+def _resolve(
+    view: View, profile: Profile, command: str, cwd: str | None, environ: Mapping[str, str], workdir: str, homes: tuple[str, ...], notes: list[str]
+) -> tuple[str, dict[str, str]]:
+    """Find the program on the host, share what it needs, and return its path inside and its environment."""
     extra: dict[str, str] = {}
     interpreters = Interpreters(view, homes)
     settings = dict(profile.env_set)
@@ -82,16 +111,12 @@ def build_root_spec(
     _activate(interpreters, environ, search, extra)
     real = os.path.realpath(cwd) if cwd is not None else None
     resolver = Resolver(view, interpreters, search=search, cwd=real, workdir=workdir, environ=environ)
-    argv0 = resolver.resolve(argv[0])
+    argv0 = resolver.resolve(command)
     if resolver.python_user_base:
         extra["PYTHONUSERBASE"] = resolver.python_user_base
     view.check()
-    if is_root:
-        _note_unreadable(view, argv0, shared, notes)
     notes += interpreters.notes
-    env = compose_environment(profile, environ, path=compose_path(resolver), extra=extra)
-    spec = RootSpec(entries=tuple(view.entries.values()), workdir=workdir, argv0=argv0, notes=tuple(dict.fromkeys(notes)))
-    return spec, env
+    return argv0, compose_environment(profile, environ, path=compose_path(resolver), extra=extra)
 
 
 def _share(
@@ -211,13 +236,20 @@ def _choose_workdir(view: View, profile: Profile, cwd: str | None, shared: list[
 def _add_files(view: View, files: Mapping[str, bytes], workdir: str, profile: Profile) -> None:
     """Add the caller's files, which must land on a tmpfs: anywhere else they would be written to the host."""
     cover = view.cover(workdir)
-    if not isinstance(cover, Tmpfs):
+    while isinstance(cover, Directory):  # of the image's, or made for it
+        cover = view.cover(posixpath.dirname(cover.path))
+    room = (cover.size_bytes, cover.inodes) if isinstance(cover, Tmpfs) else None
+    if isinstance(cover, Overlay) and cover.path == "/":
+        from sandbox.rootfs.image import SKELETON_ROOM
+
+        room = SKELETON_ROOM  # they are files of the topmost layer
+    if room is None:
         hint = "give no working directory, or write the files there yourself"
         raise PolicyError(f"make files in `{workdir}`: it is not a place of the sandbox's own", hint=hint)
     total = sum(len(content) for content in files.values())
-    if total > cover.size_bytes:
-        message = f"make files in `{workdir}`: {total} bytes are more than its limit of {cover.size_bytes}"
-        raise PolicyError(message, hint="raise the limit `home`")
+    if total > room[0]:
+        message = f"make files in `{workdir}`: {total} bytes are more than its limit of {room[0]}"
+        raise PolicyError(message, hint="raise the limit `home`" if isinstance(cover, Tmpfs) else "share a directory with a volume")
     made = {name: posixpath.join(workdir, name) for name in files}
     directories: set[str] = set()
     for name, path in made.items():
@@ -232,8 +264,8 @@ def _add_files(view: View, files: Mapping[str, bytes], workdir: str, profile: Pr
         while parent != workdir:
             directories.add(parent)
             parent = posixpath.dirname(parent)
-    if len(made) + len(directories) >= cover.inodes:
-        raise PolicyError(f"make files in `{workdir}`: {len(made)} files are more than its limit of {cover.inodes} inodes allows")
+    if len(made) + len(directories) >= room[1]:
+        raise PolicyError(f"make files in `{workdir}`: {len(made)} files are more than its limit of {room[1]} inodes allows")
     for name, path in made.items():
         if path in directories:
             raise PolicyError(f"make file `{name}`: another file's directory has that name")

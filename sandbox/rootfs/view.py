@@ -10,7 +10,8 @@ import posixpath
 import stat
 
 from sandbox.errors import PolicyError
-from sandbox.plan.root import Bind, FileBytes, RootEntry, Symlink, Tmpfs
+from sandbox.plan.root import Bind, FileBytes, Overlay, RootEntry, Symlink, Tmpfs
+from sandbox.rootfs.layers import locate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ class View:
     def host_path(self, path: str) -> str | None:
         """Return the host file that stands at a path inside, or None for what is ours; symbolic links are not followed."""
         entry = self.cover(path)
+        if isinstance(entry, Overlay):
+            upper = () if entry.upper is None else (f"{entry.upper}/upper",)
+            return locate((*upper, *entry.lowers), path[len(entry.path) :])
         return entry.source + path[len(entry.path) :] if isinstance(entry, Bind) else None
 
     def shows(self, path: str) -> bool:

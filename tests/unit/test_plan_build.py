@@ -264,6 +264,9 @@ def test_any_directories_make_a_sound_plan(entries: list[RootEntry]) -> None:
             assert any(step.path.startswith(f"{bind}/") for bind in binds)
             there.add(step.path)
             binds.add(step.path)
+        elif isinstance(step, MountTmpfs) and step.within:
+            assert any(step.path.startswith(f"{bind}/") for bind in binds)
+            there.add(step.path)
         elif isinstance(step, AttachTree):
             assert step.path in there, "no mount point"
             binds.add(step.path)

@@ -1,0 +1,130 @@
+"""Runs on an image: which image a profile means, what it asks for, and that it stays while it is in use. Imported by the run path only where there is one."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from sandbox.api.questions import digest
+from sandbox.errors import UnsupportedError
+from sandbox.images.lookup import find_image, hold_image, store_path
+from sandbox.kernel.procfs import read_bytes
+from sandbox.launch.trial import Trial, try_overlay
+from sandbox.policy.profile import IdMode, OverlayMode
+from sandbox.record import replace
+from sandbox.rootfs.image import Layered, compose_image
+from sandbox.store import cache_path, open_directory, read_entry, write_entry
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sandbox.api.prepare import Command, Prepared
+    from sandbox.images.model import Image
+    from sandbox.plan.root import Overlay
+    from sandbox.policy.profile import Profile
+
+
+def find(profile: Profile, environ: Mapping[str, str]) -> Image:
+    """Return the image that a profile names, as it is called now.
+
+    Raises:
+        PolicyError: there is none.
+    """
+    ids = "range" if profile.ids is IdMode.RANGE else "single"
+    return find_image(profile.image, environ, ids=ids, origin=dict(profile.origins).get("mounts.image"))
+
+
+def compose(image: Image, command: Command) -> Layered:
+    """Return what the image makes of a command, see `compose_image`; without overlayfs a read-only tree, where the profile accepts that.
+
+    Raises:
+        PolicyError: there is nothing to run, or the image's user cannot be found.
+        UnsupportedError: overlayfs is refused here, and nothing may stand in for it.
+    """
+    environ = command.environ or os.environ
+    layered = compose_image(command.profile, layers=image.layers, config=image.config, argv=command.argv, entrypoint=command.entrypoint)
+    trial = recall_trial(layered.root, environ, command.executor)
+    if not trial.reason:
+        return layered if trial.attributes else replace(layered, notes=(*layered.notes, NO_ATTRIBUTES))
+    if command.profile.overlay is OverlayMode.REQUIRED:
+        raise refused(trial, layered.root.why)
+    from sandbox.images.flat import flat_copy
+
+    flat = flat_copy(image, store_path(environ), [name for name, _ in layered.databases])
+    weaker = f"overlayfs is refused ({trial.reason}): the image is read-only, with empty /tmp, /run and /var/tmp"
+    return replace(layered, flat=flat, weaker=weaker, notes=(*layered.notes, f"{weaker} (`--require-overlay` refuses)"))
+
+
+NO_ATTRIBUTES = (
+    "this kernel keeps no extended attributes on a tmpfs (Linux 6.6 does): `rm -r DIR; mkdir DIR` of a directory of the image fails (EIO) inside"
+)
+
+
+def refused(trial: Trial, needed_by: str) -> UnsupportedError:
+    """Return the error for a run that cannot do without an overlay, with what mends it."""
+    hint = overlay_hint(trial.errno) or "`sandbox doctor` tells what else is missing here"
+    return UnsupportedError("an overlay mount in a user namespace (Linux 5.11)", needed_by, reason=trial.reason, hint=hint)
+
+
+def overlay_hint(number: int) -> str | None:
+    """Return what mends a refused overlay mount, as far as its errno tells."""
+    return _HINTS.get(number)
+
+
+_HINTS = {
+    errno.ENODEV: "the kernel has no overlayfs: as root, `modprobe overlay`",
+    errno.EPERM: "a kernel before 5.11, or a security module or an outer container that refuses mounts: use a newer one, or run outside of it",
+    errno.EINVAL: (
+        "a file system that cannot be a layer, or cannot hold changes (NFS, FUSE, another overlay), or has others mounted in it: set SANDBOX_DATA_DIR "
+        "and SANDBOX_STATE_DIR to ext4, XFS or btrfs"
+    ),
+    errno.ENOMEM: "an option of overlayfs is longer than a page: use fewer layers",
+}
+
+
+def recall_trial(overlay: Overlay, environ: Mapping[str, str], executor: str = "auto") -> Trial:
+    """Return whether an overlay of these directories can be mounted: from memory or from the cache where one could, since the boot, of these file systems.
+
+    A refusal is not kept: what mends it counts from the next run on.
+    """
+    boot = read_bytes("/proc/sys/kernel/random/boot_id", 64) or b""
+    host = os.uname()
+    places = (*overlay.lowers, *filter(None, (overlay.upper,)))
+    devices = sorted({os.stat(place).st_dev for place in places})
+    key = digest(repr((boot, host.release, host.version, os.geteuid(), devices, overlay.upper is None, len(overlay.lowers))).encode()).hex()
+    known = _known.get(key)
+    if known is not None:
+        return known
+    directory = open_directory(cache_path(environ, "overlays"))
+    try:
+        content = read_entry(directory, key, 64) if directory is not None else None
+        if content in (b"ok\n", b"no attributes\n"):
+            found = Trial(attributes=content == b"ok\n")
+        else:
+            found = try_overlay(overlay, executor=executor)
+            if found.call and not found.call.startswith("mount overlay"):
+                return Trial()  # it is something else that is refused, and the run will say so
+            if not found.reason and directory is not None:
+                write_entry(directory, key, b"ok\n" if found.attributes else b"no attributes\n")
+    finally:
+        if directory is not None:
+            os.close(directory)
+    if not found.reason:
+        _known[key] = found
+    return found
+
+
+_known: dict[str, Trial] = {}
+
+
+def hold(prepared: Prepared) -> int:
+    """Return a descriptor that keeps a run's image from being removed, -1 where it has none.
+
+    Raises:
+        PolicyError: it has been removed since it was prepared.
+    """
+    return -1 if prepared.image is None else hold_image(prepared.image, prepared.command.environ or os.environ)
+
+
+__all__ = ["NO_ATTRIBUTES", "compose", "find", "hold", "overlay_hint", "recall_trial", "refused"]
