@@ -77,6 +77,7 @@ WALL: Final = 0x40000000
 
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_DUMPABLE: Final = 4
+PR_SET_KEEPCAPS: Final = 8
 PR_CAPBSET_DROP: Final = 24
 PR_SET_CHILD_SUBREAPER: Final = 36
 PR_SET_SECUREBITS: Final = 28
@@ -87,6 +88,7 @@ CAPABILITY_VERSION_3: Final = 0x20080522
 CAP_NUMBERS: Final = 64
 # noroot, no_setuid_fixup, no_cap_ambient_raise, each set and locked; keep_caps locked off (capabilities(7), "The securebits flags")
 SECUREBITS_ALL_LOCKED: Final = 0xEF
+SECUREBITS_ROOT_LOCKED: Final = 0xCA  # no ambient capability; uid 0 keeps its meaning, which no process can change, nor take from others
 
 SECCOMP_SET_MODE_FILTER: Final = 1
 SECCOMP_FILTER_FLAG_NEW_LISTENER: Final = 8

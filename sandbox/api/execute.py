@@ -428,8 +428,11 @@ def write_id_maps(prepared: Prepared, pid: int, host_id: HostId | None) -> None:
     else:
         import pwd
 
+        from sandbox.api.prepare import map_centre
+
         user = pwd.getpwuid(prepared.host.uid).pw_name
-        write_range_maps(pid, inside_uid=profile.uid, inside_gid=profile.gid, uid=prepared.host.uid, gid=prepared.host.gid, user=user)
+        inside = map_centre(profile)
+        write_range_maps(pid, inside_uid=inside[0], inside_gid=inside[1], uid=prepared.host.uid, gid=prepared.host.gid, user=user)
 
 
 __all__ = ["Hooks", "Spawned", "Streams", "close_children", "execute", "open_children", "write_id_maps"]

@@ -260,6 +260,7 @@ def build_request(prepared: Prepared, *, outside_id: int, cgroup: CgroupRun | No
         audit=prepared.filter.notify,
         external_map=prepared.external_map,
         map_range=prepared.profile.ids is IdMode.RANGE,
+        ranges=_find_ranges(prepared),
         directories=len(index) + bool(entries),
         joins=indexed(cgroup.joins) if cgroup is not None else (),
         removals=indexed(cgroup.removals) if cgroup is not None else (),
@@ -275,6 +276,20 @@ def build_request(prepared: Prepared, *, outside_id: int, cgroup: CgroupRun | No
         oom_protected=prepared.oom_protected,
         uptime_s=uptime_s(prepared),
     )
+
+
+def _find_ranges(prepared: Prepared) -> Any:
+    """Return what ids a range maps; the maps themselves refuse where there is none."""
+    if prepared.profile.ids is not IdMode.RANGE:
+        return (), ()
+    from sandbox.launch.idmap import inner_extents
+
+    return inner_extents(prepared.host.uid, *map_centre(prepared.profile))
+
+
+def map_centre(profile: Profile) -> tuple[int, int]:
+    """Return the uid and gid inside that are the caller outside: of an image, root, whoever the program is, for so its layers were unpacked."""
+    return (0, 0) if profile.image and profile.ids is IdMode.RANGE else (profile.uid, profile.gid)
 
 
 def uptime_s(prepared: Prepared) -> int:
@@ -359,7 +374,12 @@ def _walls(
             how=root + ", " + ("pivot_root" if host.root_pivotable else "move-mount and chroot") + ", mounts locked",
         ),
         Enforcement(what="system calls", how=f"seccomp filter `{policy.name}`, {compiled.instructions} instructions"),
-        Enforcement(what="capabilities", how="five empty sets, securebits locked, no_new_privs"),
+        Enforcement(
+            what="capabilities",
+            how="seven of a namespace of its own ids, no_new_privs"
+            if profile.image and profile.ids is IdMode.RANGE and profile.uid == 0
+            else "five empty sets, securebits locked, no_new_privs",
+        ),
     ]
     if profile.landlock is not LandlockMode.OFF:
         missing = "Landlock is absent on this kernel" if host.landlock_abi == 0 else ""

@@ -114,6 +114,39 @@ def subordinate_range(path: str, user: str, uid: int) -> tuple[int, int] | None:
     return None
 
 
+def range_extents(table: str, user: str, uid: int, inside: int, outside: int) -> tuple[tuple[int, int, int], ...]:
+    """Return (inside, outside, count) of a map of ids 0 to 65535: one id to the caller's own, the others to the subordinate range; empty without one.
+
+    Args:
+        table: /etc/subuid or /etc/subgid.
+        user: the caller's name.
+        uid: the caller's uid.
+        inside: the id that the caller's own has inside.
+        outside: the caller's own id.
+    """
+    found = subordinate_range(table, user, uid)
+    if found is None:
+        return ()
+    first, count = found
+    extents = [(0, first, min(inside, count)), (inside, outside, 1)]
+    if count > inside:
+        extents.append((inside + 1, first + inside, min(count, 65535) - inside))
+    return tuple(extent for extent in extents if extent[2] > 0)
+
+
+def inner_extents(uid: int, inside_uid: int, inside_gid: int) -> tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]:
+    """Return (first, count) of what is mapped by `write_range_maps`, of uids and gids: a namespace below may map each extent, but not two as one."""
+    import pwd
+
+    try:
+        user = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        user = str(uid)
+    uids = range_extents("/etc/subuid", user, uid, inside_uid, uid)
+    gids = range_extents("/etc/subgid", user, uid, inside_gid, os.getegid())
+    return tuple((first, count) for first, _, count in uids), tuple((first, count) for first, _, count in gids)
+
+
 def write_range_maps(pid: int, *, inside_uid: int, inside_gid: int, uid: int, gid: int, user: str) -> None:
     """Map ids 0 to 65535 through newuidmap and newgidmap: the payload's own id to the caller, the others to the subordinate range.
 
@@ -125,18 +158,14 @@ def write_range_maps(pid: int, *, inside_uid: int, inside_gid: int, uid: int, gi
         ("newuidmap", "/etc/subuid", inside_uid, uid),
         ("newgidmap", "/etc/subgid", inside_gid, gid),
     ):
-        found = subordinate_range(table, user, uid)
-        if found is None:
+        extents = range_extents(table, user, uid, inside, outside)
+        if not extents:
             raise UnsupportedError(
                 f"a range of ids for `{user}` in {table}",
                 "identity.ids",
                 hint=f"as root: `usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}`",
             )
-        first, count = found
-        wanted = [(0, first, min(inside, count)), (inside, outside, 1)]
-        if count > inside:
-            wanted.append((inside + 1, first + inside, min(count, 65536) - inside))
-        words = [str(number) for extent in wanted if extent[2] > 0 for number in extent]
+        words = [str(number) for extent in extents for number in extent]
         program = next(
             (path for directory in ("/usr/bin", "/bin", "/usr/local/bin") if os.access(path := f"{directory}/{tool}", os.X_OK)), None
         )

@@ -60,6 +60,7 @@ from sandbox.plan.steps import (
     SetWorkdir,
     Step,
 )  # fmt: skip
+from sandbox.plan.steps_ids import CAPABILITIES, AwaitMaps, BecomeUser, MapPayload, PrepareMaps
 from sandbox.policy.profile import LandlockMode, NetworkMode, ProcMode, Profile
 from sandbox.record import dataclass
 
@@ -74,7 +75,8 @@ class Request:
     """All that one launch is made of, as values.
 
     `outside_uid`/`outside_gid` are the host ids that the payload's become. `external_map` means the supervisor writes the maps (root,
-    or a range). `directories` counts the descriptors from `fds.FIRST_EXTRA` on: directories that `joins` (cgroup.procs files),
+    or a range); `ranges` are the (first, count) of the uids and gids of a range, see `MapPayload`.
+    `directories` counts the descriptors from `fds.FIRST_EXTRA` on: directories that `joins` (cgroup.procs files),
     `removals` (cgroups), `thaws` (freezers) and `entries` (files of the registry) are relative to, by index. `rlimits` are (resource, soft, hard).
     `scheduler` to `affinity` are what the processes get instead of the caller's own, see `api.limits.Scheduling`. `oom_protected` tells that the
     caller's own oom_score_adj is negative. `cgroups_made` tells that the files of `joins` exist before init runs, so that it need not wait for them;
@@ -93,6 +95,7 @@ class Request:
     audit: bool = True
     external_map: bool = False
     map_range: bool = False
+    ranges: tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]] = ((), ())
     directories: int = 0
     joins: tuple[tuple[int, str], ...] = ()
     cgroups_made: bool = False
@@ -137,9 +140,9 @@ def inner_namespace(request: Request, notes: list[str]) -> bool:
     """Whether the payload has a user namespace of its own inside of init's; refuses what this host cannot do."""
     if request.profile.time_namespace and not request.host.time_namespace:
         raise UnsupportedError("time namespaces (Linux 5.6)", "namespaces.time")
-    if request.map_range:
-        notes.append("id range: mounts are held by empty capability sets, not by a second user namespace")
-    return not request.map_range
+    if request.map_range and not request.host.proc_mountable:
+        raise UnsupportedError("a fresh /proc", "namespaces.ids", reason="the payload's id map is written through one, and parts of the outer /proc are masked")
+    return True
 
 
 def keeper_steps(request: Request, root: RootSteps) -> list[Step]:
@@ -172,10 +175,16 @@ def begin_init(request: Request, first_extra: int) -> list[Step]:
         steps.append(AwaitSupervisor(maps=request.external_map, cgroups=cgroups))
     steps += [JoinCgroups(files=joins), OpenHostProc()]
     if request.external_map:
-        steps.append(BecomeIds(uid=profile.uid, gid=profile.gid))
+        # Of an image with its own ids, whatever is made over it is its root's.
+        steps.append(BecomeIds(uid=0, gid=0) if is_ranged_image(request) else BecomeIds(uid=profile.uid, gid=profile.gid))
     else:
         steps += [MapIds(inside_uid=profile.uid, inside_gid=profile.gid, outside_uid=request.outside_uid, outside_gid=request.outside_gid)]
-    return [*steps, DieWithJanitor(), PrivateMounts()]
+    return [*steps, DieWithJanitor(), PrivateMounts(), *([PrepareMaps()] if request.map_range else [])]
+
+
+def is_ranged_image(request: Request) -> bool:
+    """Whether the root is an image with the ids that it has itself."""
+    return request.map_range and bool(request.profile.image)
 
 
 def enter_steps(request: Request, root: RootSteps, *, own_trees: bool, notes: list[str]) -> list[Step]:
@@ -213,6 +222,7 @@ def end_init(request: Request, inner: bool, notes: list[str], *, own_namespace: 
     return [
         *steps,
         ClonePayload(flags=uapi.CLONE_NEWUSER if inner else 0),
+        *([MapPayload(uids=request.ranges[0], gids=request.ranges[1])] if request.map_range else []),
         NotDumpable(),
         CloseFrom(first=0, keep=(fds.STATUS, fds.CONTROL)),
         DropCapabilities(bounding=False),  # that set is for execve, which init's filter kills
@@ -267,7 +277,11 @@ def payload_steps(
     """
     profile, host = request.profile, request.host
     steps: list[Step] = []
-    if inner:
+    if request.map_range:
+        steps.append(AwaitMaps())
+        if is_ranged_image(request):
+            steps.append(BecomeUser(uid=profile.uid, gid=profile.gid))
+    elif inner:
         steps.append(MapIds(inside_uid=profile.uid, inside_gid=profile.gid, outside_uid=profile.uid, outside_gid=profile.gid, inner=True))
     if own_limits:
         steps += namespace_limits(request, 0, notes, watches=watches)
@@ -280,7 +294,10 @@ def payload_steps(
     steps += [SetLimit(resource=r, name=uapi.RLIMIT_NAMES[r], soft=soft, hard=hard) for r, soft, hard in request.rlimits]
     if host.keyrings:
         steps.append(NewKeyring())
-    steps += [ResetSignals(), SetWorkdir(path=request.root.workdir), DropCapabilities(), NoNewPrivileges()]
+    steps += [ResetSignals(), SetWorkdir(path=request.root.workdir)]
+    # The root of an image owns its files, and becomes its other users, in a namespace that owns nothing else.
+    keep = tuple(sorted(CAPABILITIES.values())) if is_ranged_image(request) and profile.uid == 0 else ()
+    steps += [DropCapabilities(keep=keep), NoNewPrivileges()]
     wall = landlock_step(request.root, host.landlock_abi, proc_writable=profile.proc is ProcMode.FULL)
     match profile.landlock:
         case LandlockMode.OFF:

@@ -15,7 +15,9 @@ from sandbox.plan.steps import (
     AttachTree,
     AwaitCommand,
     AwaitGo,
+    AwaitMaps,
     Become,
+    BecomeUser,
     BeginSkeleton,
     CloexecFrom,
     CloneDevice,
@@ -35,6 +37,7 @@ from sandbox.plan.steps import (
     MakeDirectory,
     MakeSymlink,
     MapIds,
+    MapPayload,
     MaskProc,
     MountDevpts,
     MountOverlay,
@@ -54,6 +57,7 @@ from sandbox.plan.steps import (
     Step,
     WriteFile,
 )
+from sandbox.plan.steps_ids import CAPABILITIES
 
 BUILDS_ROOT = (MountRoot, MakeDirectory, MakeSymlink, WriteFile, AttachTree, MountTmpfs, BeginSkeleton, MountOverlay, MountProc, MaskProc, MountDevpts)
 # The only steps that may go on after an error, and why: a capability number, a /proc file, a namespace type or inotify that this kernel does not have; a
@@ -76,7 +80,7 @@ def check_plan(plan: Plan, *, filtered: bool) -> None:
     check_sequence(
         "init", plan.init, (JoinCgroups, PrivateMounts, MountRoot, MountDevpts, RootReadOnly, EnterRoot, ClonePayload, NotDumpable)
     )
-    check_end("init", plan.init, (ClonePayload, NotDumpable, CloseFrom, DropCapabilities, NoNewPrivileges, InstallFilter, Reap))
+    check_init_end(plan)
     entered = _index(plan.init, EnterRoot)
     for position, step in enumerate(plan.init):
         require(not isinstance(step, BUILDS_ROOT) or position < entered, f"`{step.describe()}` comes after the root was entered")
@@ -106,6 +110,14 @@ def check_root(steps: tuple[Step, ...]) -> None:
     require(sealed == {"/dev" if whole else "/"}, "the root, or the /dev of an image, can be written to")
 
 
+def check_init_end(plan: Plan) -> None:
+    """Prove that init clones the payload, gives it its ids where it needs them, and has nothing left when it reaps."""
+    mapped = [position for position, step in enumerate(plan.init) if isinstance(step, MapPayload)]
+    require(mapped in ([], [_index(plan.init, ClonePayload) + 1]), "the payload's ids are mapped anywhere but right after it was cloned")
+    steps = tuple(step for step in plan.init if not isinstance(step, MapPayload))
+    check_end("init", steps, (ClonePayload, NotDumpable, CloseFrom, DropCapabilities, NoNewPrivileges, InstallFilter, Reap))
+
+
 def check_payload(plan: Plan, *, filtered: bool) -> None:
     """Prove the order of the payload's own steps: rights are used, dropped, and the filter is last before it is let go."""
     confine: tuple[type[Step], ...] = (CloexecFrom, NewSession, DropCapabilities, NoNewPrivileges)
@@ -119,7 +131,12 @@ def check_payload(plan: Plan, *, filtered: bool) -> None:
         last = (InstallFilter, *last)
     check_sequence("payload", plan.payload, confine + last)
     check_end("payload", plan.payload, last)
+    mapped = any(isinstance(step, MapPayload) for step in plan.init)
+    require(mapped == any(isinstance(step, AwaitMaps) for step in plan.payload), "the payload goes on before its ids are mapped, or waits for nobody")
     for step in plan.payload:
+        if isinstance(step, DropCapabilities) and step.keep:
+            allowed = mapped and any(isinstance(other, BecomeUser) and other.uid == 0 for other in plan.payload)
+            require(allowed and set(step.keep) <= set(CAPABILITIES.values()) and step.bounding, "capabilities that the payload may not keep")
         require(not isinstance(step, (*BUILDS_ROOT, CloneTree, CloneDevice)), f"the payload takes a mount step: `{step.describe()}`")
         if isinstance(step, (SetLimit, NewKeyring, MapIds, ForbidNamespaces, LimitWatches)):
             require(

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from sandbox.plan import fds
-from sandbox.plan.check import BUILDS_ROOT, check_end, check_ground, check_payload, check_root, check_sequence, check_targets, require
+from sandbox.plan.check import (
+    BUILDS_ROOT,
+    check_end,
+    check_ground,
+    check_init_end,
+    check_payload,
+    check_root,
+    check_sequence,
+    check_targets,
+    require,
+)
 from sandbox.plan.steps import (
     AdoptOrphans,
     AttachTree,
@@ -13,25 +23,21 @@ from sandbox.plan.steps import (
     CloneTree,
     CloseFrom,
     DieWithJanitor,
-    DropCapabilities,
     Dumpable,
     EnterRoot,
     Execute,
     ForbidNamespaces,
     Guard,
     InheritRoot,
-    InstallFilter,
     JoinCgroups,
     KeepHostProc,
     MapIds,
     MountRoot,
     MountTmpfs,
     NewSession,
-    NoNewPrivileges,
     NotDumpable,
     Plan,
     PrivateMounts,
-    Reap,
     RootReadOnly,
     Serve,
     TakeStash,
@@ -81,7 +87,7 @@ def check_run_plan(plan: Plan, *, template: bool, filtered: bool) -> None:
         InternalError: an invariant does not hold; a bug of ours.
     """
     require(not plan.janitor, "a run of a server has a janitor")
-    check_end("init", plan.init, (ClonePayload, NotDumpable, CloseFrom, DropCapabilities, NoNewPrivileges, InstallFilter, Reap))
+    check_init_end(plan)
     check_payload(plan, filtered=filtered)
     check_targets(plan)
     check_ground(plan.init)

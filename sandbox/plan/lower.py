@@ -150,11 +150,12 @@ def lower_plan(plan: Plan) -> Table:
 
 def lower_step(low: Lowering, step: Step) -> None:
     """Add the rows of one step."""
+    from sandbox.plan.lower_ids import lower_ids_step
     from sandbox.plan.lower_mounts import lower_mount_step
     from sandbox.plan.lower_overlay import lower_overlay_step
     from sandbox.plan.lower_served import lower_served_step
 
-    if not (lower_mount_step(low, step) or lower_served_step(low, step) or lower_overlay_step(low, step)):
+    if not (lower_mount_step(low, step) or lower_served_step(low, step) or lower_overlay_step(low, step) or lower_ids_step(low, step)):
         _lower_step(low, step)
 
 
@@ -380,12 +381,15 @@ def _set_workdir(low: Lowering, step: SetWorkdir) -> None:
 
 
 def _drop_capabilities(low: Lowering, step: DropCapabilities) -> None:
-    low.call("prctl", uapi.PR_SET_SECUREBITS, uapi.SECUREBITS_ALL_LOCKED, 0, 0, 0, label="PR_SET_SECUREBITS")
+    bits = uapi.SECUREBITS_ROOT_LOCKED if step.keep else uapi.SECUREBITS_ALL_LOCKED
+    low.call("prctl", uapi.PR_SET_SECUREBITS, bits, 0, 0, 0, label="PR_SET_SECUREBITS")
     for number in range(uapi.CAP_NUMBERS if step.bounding else 0):
-        low.call("prctl", uapi.PR_CAPBSET_DROP, number, 0, 0, 0, tolerate=(errno.EINVAL,), label=f"PR_CAPBSET_DROP {number}")
+        if number not in step.keep:
+            low.call("prctl", uapi.PR_CAPBSET_DROP, number, 0, 0, 0, tolerate=(errno.EINVAL,), label=f"PR_CAPBSET_DROP {number}")
     low.call("prctl", uapi.PR_CAP_AMBIENT, uapi.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0, label="PR_CAP_AMBIENT_CLEAR_ALL")
     header = low.builder.blob(struct.pack("<II", uapi.CAPABILITY_VERSION_3, 0))
-    low.call("capset", header, low.builder.blob(bytes(24)), label="all empty")
+    kept = sum(1 << number for number in step.keep)  # all below 32
+    low.call("capset", header, low.builder.blob(struct.pack("<6I", kept, kept, 0, 0, 0, 0)), label="all but those" if kept else "all empty")
 
 
 def _no_new_privileges(low: Lowering, step: NoNewPrivileges) -> None:

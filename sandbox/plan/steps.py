@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+from sandbox.plan.steps_ids import AwaitMaps, BecomeUser, MapPayload, PrepareMaps
 from sandbox.plan.steps_mounts import (
     AttachTree,
     BeginSkeleton,
@@ -88,6 +89,7 @@ Step: TypeAlias = (
     | SetAffinity | SetLimit | NewKeyring | PreferForOom | RestrictLandlock | ResetSignals
     | SetWorkdir | DropCapabilities | NoNewPrivileges | InstallFilter | AwaitGo | Execute | Reap
     | AdoptOrphans | KeepHostProc | Serve | InheritRoot | Dumpable | TakeStash | ReserveCommand | AwaitCommand | ExecuteCommand | Become | InheritForked
+    | PrepareMaps | MapPayload | AwaitMaps | BecomeUser
 )  # fmt: skip
 
 
@@ -115,9 +117,11 @@ __all__ = [
     "AttachTree",
     "AwaitCommand",
     "AwaitGo",
+    "AwaitMaps",
     "AwaitSupervisor",
     "Become",
     "BecomeIds",
+    "BecomeUser",
     "BeginSkeleton",
     "CloexecFrom",
     "CloneDevice",
@@ -144,6 +148,7 @@ __all__ = [
     "MakeDirectory",
     "MakeSymlink",
     "MapIds",
+    "MapPayload",
     "MaskProc",
     "MountDevpts",
     "MountOverlay",
@@ -159,6 +164,7 @@ __all__ = [
     "OpenTerminal",
     "Plan",
     "PreferForOom",
+    "PrepareMaps",
     "PrivateMounts",
     "Reap",
     "ReportStarted",

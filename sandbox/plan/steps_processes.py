@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sandbox.plan.steps_ids import CAPABILITIES
 from sandbox.record import dataclass
 
 
@@ -330,11 +331,18 @@ class SetWorkdir:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DropCapabilities:
-    """All five sets empty, securebits locked. Without `bounding` that one is left: it limits what an execve gives, and only that."""
+    """All five sets empty, securebits locked. Without `bounding` that one is left: it limits what an execve gives, and only that.
+
+    `keep` are numbers that stay, for the root of an image with a range of ids: what its execve gives uid 0 is these, and its other users nothing.
+    """
 
     bounding: bool = True
+    keep: tuple[int, ...] = ()
 
     def describe(self) -> str:
+        if self.keep:
+            names = {number: name for name, number in CAPABILITIES.items()}
+            return f"drop all capabilities but {' '.join(names[number] for number in self.keep)}, lock securebits"
         return f"drop all capabilities ({'bounding, ' if self.bounding else ''}ambient, inheritable, permitted, effective), lock securebits"
 
 

@@ -9,20 +9,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sandbox.abi import uapi
 from sandbox.abi.host import HostFeatures
 from sandbox.errors import InternalError, UnsupportedError
 from sandbox.plan import fds
 from sandbox.plan.build import Request, build_plan
+from sandbox.plan.check import check_plan
 from sandbox.plan.landlock import MAKE_BLOCK, MAKE_CHAR, RESOLVE_UNIX, handled_rights, landlock_step
 from sandbox.plan.lower import lower_plan
-from sandbox.plan.root import Bind, Directory, FileBytes, RootEntry, RootSpec, Symlink, Tmpfs
+from sandbox.plan.root import Bind, Directory, FileBytes, Overlay, RootEntry, RootSpec, Symlink, Tmpfs
 from sandbox.plan.steps import (
     AttachTree,
+    AwaitMaps,
     AwaitSupervisor,
     BecomeIds,
+    BecomeUser,
     ClonePayload,
     CloneTree,
     CloseFrom,
+    DropCapabilities,
     DropGroups,
     EnterRoot,
     Execute,
@@ -34,6 +39,7 @@ from sandbox.plan.steps import (
     MakeDirectory,
     MakeSymlink,
     MapIds,
+    MapPayload,
     MaskProc,
     MountProc,
     MountTmpfs,
@@ -140,12 +146,37 @@ def test_init_keeps_a_later_deadline_of_its_own(wall: int | None, patience: int)
     assert first(build({"limits": Limits(wall_ns=wall)}), Reap).patience_ns == patience
 
 
-def test_id_range_has_no_inner_user_namespace() -> None:
-    plan = build(map_range=True, external_map=True)
-    assert first(plan, ClonePayload).flags == 0
-    assert first(plan, ForbidNamespaces).allowed_users == 0
-    assert any("id range" in note for note in plan.notes)
-    assert first(build(), ForbidNamespaces).allowed_users == 1
+RANGES = (((0, 1000), (1000, 1), (1001, 64535)),) * 2
+
+
+def test_id_range_is_mapped_again_by_init() -> None:
+    """The payload's namespace is below the one that owns the mounts, as with one id."""
+    plan = build(map_range=True, external_map=True, ranges=RANGES)
+    assert first(plan, ClonePayload).flags == uapi.CLONE_NEWUSER and first(plan, ForbidNamespaces).allowed_users == 1
+    assert not kinds(plan.payload, MapIds) and kinds(plan.payload, AwaitMaps) == kinds(plan.payload[:1], AwaitMaps) == [AwaitMaps]
+    assert first(plan, DropCapabilities).keep == () and kinds(plan.payload, BecomeUser) == []
+    labels = [row.label for row in lower_plan(plan).rows]
+    assert "write `2/uid_map` `0 0 1000\n1000 1000 1\n1001 1001 64535`" in labels
+    with pytest.raises(UnsupportedError, match="a fresh /proc"):
+        build(map_range=True, host={"proc_mountable": False}, external_map=True)
+
+
+@pytest.mark.parametrize(("uid", "keeps"), [(0, True), (33, False)])
+def test_root_of_an_image_with_its_own_ids_owns_its_files(uid: int, keeps: bool) -> None:
+    """Whoever the program is, what is made over the image is its root's; the seven capabilities are root's alone."""
+    image = RootSpec(entries=(Overlay(path="/", lowers=("/l",), size_bytes=1, inodes=1),), workdir="/", argv0="/bin/sh")
+    plan = build({"image": "x", "uid": uid, "gid": uid}, map_range=True, external_map=True, ranges=RANGES, root=image)
+    assert [step.uid for step in plan.init if isinstance(step, BecomeIds)] == [0]
+    assert [step.uid for step in plan.payload if isinstance(step, BecomeUser)] == [uid]
+    (drop,) = (step for step in plan.payload if isinstance(step, DropCapabilities))
+    assert drop.keep == ((0, 1, 3, 4, 5, 6, 7) if keeps else ())
+    with pytest.raises(InternalError, match="capabilities that the payload may not keep"):
+        check_plan(replace(plan, payload=tuple(replace(s, keep=(21,)) if isinstance(s, DropCapabilities) else s for s in plan.payload)), filtered=True)
+    with pytest.raises(InternalError, match="goes on before its ids are mapped"):
+        check_plan(replace(plan, payload=tuple(s for s in plan.payload if not isinstance(s, AwaitMaps))), filtered=True)
+    with pytest.raises(InternalError, match="anywhere but right after it was cloned"):
+        init = [s for s in plan.init if not isinstance(s, MapPayload)]
+        check_plan(replace(plan, init=(first(plan, MapPayload), *init)), filtered=True)
 
 
 def test_nested_namespaces_are_left_alone_only_when_asked_for() -> None:

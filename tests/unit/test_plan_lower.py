@@ -59,14 +59,15 @@ def served_plans() -> list[Plan]:
 
 
 def layered_plan() -> Plan:
-    """Return the plan of a run on an image."""
+    """Return the plan of a run on an image with its own ids."""
     root = RootSpec(entries=(Overlay(path="/", lowers=("/layers/a", "/layers/b"), size_bytes=1 << 20, inodes=100),), workdir="/", argv0="/bin/sh")
     profile = Profile(name="p", description="", path="p.toml", policy="strict")
     host = HostFeatures(arch="x86_64", kernel="6.12.0", uid=1001, gid=1001)
     return build_plan(
         Request(
-            profile=replace(profile, landlock=LandlockMode.OFF), host=host, root=root, argv=("sh",), environment=(), outside_uid=1001,
-            outside_gid=1001, filter_bpf=bytes(8), init_filter_bpf=bytes(8),
+            profile=replace(profile, landlock=LandlockMode.OFF, image="x", uid=0), host=host, root=root, argv=("sh",), environment=(),
+            outside_uid=1001, outside_gid=1001, filter_bpf=bytes(8), init_filter_bpf=bytes(8), map_range=True, external_map=True,
+            ranges=(((0, 1), (1, 65535)),) * 2,
         )
     )  # fmt: skip
 

@@ -1,0 +1,139 @@
+"""Images with their own ids: what their root may do with seven capabilities in a namespace of its own, and what it may not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sandbox
+from sandbox.api import layered as layering
+from sandbox.images.model import ImageConfig
+from sandbox.policy.profile_load import load_profile, override_profile
+from tests.kernel.stored_images import put_image
+
+pytestmark = [pytest.mark.userns, pytest.mark.seccomp, pytest.mark.notify, pytest.mark.newuidmap]
+BUSYBOX = shutil.which("busybox")
+if os.geteuid() == 0:
+    pytest.skip("root's programs get a single id of their own", allow_module_level=True)
+if BUSYBOX is None:
+    pytest.skip("no busybox, of which the images are made", allow_module_level=True)
+TOOLS = (
+    "sh", "ls", "cat", "id", "chown", "chmod", "touch", "su", "mkdir", "rm", "stat", "grep", "mount", "chroot", "hostname", "echo", "unshare", "mknod",
+    "kill", "sleep", "adduser", "setpriv", "cp", "umount",
+)  # fmt: skip
+LIMITS: dict[str, object] = {"memory": "none", "processes": "none", "cpu": "none"}
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A store with the image `test`, unpacked with its own ids: its root's files are the caller's."""
+    monkeypatch.setenv("SANDBOX_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(layering, "_known", {})
+    layer = tmp_path / "layer"
+    for name in ("bin", "etc", "root", "var", "srv"):
+        (layer / name).mkdir(parents=True)
+    assert BUSYBOX is not None
+    shutil.copy(BUSYBOX, layer / "bin/busybox")
+    for tool in TOOLS:
+        (layer / "bin" / tool).symlink_to("busybox")
+    (layer / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nweb:x:33:33:web:/srv:/bin/sh\n")
+    (layer / "etc/group").write_text("root:x:0:\nweb:x:33:\nmail:x:8:\n")
+    (layer / "etc/secret").write_text("roots\n")
+    (layer / "etc/secret").chmod(0o600)
+    put_image(tmp_path / "data/images", "test", [layer])
+    yield tmp_path / "data/images"
+
+
+def use(store: Path, config: ImageConfig | None = None) -> None:
+    """Give the image its second form, and perhaps a config."""
+    layer = next((store / "layers").iterdir()) / "tree"
+    if config is not None:
+        put_image(store, "test", [layer], config)
+    layer.parent.rename(f"{layer.parent}.range")
+
+
+def run(script: str, **options: Any) -> list[str]:
+    """Run a shell script on the image; return its lines, errors among them."""
+    profile = override_profile(load_profile("default"), ids="range", limits=LIMITS, origin="test")
+    result = sandbox.run(["sh", "-c", f"exec 2>&1; {script}"], image="test", profile=profile, **options)
+    return [str(line) for line in result.stdout.decode().splitlines()]
+
+
+def test_files_have_the_owners_that_the_program_gives_them(store: Path) -> None:
+    use(store)
+    lines = run("id; touch /f /d; chown web:mail /f; stat -c '%u %g' /f; chown 65534:65534 /d; stat -c '%u' /d; chown 70000 /f; stat -c %u /etc/passwd")
+    assert lines[0] == "uid=0(root) gid=0(root)"
+    assert lines[1:3] == ["33 8", "65534"] and "Invalid argument" in lines[3] and lines[4] == "0"
+
+
+def test_other_users_hold_nothing(store: Path) -> None:
+    """Whom root becomes loses the seven, and root's own files are not theirs."""
+    use(store)
+    theirs = "id; grep Cap /proc/self/status; cat /etc/secret; touch /f; echo hi >/tmp/x && stat -c %U /tmp/x"
+    script = f"su -s /bin/sh web -c '{theirs}'; cat /tmp/x /etc/secret"
+    lines = run(script)
+    assert lines[0] == "uid=33(web) gid=33(web) groups=33(web)"
+    assert [line.split()[1].strip("0") for line in lines[1:6] if not line.startswith("CapBnd")] == [""] * 4
+    assert "Permission denied" in lines[6] and "Permission denied" in lines[7] and lines[8:] == ["web", "hi", "roots"]
+
+
+def test_root_has_seven_capabilities_and_no_more(store: Path) -> None:
+    """Chown, dac_override, fowner, fsetid, kill, setgid, setuid: after an execve, too, and none that concerns a mount, a network or a host."""
+    use(store)
+    lines = run("grep Cap /proc/self/status; sh -c 'grep CapEff /proc/self/status'")
+    values = [int(line.split()[1], 16) for line in lines]
+    assert values == [0, 0xFB, 0xFB, 0xFB, 0, 0xFB]
+    attacks = ("mount -t tmpfs x /srv", "umount /proc", "hostname other", "chroot /srv /bin/true", "unshare -U true", "mknod /null c 1 3", "mknod /b b 254 0")
+    for attack in attacks:
+        said = run(f"{attack} && echo IT WORKED")
+        assert said and "IT WORKED" not in said, (attack, said)
+
+
+def test_a_program_that_is_not_root_holds_nothing(store: Path) -> None:
+    use(store, ImageConfig(user="web:mail"))
+    lines = run("id; grep Cap /proc/self/status; cat /etc/secret; touch /f; stat -c '%u' / /etc /tmp; chown web /etc/passwd; kill -0 1")
+    assert lines[0] == "uid=33(web) gid=8(mail)"
+    assert {int(line.split()[1], 16) for line in lines[1:6]} == {0}
+    assert "Permission denied" in lines[6] and "Permission denied" in lines[7] and lines[8:11] == ["0", "0", "0"]
+
+
+def test_set_id_files_are_inert(store: Path) -> None:
+    """Of another id of the range such a file would be a way to it. Rule: nosuid."""
+    layer = next((store / "layers").iterdir()) / "tree"
+    source = layer.parent / "who.c"
+    source.write_text("#include <stdio.h>\n#include <unistd.h>\nint main(void) { return printf(\"%d\\n\", geteuid()) < 0; }\n")
+    subprocess.run(["cc", "-static", "-o", str(layer / "bin/who"), str(source)], check=True)
+    use(store)
+    script = "cp /bin/who /srv/who; chown 8 /srv/who; chmod 4755 /srv/who; stat -c '%a %u' /srv/who; su -s /bin/sh web -c /srv/who"
+    assert run(script) == ["4755 8", "33"]
+
+
+def test_a_file_of_somebody_elses_stays_closed(store: Path, tmp_path: Path) -> None:
+    """dac_override says nothing of a file whose owner is not mapped: a volume shows no more than it shows the caller."""
+    use(store)
+    mine = tmp_path / "mine"
+    mine.write_text("mine\n")
+    mine.chmod(0)
+    assert stat.S_IMODE(os.stat("/etc/shadow").st_mode) & 0o004 == 0
+    lines = run("cat /mine; cat /shadow; chmod 777 /shadow", volumes=[f"{mine}:/mine", "/etc/shadow:/shadow"])
+    assert lines[0] == "mine" and "Permission denied" in lines[1] and len(lines) == 3 and "can't" in lines[2].replace("shadow: ", "can't ")
+
+
+def test_both_executors_and_a_sandbox_do_it(store: Path) -> None:
+    use(store)
+    for executor in ("native", "python"):
+        assert run("id -u; chown 33 /etc && stat -c %u /etc", executor=executor) == ["0", "33"]
+    profile = override_profile(load_profile("default"), ids="range", limits=LIMITS, origin="test")
+    with sandbox.Sandbox(profile, image="test") as box:
+        for _ in range(2):
+            result = box.run(["sh", "-c", "chown 33 /etc && stat -c %u /etc"])
+            assert result.stdout == b"33\n", result.stderr
+            assert result.launched in ("anew", "spawned")
