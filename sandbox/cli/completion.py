@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sandbox.cli import policy
+from sandbox.cli import image, policy
 from sandbox.cli.exec import OPTIONS
 from sandbox.cli.main import VERBS
 from sandbox.cli.options import Option, UsageError
@@ -12,6 +12,7 @@ from sandbox.cli.top import OPTIONS as TOP_OPTIONS
 SHELLS = ("bash", "zsh", "fish")
 _RUN_VERBS = RUN_OPTIONS | {"top": TOP_OPTIONS}
 _TAKE_RUNS = ("stats", "pause", "resume", "kill")
+_IMAGES = """$(sandbox image ls --no-header 2>/dev/null | awk '{print $1 != "-" ? $1 : $2}')"""
 _RUNS = """$(sandbox ps --no-header 2>/dev/null | awk '{print $1; if ($2 != "-") print $2}')"""
 
 
@@ -53,6 +54,17 @@ def _bash() -> str:
         f'        {name}-*) COMPREPLY=($(compgen -W "{" ".join(f"--{option.name}" for option in options)}" -- "$cur")) ;;'
         for name, options in commands.items()
     )
+    image_commands = {name: image_options(name) for name in image.commands()}
+    image_values = "\n".join(
+        f"        {name}--{option.name}{f'|{name}-{option.short}' if option.short else ''}) {_bash_values(option)}; return ;;"
+        for name, options in image_commands.items()
+        for option in options
+        if option.metavar
+    )
+    image_flags = "\n".join(
+        f'        {name}-*) COMPREPLY=($(compgen -W "{" ".join(f"--{option.name}" for option in options)}" -- "$cur")) ;;'
+        for name, options in image_commands.items()
+    )
     run_verbs = []
     for verb, options in _RUN_VERBS.items():
         words = " ".join([_RUNS] * (verb in _TAKE_RUNS) + [f"--{option.name}" for option in options])
@@ -78,6 +90,23 @@ def _bash() -> str:
         case ${{COMP_WORDS[2]}}$cur in
 {policy_flags}
         *) COMPREPLY=($(compgen -W "$(sandbox policies 2>/dev/null | cut -d' ' -f1)" -- "$cur") $(compgen -f -- "$cur")) ;;
+        esac
+        return ;;
+    image)
+        if [ "$COMP_CWORD" -eq 2 ]; then
+            COMPREPLY=($(compgen -W "{" ".join(image.commands())} --help" -- "$cur"))
+            return
+        fi
+        case ${{COMP_WORDS[2]}}$prev in
+{image_values}
+        esac
+        case ${{COMP_WORDS[2]}}$cur in
+{image_flags}
+        import*) COMPREPLY=($(compgen -f -- "$cur")) ;;
+        *)
+            COMPREPLY=($(compgen -W "{_IMAGES}" -- "$cur"))
+            __ltrim_colon_completions "$cur" 2>/dev/null
+            ;;
         esac
         return ;;
     completion) COMPREPLY=($(compgen -W "{" ".join(SHELLS)}" -- "$cur")); return ;;
@@ -106,6 +135,12 @@ complete -F _sandbox sandbox"""
 def policy_options(command: str) -> tuple[Option, ...]:
     """Return the option table of a policy command."""
     options: tuple[Option, ...] = getattr(policy.load_command(command), "OPTIONS", ())
+    return options
+
+
+def image_options(command: str) -> tuple[Option, ...]:
+    """Return the option table of an image command."""
+    options: tuple[Option, ...] = getattr(image.load_command(command), "OPTIONS", ())
     return options
 
 
@@ -143,6 +178,18 @@ def _fish() -> str:
         there = f"__fish_seen_subcommand_from policy; and __fish_seen_subcommand_from {command}"
         lines.append(f"complete -c sandbox -n '{there}' -a '(sandbox policies 2>/dev/null | string split -f1 \" \")'")
         for option in policy_options(command):
+            short = f" -s {option.short}" if option.short else ""
+            value = f" -x -a '{_fish_values(option)}'" if option.metavar else ""
+            lines.append(f"complete -c sandbox -n '{there}' -l {option.name}{short}{value} -d '{_quote(option.help)}'")
+    names = " ".join(image.commands())
+    for command, text in image.commands().items():
+        there = f"__fish_seen_subcommand_from image; and not __fish_seen_subcommand_from {names}"
+        lines.append(f"complete -c sandbox -n '{there}' -f -a {command} -d '{_quote(text)}'")
+        there = f"__fish_seen_subcommand_from image; and __fish_seen_subcommand_from {command}"
+        if command != "import":
+            names_of = '(sandbox image ls --no-header 2>/dev/null | string split -f1 " ")'
+            lines.append(f"complete -c sandbox -n '{there}' {'' if command == 'export' else '-f '}-a '{names_of}'")
+        for option in image_options(command):
             short = f" -s {option.short}" if option.short else ""
             value = f" -x -a '{_fish_values(option)}'" if option.metavar else ""
             lines.append(f"complete -c sandbox -n '{there}' -l {option.name}{short}{value} -d '{_quote(option.help)}'")

@@ -19,6 +19,7 @@ VERBS = {
     "profiles": "list profiles, or show one",
     "policies": "list policies, or show one",
     "policy": "check, explain, test, compare and write policies",
+    "image": "bring images in, list, verify and remove them",
     "completion": "print a completion script for bash, zsh or fish",
 }
 
@@ -122,6 +123,10 @@ def _dispatch(words: list[str]) -> int:
             from sandbox.cli import policy
 
             return policy.run(rest)
+        case "image":
+            from sandbox.cli import image
+
+            return image.run(rest)
         case "completion":
             from sandbox.cli import completion
 

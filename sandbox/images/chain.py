@@ -7,17 +7,19 @@ import hashlib
 import os
 
 from sandbox.images.bounds import Budget, ImageError, copy_error
-from sandbox.images.documents import Descriptor, Manifest, choose_platform, layer_packing, parse_config, parse_manifest_or_index
+from sandbox.images.documents import Descriptor, Manifest, choose_platform, parse_config, parse_manifest, parse_manifest_or_index
 from sandbox.images.facts import LayerFacts, read_facts, write_facts
 from sandbox.images.lower import Below, LowerView
 from sandbox.images.model import Image, Layer
 from sandbox.images.packing import Unpacked, packing_of
 from sandbox.images.treeops import DIRECTORY_FLAGS, PATH_FLAGS, make_new_directory
-from sandbox.images.unpack import unpack_layer
+from sandbox.images.unpacking import unpack_layer
+from sandbox.record import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from types import TracebackType
 
     from sandbox.images.layer_tree import Owners
     from sandbox.images.store import Progress, Store
@@ -61,36 +63,46 @@ def add_image(
             collected when there is none.
     """
     budget = budget or Budget(store.bounds)
-    chosen, manifest = choose_manifest(store, digest, architecture or host_architecture())
-    config = parse_config(store.read_blob(manifest.config.digest, "configuration"), f"configuration `{manifest.config.digest}`")
+    chosen, _ = choose_manifest(store, digest, architecture or host_architecture())
+    image = parse_image(store, chosen)
+    if len(image.details) > budget.bounds.layers:
+        budget.refuse("layers", f"{len(image.details)} layers, more than overlay can stack")
+    image = replace(image, unpacked_bytes=unpack_chain(store, image.details, budget, ids=ids, progress=progress))
+    store.commit(image, names)
+    return next((each for each in store.images() if each.digest == chosen), image)
+
+
+def parse_image(store: Store, digest: str) -> Image:
+    """Return what the documents of a manifest's digest say of an image, without names and sizes of files.
+
+    Raises:
+        ImageError: they are missing, damaged, or contradict each other.
+    """
+    what = f"manifest `{digest}`"
+    manifest = parse_manifest(store.read_blob(digest, what), what)
+    what = f"configuration `{manifest.config.digest}`"
+    config = parse_config(store.read_blob(manifest.config.digest, what), what)
     if len(config.diff_ids) != len(manifest.layers):
         raise ImageError(
-            f"the manifest has {len(manifest.layers)} layers, the configuration {len(config.diff_ids)} `diff_ids`", origin=f"manifest `{chosen}`"
+            f"the manifest has {len(manifest.layers)} layers, the configuration {len(config.diff_ids)} `diff_ids`", origin=f"manifest `{digest}`"
         )
-    if len(manifest.layers) > budget.bounds.layers:
-        budget.refuse("layers", f"{len(manifest.layers)} layers, more than overlay can stack")
     details = tuple(
         Layer(key=key, diff_id=diff_id, blob=layer.digest, media_type=layer.media_type, size_bytes=layer.size_bytes)
         for key, diff_id, layer in zip(chain_keys(config.diff_ids), config.diff_ids, manifest.layers, strict=True)
     )
-    unpacked_bytes = unpack_chain(store, details, budget, ids=ids, progress=progress)
-    image = Image(
-        digest=chosen,
+    return Image(
+        digest=digest,
         names=(),
         architecture=config.architecture,
         config=config.config,
         layers=tuple(f"{store.path}/layers/{layer.key}/tree" for layer in reversed(details)),
-        size_bytes=_blob_bytes(store, chosen, manifest),
-        unpacked_bytes=unpacked_bytes,
+        size_bytes=_blob_bytes(store, digest, manifest),
         os=config.os,
         variant=config.variant,
         created=config.created,
         config_digest=manifest.config.digest,
         details=details,
     )
-    names = tuple(names)
-    store.commit(image, names)
-    return next((each for each in store.images() if each.digest == chosen), image)
 
 
 def choose_manifest(store: Store, digest: str, architecture: str) -> tuple[str, Manifest]:
@@ -147,7 +159,9 @@ def unpack_here(store: Store, layers: tuple[Layer, ...], budget: Budget, suffix:
             name = layer.key + suffix
             directory = _open_layer(rooms, name)
             if directory is None:
-                _unpack_one(store, rooms, layer, name, LowerView(below[::-1]), budget, owners, what, progress)
+                with Workshop(store) as made:
+                    made.unpack(layer, LowerView(below[::-1]), budget, what, owners=owners, progress=progress)
+                    _place(store, rooms, made.name, name)
                 directory = os.open(name, DIRECTORY_FLAGS, dir_fd=rooms)
             try:
                 facts = read_facts(directory, f"{store.path}/layers/{name}")
@@ -184,43 +198,61 @@ def _open_layer(rooms: int, name: str) -> int | None:
         return None
 
 
-def _unpack_one(
-    store: Store, rooms: int, layer: Layer, name: str, below: LowerView, budget: Budget, owners: Owners | None, what: str, progress: Progress | None
-) -> None:
-    """Unpack one layer beside the others, and rename it among them when it is whole and proven to be the one."""
-    made, trash_name = store.new_name(), store.new_name()
-    directory = make_new_directory(store.tmp, made)
-    trash = make_new_directory(store.tmp, trash_name)
-    tree = make_new_directory(directory, "tree")
-    blob = store.open_blob(layer.blob)
-    packing = layer_packing(layer.media_type)
-    if packing_of(blob) is not packing:
-        packing = packing_of(blob)  # Docker's own archives say gzip of what is not packed, and the other way round
-    stream = Unpacked(blob, packing, budget, what)
-    try:
-        _refuse_folded_names(directory)
-        facts = unpack_layer(_Watched(stream, what, layer.size_bytes, progress), tree, trash, below, budget, what, owners=owners, needs_end=False)
-        _prove(stream, layer, facts, what)
-        write_facts(directory, facts)
-    except ImageError as error:
-        raise copy_error(error, f"blob `{layer.blob}`") from None
-    finally:
-        stream.close()
-        for fd in (blob, tree, trash, directory):
+class Workshop:
+    """A layer that is being made beside the others, in the store's ``tmp``; a context manager, after which what was not renamed away goes with the store.
+
+    `directory` and `tree` are descriptors of it, `name` is its name in ``tmp``.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.name = store.new_name()
+        self.directory = make_new_directory(store.tmp, self.name)
+        self.tree = make_new_directory(self.directory, "tree")
+        self._trash = make_new_directory(store.tmp, store.new_name())
+        self.facts = LayerFacts()
+
+    def __enter__(self) -> Workshop:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for fd in (self.tree, self.directory, self._trash):
             os.close(fd)
+
+    def unpack(
+        self, layer: Layer, below: LowerView, budget: Budget, what: str, *, owners: Owners | None = None, progress: Progress | None = None
+    ) -> None:
+        """Unpack a layer's blob, and prove that it is the one that the configuration names.
+
+        Raises:
+            ImageError: it is not, or is refused.
+        """
+        _refuse_folded_names(self.directory)
+        blob = self._store.open_blob(layer.blob)
+        # Docker's archives say gzip of what is not packed, and the other way round: the bytes say better.
+        stream = Unpacked(blob, packing_of(blob), budget, what)
+        try:
+            watched = _Watched(stream, what, layer.size_bytes, progress)
+            self.facts = unpack_layer(watched, self.tree, self._trash, below, budget, what, owners=owners, needs_end=False)
+            found = stream.drain()
+            if found != layer.diff_id:
+                raise ImageError(f"{what}: its content has the digest `{found}`, the configuration says `{layer.diff_id}`: it is damaged, or forged")
+            self.facts.diff_id = found
+            write_facts(self.directory, self.facts)
+        except ImageError as error:
+            raise copy_error(error, f"blob `{layer.blob}`") from None
+        finally:
+            stream.close()
+            os.close(blob)
+
+
+def _place(store: Store, rooms: int, made: str, name: str) -> None:
+    """Rename a whole layer among the others; where another import was faster, ours goes with ``tmp``."""
     try:
         os.rename(made, name, src_dir_fd=store.tmp, dst_dir_fd=rooms)
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
             raise
-        # Another import was faster; ours goes with `tmp`.
-
-
-def _prove(stream: Unpacked, layer: Layer, facts: LayerFacts, what: str) -> None:
-    found = stream.drain()
-    if found != layer.diff_id:
-        raise ImageError(f"{what}: its content has the digest `{found}`, the configuration says `{layer.diff_id}`: it is damaged, or forged")
-    facts.diff_id = found
 
 
 def _refuse_folded_names(directory: int) -> None:
@@ -236,7 +268,9 @@ def _blob_bytes(store: Store, digest: str, manifest: Manifest) -> int:
     """Return what an image's blobs take."""
     total = 0
     for each in {digest, manifest.config.digest, *(layer.digest for layer in manifest.layers)}:
-        total += os.stat(f"blobs/sha256/{each[7:]}", dir_fd=store.fd).st_size
+        fd = store.open_blob(each)
+        total += os.fstat(fd).st_size
+        os.close(fd)
     return total
 
 
@@ -258,4 +292,7 @@ class _Watched:
         return found
 
 
-__all__ = ["add_image", "chain_keys", "choose_manifest", "host_architecture", "needed_blobs", "read_left_out", "unpack_chain", "unpack_here"]
+__all__ = [
+    "Workshop", "add_image", "chain_keys", "choose_manifest", "host_architecture", "needed_blobs", "parse_image", "read_left_out", "unpack_chain",
+    "unpack_here",
+]  # fmt: skip

@@ -88,7 +88,7 @@ def import_source(store: Store, request: Request, progress: Progress | None = No
     for offer in offers:
         names = tuple(map(str, request.names)) or offer.names or (_name_of(request.path, offer.called),)
         image = add_image(store, offer.digest, names, architecture=request.architecture, ids=request.ids, budget=budget, progress=progress)
-        left = notes + [f"{count} × {what} left out" for what, count in sorted(read_left_out(store, image).items())]
+        left = notes + [f"left out: {what} ({count})" for what, count in sorted(read_left_out(store, image).items())]
         if image.architecture and image.architecture != host_architecture():
             left.append(f"it is for {image.architecture}, this machine is {host_architecture()}")
         done.append(Imported(image=image, notes=tuple(left)))
@@ -110,7 +110,7 @@ def _from_directory(store: Store, request: Request, budget: Budget, progress: Pr
         digest = add_manifest(
             store, [(blob, diff_id)], request.changes.apply(DEFAULT_CONFIG), request.architecture or host_architecture(), note="imported from a directory"
         )
-        return [Offer(digest=digest, called="", names=())], [f"{count} × {what} left out" for what, count in sorted(left.items())]
+        return [Offer(digest=digest, called="", names=())], [f"left out: {what} ({count})" for what, count in sorted(left.items())]
     _refuse_changes(request)
     members = open_directory_members(request.path)
     try:

@@ -1,4 +1,4 @@
-"""The end of unpacking a layer: whiteouts, opaque directories, and what the archive says of directories. Only `unpack` imports this.
+"""The end of unpacking a layer: whiteouts, opaque directories, and what the archive says of directories. Only `unpacking` imports this.
 
 They come last because the specification knows no order: a whiteout hides what lies in the layers below, never a file of its own layer, wherever in the archive
 it stands. A whiteout is made only where it hides something: overlay shows one in a directory that is not merged as a file that cannot be used.

@@ -1,7 +1,7 @@
 """The tree of one layer while it is unpacked: where a path leads in it, what makes room for what, and what is put on a finished file.
 
 Everything goes by descriptor. A link on the way is resolved here, inside the tree and the layers below it, never by the kernel. While a layer is unpacked
-every directory of it has mode 0700; what the archive says of directories waits in `directories` for `layer_end`. Only `unpack` and `layer_end` import this.
+every directory of it has mode 0700; what the archive says of directories waits in `directories` for `layer_end`. Only `unpacking` and `layer_end` import this.
 """
 
 from __future__ import annotations

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 MAXIMUM_ENTRY = 4 << 20
 """Bytes of one image's entry; `store` writes none that is longer."""
 
+
+class MissingImage(PolicyError):
+    """There is no image of that name in the store."""
+
+
 _IMPORT = "`sandbox image ls` lists the images, `sandbox image import` and `sandbox image pull` bring one"
 
 
@@ -42,16 +47,11 @@ def find_image(reference: str, environ: Mapping[str, str], *, ids: str = "single
     if fd is None:
         if os.path.lexists(path):
             raise PolicyError(f"image store `{path}`: it is no directory that only you can write to", origin=origin)
-        raise PolicyError(f"there is no image `{reference}`: the store `{path}` is empty", origin=origin, hint=_IMPORT)
+        raise MissingImage(f"there is no image `{reference}`: the store `{path}` is empty", origin=origin, hint=_IMPORT)
     try:
         names = read_names(fd)
-        hexes = _match(fd, reference, names, origin)
-        if len(hexes) > 1:
-            shown = ", ".join(f"`{each[:12]}`" for each in hexes[:5])
-            raise PolicyError(f"image `{reference}` may be any of {shown}", origin=origin, hint="write more digits")
-        if not hexes:
-            raise _unknown(reference, names, origin)
-        image = read_image(fd, path, hexes[0], names, suffix=".range" if ids == "range" else "")
+        digits = find_digest(fd, reference, names, origin=origin)
+        image = read_image(fd, path, digits, names, suffix=".range" if ids == "range" else "")
     finally:
         os.close(fd)
     if image is None:
@@ -150,6 +150,27 @@ def read_image(store: int, path: str, digits: str, names: Mapping[str, str], *, 
         raise PolicyError(f"entry of an image: {error}", origin=f"{path}/manifests/{digits}", hint=hint) from None
 
 
+def find_digest(store: int, reference: str, names: Mapping[str, str], *, origin: str | None = None) -> str:
+    """Return the hex digest of the one image that is meant.
+
+    Args:
+        store: the store's directory; borrowed.
+        reference: as for `find_image`.
+        names: of `read_names`.
+        origin: where the name was written, for messages.
+
+    Raises:
+        PolicyError: there is none, or there are several.
+    """
+    found = _match(store, reference, names, origin)
+    if len(found) > 1:
+        shown = ", ".join(f"`{each[:12]}`" for each in found[:5])
+        raise PolicyError(f"image `{reference}` may be any of {shown}", origin=origin, hint="write more digits")
+    if not found:
+        raise _unknown(reference, names, origin)
+    return found[0]
+
+
 def _match(store: int, reference: str, names: Mapping[str, str], origin: str | None) -> list[str]:
     """Return the hex digests of all images that may be meant."""
     by_id = is_id(reference)
@@ -188,11 +209,11 @@ def list_images(store: int) -> list[str]:
         os.close(directory)
 
 
-def _unknown(reference: str, names: Mapping[str, str], origin: str | None) -> PolicyError:
+def _unknown(reference: str, names: Mapping[str, str], origin: str | None) -> MissingImage:
     from sandbox.policy.nearest import suggest
 
     familiar = [parse_reference(name).familiar for name in names]
-    return PolicyError(f"there is no image `{reference}` in the store", origin=origin, hint=suggest(reference, familiar) or _IMPORT)
+    return MissingImage(f"there is no image `{reference}` in the store", origin=origin, hint=suggest(reference, familiar) or _IMPORT)
 
 
-__all__ = ["MAXIMUM_ENTRY", "find_image", "hold_image", "list_images", "read_image", "read_names", "store_path"]
+__all__ = ["MAXIMUM_ENTRY", "MissingImage", "find_digest", "find_image", "hold_image", "list_images", "read_image", "read_names", "store_path"]

@@ -36,7 +36,7 @@ class Layer:
     """One layer of an image.
 
     `key` names its unpacked directory: the hex digits of `diff_id` where the archive says all of it, else those of a digest over it and everything
-    below it (see `unpack`). `blob` is the archive as it was distributed, `media_type` how it is packed.
+    below it (see `unpacking`). `blob` is the archive as it was distributed, `media_type` how it is packed.
     """
 
     key: str

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sandbox.images.store import Progress, Store
 
 LAYOUT = "oci-layout"
-_NAME, _CONTAINERD_NAME = "org.opencontainers.image.ref.name", "io.containerd.image.name"
+REF_NAME, CONTAINERD_NAME = "org.opencontainers.image.ref.name", "io.containerd.image.name"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ def add_layout(store: Store, members: Members, architecture: str, ref: str, prog
     entries = parse_index(read_member(members, "index.json", limit), f"{where}: `index.json`")
     groups: dict[str, list[Descriptor]] = {}
     for entry in entries:
-        groups.setdefault(entry.annotation(_NAME), []).append(entry)
+        groups.setdefault(entry.annotation(REF_NAME), []).append(entry)
     if ref:
         if ref not in groups:
             have = ", ".join(f"`{each}`" for each in groups if each) or "none with a name"
@@ -62,12 +62,17 @@ def add_layout(store: Store, members: Members, architecture: str, ref: str, prog
         groups = {ref: groups[ref]}
     if not groups:
         raise ImageError("there is no image in it", origin=where)
-    offers = []
+    offers: dict[str, Offer] = {}
     for called, group in groups.items():
         entry = group[0] if len(group) == 1 else choose_platform(tuple(group), architecture, f"{where}: image `{called}`")
-        _copy_blobs(store, members, entry, architecture, progress)
-        offers.append(Offer(digest=entry.digest, called=called, names=_names(entry, called)))
-    return offers
+        names = [name for each in group if each.digest == entry.digest for name in _names(each, called)]
+        known = offers.get(entry.digest)
+        if known is None:
+            _copy_blobs(store, members, entry, architecture, progress)
+        else:  # an index has an entry for each name
+            called, names = known.called, [*known.names, *names]
+        offers[entry.digest] = Offer(digest=entry.digest, called=called, names=tuple(dict.fromkeys(names)))
+    return list(offers.values())
 
 
 def _copy_blobs(store: Store, members: Members, entry: Descriptor, architecture: str, progress: Progress | None) -> None:
@@ -98,7 +103,7 @@ def _copy(store: Store, members: Members, blob: Descriptor, progress: Progress |
 
 def _names(entry: Descriptor, called: str) -> tuple[str, ...]:
     """Return normalised names out of annotations. A mere tag, which the specification wants there, is no name of an image."""
-    for text in (entry.annotation(_CONTAINERD_NAME), called if "/" in called or ":" in called else ""):
+    for text in (entry.annotation(CONTAINERD_NAME), called if "/" in called or ":" in called else ""):
         if text:
             try:
                 return (str(parse_reference(text)),)
@@ -107,4 +112,4 @@ def _names(entry: Descriptor, called: str) -> tuple[str, ...]:
     return ()
 
 
-__all__ = ["LAYOUT", "Offer", "add_layout"]
+__all__ = ["CONTAINERD_NAME", "LAYOUT", "REF_NAME", "Offer", "add_layout"]

@@ -5,9 +5,10 @@ for all of its work, so that `collect`, which takes it exclusively, never sees a
 under ``commit.lock``, for a moment.
 
     blobs/sha256/HEX      files by digest, checked when they came
-    layers/KEY/tree       an unpacked layer (`unpack`), with layer.json (`facts`); KEY.range: with ids of the caller's subordinate range
+    layers/KEY/tree       an unpacked layer (`unpacking`), with layer.json (`facts`); KEY.range: with ids of the caller's subordinate range
     manifests/HEX         entries of images (`entry`), by the digest of their manifest
     names/NAME            links whose text is such a HEX; a slash is written `+`
+    pins/NAME             links like those of names, from what keeps an image although nothing runs (`pins`)
     uses/HEX              what runs lock shared while they use an image (`lookup.hold_image`)
 """
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     Progress: TypeAlias = Callable[[str, int, int], None]
     """Told what is done, how many bytes of it are, and of how many in all (0: unknown)."""
 
-_ROOMS = ("blobs", "blobs/sha256", "layers", "manifests", "names", "uses", "tmp")
+_ROOMS = ("blobs", "blobs/sha256", "layers", "manifests", "names", "pins", "uses", "tmp")
 _CHUNK = 1 << 20
 
 
@@ -52,10 +53,10 @@ class Store:
         self.bounds = bounds
         self.map_ids: Callable[[int], None] | None = None
         self._lock = lock
-        self._own = f"{os.getpid()}-{os.urandom(6).hex()}"
+        self.own_name = f"{os.getpid()}-{os.urandom(6).hex()}"
         rooms = os.open("tmp", DIRECTORY_FLAGS, dir_fd=fd)
         try:
-            self.tmp = make_new_directory(rooms, self._own)
+            self.tmp = make_new_directory(rooms, self.own_name)
         finally:
             os.close(rooms)
         self._made = 0
@@ -73,10 +74,10 @@ class Store:
         try:
             os.close(self.tmp)
             rooms = self.room("tmp")
-            trash = make_new_directory(rooms, f"{self._own}-trash")
+            trash = make_new_directory(rooms, f"{self.own_name}-trash")
             try:
-                remove_at(rooms, self._own.encode(), trash)
-                os.rmdir(f"{self._own}-trash", dir_fd=rooms)
+                remove_at(rooms, self.own_name.encode(), trash)
+                os.rmdir(f"{self.own_name}-trash", dir_fd=rooms)
             finally:
                 os.close(trash)
                 os.close(rooms)
@@ -261,7 +262,7 @@ class Store:
             pass
 
     def lock_alone(self) -> bool:
-        """Become the only one who has the store open, for `collect`; return whether that is so. The store can only be closed after that."""
+        """Become the only one who has the store open, for `collect`; return whether that is so. The store can only be closed after that, either way."""
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -84,7 +84,7 @@ class LayerWriter:
         """
         if path.rpartition(b"/")[2].startswith(WHITEOUT):
             raise ImageError(f"a layer cannot hold a file called `{os.fsdecode(path.rpartition(b'/')[2])}`: it would be a whiteout")
-        self._header(path, kind, mode=mode, mtime_ns=mtime_ns, uid=uid, gid=gid, size=size, target=target, xattrs=xattrs)
+        self.write(make_header(path, kind, mode=mode, mtime_ns=mtime_ns, uid=uid, gid=gid, size=size, target=target, xattrs=xattrs))
 
     def add_content(self, fd: int, size: int) -> None:
         """Write a file's content from a descriptor (borrowed), from its present position.
@@ -104,11 +104,11 @@ class LayerWriter:
     def add_whiteout(self, path: bytes, mtime_ns: int = 0) -> None:
         """Say that what the layers below have at a path is gone."""
         directory, _, name = path.rpartition(b"/")
-        self._header((directory + b"/" if directory else b"") + WHITEOUT + name, Kind.FILE, mode=0o600, mtime_ns=mtime_ns)
+        self.write(make_header((directory + b"/" if directory else b"") + WHITEOUT + name, Kind.FILE, mode=0o600, mtime_ns=mtime_ns))
 
     def add_opaque(self, directory: bytes, mtime_ns: int = 0) -> None:
         """Say that nothing is left of what the layers below have in a directory."""
-        self._header((directory + b"/" if directory else b"") + OPAQUE, Kind.FILE, mode=0o600, mtime_ns=mtime_ns)
+        self.write(make_header((directory + b"/" if directory else b"") + OPAQUE, Kind.FILE, mode=0o600, mtime_ns=mtime_ns))
 
     def write(self, chunk: bytes) -> None:
         """Write bytes of the archive."""
@@ -137,42 +137,40 @@ class LayerWriter:
         while chunk:
             chunk = chunk[os.write(self._fd, chunk) :]
 
-    def _header(
-        self,
-        path: bytes,
-        kind: Kind,
-        *,
-        mode: int,
-        mtime_ns: int,
-        uid: int = 0,
-        gid: int = 0,
-        size: int = 0,
-        target: bytes = b"",
-        xattrs: Mapping[bytes, bytes] | None = None,
-    ) -> None:
-        name = path + b"/" if kind is Kind.DIRECTORY and path else path or b"./"
-        records = {b"SCHILY.xattr." + key: value for key, value in sorted((xattrs or {}).items())}
-        seconds, nanoseconds = divmod(mtime_ns, 1_000_000_000)
-        if len(name) > 100:
-            records[b"path"] = name
-        if len(target) > 100:
-            records[b"linkpath"] = target
-        for key, number, limit in ((b"size", size, 1 << 33), (b"uid", uid, 1 << 21), (b"gid", gid, 1 << 21)):
-            if number >= limit:
-                records[key] = b"%d" % number
-        if nanoseconds or not 0 <= seconds < 1 << 33:
-            records[b"mtime"] = _decimal(mtime_ns)
-        if records:
-            content = b"".join(_record(key, value) for key, value in records.items())
-            self.write(_block(b"PaxHeaders/" + name[:80], b"x", 0o644, 0, 0, len(content), 0, b""))
-            self.write(content)
-            self.pad(len(content))
-        self.write(
-            _block(
-                name[:100], _FLAGS[kind], mode & 0o7777, uid if uid < 1 << 21 else 0, gid if gid < 1 << 21 else 0, size if size < 1 << 33 else 0,
-                seconds if 0 <= seconds < 1 << 33 else 0, target[:100],
-            )
-        )  # fmt: skip
+
+def make_header(
+    path: bytes,
+    kind: Kind,
+    *,
+    mode: int,
+    mtime_ns: int,
+    uid: int = 0,
+    gid: int = 0,
+    size: int = 0,
+    target: bytes = b"",
+    xattrs: Mapping[bytes, bytes] | None = None,
+) -> bytes:
+    """Return an entry's header: ustar, with a pax header before it for what ustar cannot say. See `LayerWriter.add`."""
+    name = path + b"/" if kind is Kind.DIRECTORY and path else path or b"./"
+    records = {b"SCHILY.xattr." + key: value for key, value in sorted((xattrs or {}).items())}
+    seconds, nanoseconds = divmod(mtime_ns, 1_000_000_000)
+    if len(name) > 100:
+        records[b"path"] = name
+    if len(target) > 100:
+        records[b"linkpath"] = target
+    for key, number, limit in ((b"size", size, 1 << 33), (b"uid", uid, 1 << 21), (b"gid", gid, 1 << 21)):
+        if number >= limit:
+            records[key] = b"%d" % number
+    if nanoseconds or not 0 <= seconds < 1 << 33:
+        records[b"mtime"] = _decimal(mtime_ns)
+    before = b""
+    if records:
+        content = b"".join(_record(key, value) for key, value in records.items())
+        before = _block(b"PaxHeaders/" + name[:80], b"x", 0o644, 0, 0, len(content), 0, b"") + content + bytes(-len(content) % BLOCK)
+    return before + _block(
+        name[:100], _FLAGS[kind], mode & 0o7777, uid if uid < 1 << 21 else 0, gid if gid < 1 << 21 else 0, size if size < 1 << 33 else 0,
+        seconds if 0 <= seconds < 1 << 33 else 0, target[:100],
+    )  # fmt: skip
 
 
 def _block(name: bytes, flag: bytes, mode: int, uid: int, gid: int, size: int, mtime: int, target: bytes) -> bytes:
@@ -198,4 +196,4 @@ def _decimal(nanoseconds: int) -> bytes:
     return sign + b"%d" % seconds + (b".%09d" % part).rstrip(b"0") if part else sign + b"%d" % seconds
 
 
-__all__ = ["LayerWriter"]
+__all__ = ["LayerWriter", "make_header"]

@@ -48,7 +48,7 @@ def remove_at(parent: int, name: bytes, trash: int) -> int:
     Args:
         parent: the directory that has it; borrowed.
         name: one name.
-        trash: an empty directory of ours on the same file system; borrowed.
+        trash: a directory of ours on the same file system; borrowed. What does not go stays there.
 
     Raises:
         OSError: a name does not go (EPERM where it belongs to another id).
@@ -60,8 +60,10 @@ def remove_at(parent: int, name: bytes, trash: int) -> int:
         os.unlink(name, dir_fd=parent)
         return 1
     _open_up(parent, name, status.st_mode)
-    os.rename(name, b"0", src_dir_fd=parent, dst_dir_fd=trash)
-    todo = [b"0"]
+    own = os.urandom(8).hex().encode()
+    first = own + b"-0"
+    os.rename(name, first, src_dir_fd=parent, dst_dir_fd=trash)
+    todo = [first]
     made, removed = 1, 0
     while todo:
         place = todo.pop()
@@ -72,7 +74,7 @@ def remove_at(parent: int, name: bytes, trash: int) -> int:
             for child, is_directory in found:
                 if is_directory:
                     _open_up(directory, child, os.stat(child, dir_fd=directory, follow_symlinks=False).st_mode)
-                    aside = b"%d" % made
+                    aside = b"%b-%d" % (own, made)
                     os.rename(child, aside, src_dir_fd=directory, dst_dir_fd=trash)
                     todo.append(aside)
                     made += 1

@@ -10,10 +10,11 @@ from sandbox.errors import SandboxError, describe_errno
 from sandbox.images.bounds import Bounds, Budget
 from sandbox.images.chain import unpack_here
 from sandbox.images.layer_tree import Owners
+from sandbox.images.lookup import store_path
 from sandbox.images.model import Layer
 from sandbox.images.ranged import SUFFIX
 from sandbox.images.store import open_store
-from sandbox.images.treeops import make_new_directory, remove_at
+from sandbox.images.treeops import DIRECTORY_FLAGS, make_new_directory, remove_at
 from sandbox.kernel.probe_calls import CLONE_NEWUSER, unshare
 
 TYPE_CHECKING = False
@@ -57,15 +58,13 @@ def _unpack(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _remove(request: dict[str, Any]) -> dict[str, Any]:
-    with open_store(os.environ) as store:
-        rooms = store.room("tmp")
-        trash = make_new_directory(store.tmp, store.new_name())
-        try:
-            for name in request["names"]:
-                remove_at(rooms, os.fsencode(name), trash)
-        finally:
-            os.close(trash)
-            os.close(rooms)
+    """Remove what lies in the store's ``tmp``. Whoever asks has the store alone, so that it is not opened here."""
+    tmp = os.open(f"{store_path(os.environ)}/tmp", DIRECTORY_FLAGS)
+    name = f"{os.getpid()}-{os.urandom(6).hex()}-trash"
+    trash = make_new_directory(tmp, name)
+    for each in request["names"]:
+        remove_at(tmp, os.fsencode(each), trash)
+    os.rmdir(name, dir_fd=tmp)
     return {"bytes": 0}
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 import sandbox
-from sandbox.cli import policy
+import sandbox.api.images
+import sandbox.images
+from sandbox.cli import image, policy
 from sandbox.cli.doctor import USAGE as DOCTOR_USAGE
 from sandbox.cli.exec import OPTIONS
 from sandbox.cli.main import VERBS
@@ -63,6 +65,23 @@ def test_every_policy_command_option_and_warning_has_an_entry() -> None:
             existing |= {f"--{option.name}"} | ({f"-{option.short}"} if option.short else set())
     assert _options("sandbox-policy.1.md") == existing
     assert _entries(_section(text, "WARNINGS")) == set(IDS)
+
+
+def test_every_image_command_and_option_has_an_entry() -> None:
+    text = (MAN / "sandbox-image.1.md").read_text()
+    existing = set()
+    for command in image.commands():
+        assert f"\n### {command}\n" in text, command
+        for option in image.load_command(command).OPTIONS:
+            existing |= {f"--{option.name}"} | ({f"-{option.short}"} if option.short else set())
+    assert _options("sandbox-image.1.md") == existing
+
+
+def test_every_function_of_images_is_in_the_reference() -> None:
+    text = _section((ROOT / "docs" / "reference" / "python.md").read_text(), "sandbox.images")
+    for name in sandbox.images.__all__:
+        assert re.search(rf"\b{name}\b", text), name
+        assert getattr(sandbox.images, name) is getattr(sandbox.api.images, name)
 
 
 def test_every_verb_has_a_page() -> None:
