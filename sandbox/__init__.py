@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from sandbox.api import RunFailed, run
     from sandbox.api.aio import AsyncProcess
+    from sandbox.api.changes import ApplyError, ConflictError, RunChanges, kept_runs
     from sandbox.api.function import SandboxedError, sandboxed
     from sandbox.api.pool import PoolStats, Stats
     from sandbox.api.process import DEVNULL, PIPE, Process
@@ -37,6 +38,7 @@ _HOMES = {
     "Python": "sandbox.api.python", "PoolStats": "sandbox.api.pool", "Stats": "sandbox.api.pool",
     "AsyncProcess": "sandbox.api.aio", "sandboxed": "sandbox.api.function", "SandboxedError": "sandbox.api.function",
     "running": "sandbox.api.running", "Running": "sandbox.api.running", "RunStats": "sandbox.api.running", "RunState": "sandbox.api.running",
+    "RunChanges": "sandbox.api.changes", "kept_runs": "sandbox.api.changes", "ConflictError": "sandbox.api.changes", "ApplyError": "sandbox.api.changes",
     "RunGone": "sandbox.api.running", "RunUnresponsive": "sandbox.api.running",
     "Result": "sandbox.result", "Usage": "sandbox.result", "Verdict": "sandbox.result", "Enforcement": "sandbox.result",
     "SandboxError": "sandbox.errors", "PolicyError": "sandbox.errors", "CompileError": "sandbox.errors", "UnsupportedError": "sandbox.errors",
@@ -53,7 +55,8 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
-    "DEVNULL", "PIPE", "AsyncProcess", "CompileError", "Enforcement", "ExecuteError", "InternalError", "PolicyError", "PoolStats", "Process",
-    "ProtocolError", "Python", "Result", "RunFailed", "RunGone", "RunState", "RunStats", "RunUnresponsive", "Running", "Sandbox",
-    "SandboxError", "SandboxedError", "SetupError", "Stats", "UnsupportedError", "Usage", "Verdict", "run", "running", "sandboxed",
+    "DEVNULL", "PIPE", "ApplyError", "AsyncProcess", "CompileError", "ConflictError", "Enforcement", "ExecuteError", "InternalError",
+    "PolicyError", "PoolStats", "Process", "ProtocolError", "Python", "Result", "RunChanges",
+    "RunFailed", "RunGone", "RunState", "RunStats", "RunUnresponsive", "Running",
+    "Sandbox", "SandboxError", "SandboxedError", "SetupError", "Stats", "UnsupportedError", "Usage", "Verdict", "kept_runs", "run", "running", "sandboxed",
 ]  # fmt: skip

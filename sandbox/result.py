@@ -12,6 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from sandbox.api.changes import RunChanges
+
 
 class Verdict(StrEnum):
     """How a run ended, in one word."""
@@ -166,6 +168,7 @@ class Result:
     `denials` maps syscall names to how often they were refused and recorded.
     `launched` tells what the run was started from: ``spawned`` by the caller, by a resident server everything ``anew``, from a ``template`` of the root,
     from a ``pool``, or in a warm ``interpreter``.
+    `changes` are those of a run with `cow=`, kept on the disk; None where nothing was changed.
     `evidence` has a fact for each limit that was set, `near_limits` those that chance could have turned round: docs/explanation/verdicts.md.
     """
 
@@ -189,6 +192,7 @@ class Result:
     enforced: tuple[Enforcement, ...] = ()
     notes: tuple[str, ...] = ()
     launched: str = "spawned"
+    changes: RunChanges | None = None
 
     @property
     def ok(self) -> bool:
@@ -219,6 +223,7 @@ class Result:
             "enforced": [{"what": e.what, "how": e.how, "weaker": e.weaker} for e in self.enforced],
             "notes": list(self.notes),
             "launched": self.launched,
+            "changes": None if self.changes is None else {"run": self.changes.run_id, **self.changes.counts},
             "profile": {"name": self.profile, "digest": self.profile_digest},
             "policy": {"name": self.policy, "digest": self.policy_digest},
         }

@@ -46,7 +46,7 @@ def hidden_paths(environ: Mapping[str, str]) -> tuple[str, ...]:
 
     An image's set-id files, and another run's changes, are nobody's but the caller's.
     """
-    found = [data_path(environ, "images")]
+    found = [data_path(environ, "images"), state_path(environ, "changes")]
     return tuple([f"{os.path.realpath(os.path.dirname(path)).rstrip('/')}/{os.path.basename(path)}" for path in found if path is not None])
 
 

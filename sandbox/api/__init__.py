@@ -14,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from sandbox.api.changes import RunChanges
     from sandbox.audit.sinks import Sink
     from sandbox.policy.profile import Profile, Volume
     from sandbox.result import Result
@@ -49,6 +50,10 @@ def run(
     name: str = "",
     image: str | None = None,
     entrypoint: Sequence[str] | None = None,
+    cow: Sequence[str | os.PathLike[str]] = (),
+    cow_size: int | str = 0,
+    cow_memory: bool = False,
+    resume: str | RunChanges = "",
 ) -> Result:
     """Run a command in a sandbox of its own and wait for its end.
 
@@ -76,6 +81,10 @@ def run(
         image: an image of the store (``debian:12``) to be the root, in the place of the host's system; `argv` may be empty then, for what the
             image runs, and is preceded by the image's entry point.
         entrypoint: words in the place of the image's entry point and command.
+        cow: host directories that the program sees writable at their own paths and that stay as they are; `Result.changes` has what it changed.
+        cow_size: bytes that it may write there, ``"4G"`` unless given; more ends the run.
+        cow_memory: keep that in memory, and nothing of it afterwards.
+        resume: a kept run, its id or a snapshot's name, to go on from, in the place of `cow`.
 
     Raises:
         PolicyError: a profile, policy, limit or volume is wrong.
@@ -90,7 +99,8 @@ def run(
     from sandbox.api.execute import Hooks, Streams
 
     settings = Settings(
-        profile=profile, policy=policy, cwd=cwd, audit=audit, require_cgroup=require_cgroup, executor=executor, image=image, entrypoint=entrypoint
+        profile=profile, policy=policy, cwd=cwd, audit=audit, require_cgroup=require_cgroup, executor=executor, image=image, entrypoint=entrypoint,
+        cow=cow, cow_size=cow_size, cow_memory=cow_memory, resume=resume,
     )  # fmt: skip
     changes = Changes(files=files, volumes=volumes, limits=limits, timeout=timeout, env=env, collect=collect, collect_limit=collect_limit, name=name)
     sink, owned = open_sink(audit)

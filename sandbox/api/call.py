@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from sandbox.api.execute import Hooks, Streams, execute
 from sandbox.api.prepare import Command, Prepared, check_log_place, load_command_profile, open_backend, prepare
 from sandbox.audit.events import escape_untrusted
+from sandbox.errors import PolicyError
 from sandbox.policy.profile_load import override_profile
 from sandbox.record import dataclass, replace
 from sandbox.rootfs.collect import collect_files, parse_patterns
@@ -19,6 +20,8 @@ from sandbox.rootfs.volumes import parse_volume
 from sandbox.units import parse_size
 
 if TYPE_CHECKING:
+    from sandbox.api.changes import RunChanges
+    from sandbox.api.keeping import CowRequest
     from sandbox.api.recipe import Recipes
     from sandbox.api.start import Launcher
     from sandbox.audit.sinks import Sink
@@ -47,6 +50,10 @@ class Settings:
     executor: str = "auto"
     image: str | None = None
     entrypoint: Sequence[str] | None = None
+    cow: Sequence[str | os.PathLike[str]] = ()
+    cow_size: int | str = 0
+    cow_memory: bool = False
+    resume: str | RunChanges = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +103,7 @@ def prepare_call(argv: Words, settings: Settings, changes: Changes, *, origin: s
     if isinstance(settings.entrypoint, (str, bytes)):
         raise TypeError("entrypoint must be a sequence of words, not one text")
     files = read_files(changes.files)
-    if recipes is None:
+    if recipes is None or settings.cow or settings.resume:  # each run writes to a place of its own
         return _make_call(words, settings, changes, files, origin)
     if image:  # never kept: its name means what it means now, and the command line is partly the image's
         call = _make_call(words, settings, changes, files, origin)
@@ -167,11 +174,35 @@ def _make_call(words: tuple[str, ...], settings: Settings, changes: Changes, fil
             require_cgroup=settings.require_cgroup,
             executor=settings.executor,
             name=changes.name,
+            cow=_cow(settings, origin),
         )
     )
     if isinstance(settings.audit, (str, os.PathLike)):
         check_log_place(prepared, os.fspath(settings.audit))
     return Call(prepared=prepared, patterns=patterns, collect_bytes=collect_bytes)
+
+
+def _cow(settings: Settings, origin: str) -> CowRequest | None:
+    """Return what is to be seen copy-on-write; nothing for a run without."""
+    if not settings.cow and not settings.resume:
+        if settings.cow_memory or settings.cow_size:
+            raise PolicyError("`cow_memory` and `cow_size` say how `cow` is kept, which is not given", origin=origin)
+        return None
+    if isinstance(settings.cow, (str, bytes)):
+        raise TypeError("cow must be a sequence of directories, not one text")
+    from sandbox.api.keeping import CowRequest
+
+    resume = ""
+    if settings.resume:
+        from sandbox.api.changes import RunChanges, find_kept
+
+        resume = settings.resume.run_id if isinstance(settings.resume, RunChanges) else find_kept(settings.resume).run_id
+    return CowRequest(
+        directories=tuple(os.fspath(path) for path in settings.cow),
+        resume=resume,
+        memory=settings.cow_memory,
+        limit_bytes=parse_size(settings.cow_size, where=f"{origin}, cow_size") if settings.cow_size else 0,
+    )
 
 
 def execute_call(call: Call, streams: Streams, hooks: Hooks, launcher: Launcher | None = None) -> Result:

@@ -71,12 +71,14 @@ class Hooks:
 
     `on_spawn` is called when the processes were started and set themselves up. `watches` are descriptors (borrowed) and what to do when one is
     readable; `Monitor.watch` adds more while the run goes on. `on_start` is called
-    when the payload is confined and about to be let go; an exception of either ends the run. `held` makes of it a run that waits for its command.
+    when the payload is confined and about to be let go; an exception of either ends the run. `ended_by` says at the end who ended it, of what was watched,
+    or nothing. `held` makes of it a run that waits for its command.
     """
 
     watches: tuple[tuple[int, Callable[[Monitor], None]], ...] = ()
     on_start: Callable[[Monitor], None] | None = None
     on_spawn: Callable[[], object] | None = None
+    ended_by: Callable[[], str] | None = None
     sink: Sink = field(default_factory=_null_sink)
     held: Held | None = None
 
@@ -106,6 +108,18 @@ def execute(prepared: Prepared, streams: Streams, hooks: Hooks, launcher: Launch
     Raises:
         SandboxError: the sandbox could not be set up; nothing of it is left.
     """
+    if prepared.keeping is None:
+        return execute_once(prepared, streams, hooks, launcher)
+    # What one run writes to is nobody else's: it is never started from a root that others have.
+    if not prepared.keeping.path:
+        return execute_once(prepared, streams, hooks)
+    from sandbox.api.keeping import execute_keeping
+
+    return execute_keeping(prepared, streams, hooks)
+
+
+def execute_once(prepared: Prepared, streams: Streams, hooks: Hooks, launcher: Launcher | None = None) -> Finished:
+    """Do what `execute` does, where what is to be kept is ready."""
     make = Spawned if launcher is None else launcher.open
     held = -1
     if prepared.image is not None:
@@ -226,7 +240,8 @@ def _run(make: Callable[[Prepared, bool], Start], prepared: Prepared, streams: S
         enforced = cgroup.enforced if cgroup is not None else ()
         from sandbox.api.finish import finish, with_notes
 
-        finished = finish(prepared, plan, collected, counted, enforced, stdout, stderr, entry.killed_by, opened.tier)
+        killed_by = entry.killed_by or (hooks.ended_by() if hooks.ended_by is not None else "")
+        finished = finish(prepared, plan, collected, counted, enforced, stdout, stderr, killed_by, opened.tier)
         names = ("standard output", "standard error")
         lost = tuple(f"{name} was lost: {describe_errno(pump.error)}" for name, pump in zip(names, outputs, strict=False) if pump.error)
         notes = (*lost, *opened.notes, *([f"not listed by `sandbox ps`: {entry.refused}"] if entry.refused else []))
@@ -270,6 +285,10 @@ class Spawned(Start):
                 from sandbox.launch.idmap import claim_host_id
 
                 self._host_id = claim_host_id()
+                if prepared.keeping is not None and prepared.keeping.path:
+                    from sandbox.api.keeping import give_to
+
+                    give_to(prepared.keeping.path, prepared.keeping, prepared.run_id, self._host_id.number)
             if prepared.backend is not None:
                 self.cgroup = prepared.backend.reserve(prepared.run_id, prepared.cgroup_limits)
                 self.cgroup.clear_way()
@@ -285,6 +304,8 @@ class Spawned(Start):
         listed = entry.reserve()
         if listed:
             directories += (entry.directory,)
+        if prepared.keeping is not None and prepared.keeping.lock >= 0:
+            directories += (prepared.keeping.lock,)  # held until the janitor has seen everything dead
         outside_id = self._host_id.number if self._host_id is not None else -1
         plan, table = _find_table(prepared, outside_id, cgroup, entry.names if listed else ())
         children = open_children(pumps, streams, self._host_id)
@@ -435,4 +456,4 @@ def write_id_maps(prepared: Prepared, pid: int, host_id: HostId | None) -> None:
         write_range_maps(pid, inside_uid=inside[0], inside_gid=inside[1], uid=prepared.host.uid, gid=prepared.host.gid, user=user)
 
 
-__all__ = ["Hooks", "Spawned", "Streams", "close_children", "execute", "open_children", "write_id_maps"]
+__all__ = ["Hooks", "Spawned", "Streams", "close_children", "execute", "execute_once", "open_children", "write_id_maps"]

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from sandbox.abi.host import HostFeatures
+    from sandbox.api.keeping import CowRequest, Keeping
     from sandbox.api.tables import Kept
     from sandbox.cgroup.model import Backend, BackendReport, CgroupRun
     from sandbox.images.model import Image
@@ -62,6 +63,7 @@ class Command:
     executor: str = "auto"
     name: str = ""
     entrypoint: tuple[str, ...] | None = None
+    cow: CowRequest | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +72,7 @@ class Prepared:
 
     `sampled` names the limits that sampling enforces, `cgroup_limits` are those that the cgroup is to apply. `anchor` starts the run where
     only a process that is there already can (`open_backend`). `image` is what the root is made of, where it is one. `kept` has the tables of the recipe that
-    it is from, where it is from one.
+    it is from, where it is from one; `keeping` says what it sees copy-on-write.
     """
 
     run_id: str
@@ -93,6 +95,7 @@ class Prepared:
     anchor: Anchor | None = None
     image: Image | None = None
     kept: Kept | None = None
+    keeping: Keeping | None = None
 
     @property
     def as_root(self) -> bool:
@@ -139,8 +142,16 @@ def prepare(command: Command) -> Prepared:
         command = replace(command, argv=layered.argv, profile=profile)
     elif command.entrypoint is not None:
         raise PolicyError("an entry point was given, and no image", hint="`--image NAME`, or `mounts.image` in the profile")
+    run_id = new_run_id()
+    keeping = None
+    shown = profile
+    if command.cow is not None:
+        from sandbox.api.keeping import plan_keeping, volumes_of, with_overlays
+
+        keeping = plan_keeping(command.cow, command.environ)
+        shown = replace(profile, volumes=(*profile.volumes, *volumes_of(keeping)))
     root, environment = build_root_spec(
-        profile,
+        shown,
         argv=command.argv,
         cwd=command.cwd,
         environ=command.environ,
@@ -149,13 +160,15 @@ def prepare(command: Command) -> Prepared:
         layered=layered,
         hidden=lambda: (*list_hidden(os.environ, host.uid), *hidden_paths(os.environ)),
     )
+    if keeping is not None:
+        root = with_overlays(root, keeping, run_id, is_root=host.uid == 0)
     chosen = choose_limits(profile, policy, arch, require_cgroup=command.require_cgroup, find=find_backend, explain=explain_backend)
     if host.uid == 0 and profile.ids is IdMode.RANGE:
         raise UnsupportedError(
             "an ordinary caller", "identity.ids", reason="root's payload gets a single id of its own", hint="run as an ordinary user"
         )
     return Prepared(
-        run_id=new_run_id(),
+        run_id=run_id,
         command=command,
         profile=profile,
         policy=policy,
@@ -169,6 +182,7 @@ def prepare(command: Command) -> Prepared:
         notes=(*root.notes, *chosen.notes),
         oom_protected=_is_oom_protected(),
         image=image,
+        keeping=keeping,
     )
 
 
@@ -261,7 +275,7 @@ def build_request(prepared: Prepared, *, outside_id: int, cgroup: CgroupRun | No
         external_map=prepared.external_map,
         map_range=prepared.profile.ids is IdMode.RANGE,
         ranges=_find_ranges(prepared),
-        directories=len(index) + bool(entries),
+        directories=len(index) + bool(entries) + bool(prepared.keeping is not None and prepared.keeping.path),
         joins=indexed(cgroup.joins) if cgroup is not None else (),
         removals=indexed(cgroup.removals) if cgroup is not None else (),
         thaws=indexed(cgroup.thaws) if cgroup is not None else (),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from sandbox.api.aio import AsyncProcess
+    from sandbox.api.changes import RunChanges
     from sandbox.api.pool_ahead import Ahead
     from sandbox.api.python import Python
     from sandbox.api.resident import Residents
@@ -63,6 +64,10 @@ class Sandbox:
         executor: ``auto``, ``native`` or ``python``.
         image: an image of the store to be the root of every run; each has what it writes for itself.
         entrypoint: words in the place of the image's entry point and command.
+        cow: directories that every run sees writable and that stay as they are; see `sandbox.run`, also for the next three.
+        cow_size: see there.
+        cow_memory: see there.
+        resume: see there.
         resident: keep a server that starts the runs, where it can (`Result.launched`); False starts each as `sandbox.run` does.
         pool: sandboxes to make ahead, so that a run has only its command to start: how many, or a mapping; see `sandbox.api.pool_ahead.Ahead`.
         python: warm interpreters for runs of Python: ``True``, the modules to import ahead, or a mapping; see `sandbox.api.python.Python`. They are made
@@ -83,6 +88,10 @@ class Sandbox:
         executor: str = "auto",
         image: str | None = None,
         entrypoint: Sequence[str] | None = None,
+        cow: Sequence[str | os.PathLike[str]] = (),
+        cow_size: int | str = 0,
+        cow_memory: bool = False,
+        resume: str | RunChanges = "",
         resident: bool = True,
         pool: Ahead | Mapping[str, Any] | int | None = None,
         python: Python | Mapping[str, Any] | Iterable[str] | bool = False,
@@ -99,7 +108,13 @@ class Sandbox:
             executor=executor,
             image=image,
             entrypoint=entrypoint,
+            cow=cow if isinstance(cow, (str, bytes)) else tuple(cow),
+            cow_size=cow_size,
+            cow_memory=cow_memory,
+            resume=resume,
         )
+        if (cow or resume) and (pool or python is not False):
+            raise PolicyError("what is made ahead writes to nothing of yours: `pool` and `python` are not to be given with `cow` or `resume`")
         self._recipes = Recipes()
         _all.add(self)
         self._lock = threading.Lock()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sandbox.cli import image, policy
+from sandbox.cli.changes import OPTIONS as CHANGES_OPTIONS
 from sandbox.cli.exec import OPTIONS
 from sandbox.cli.main import VERBS
 from sandbox.cli.options import Option, UsageError
@@ -10,7 +11,9 @@ from sandbox.cli.ps import OPTIONS as RUN_OPTIONS
 from sandbox.cli.top import OPTIONS as TOP_OPTIONS
 
 SHELLS = ("bash", "zsh", "fish")
-_RUN_VERBS = RUN_OPTIONS | {"top": TOP_OPTIONS}
+_RUN_VERBS = RUN_OPTIONS | {"top": TOP_OPTIONS} | CHANGES_OPTIONS
+_TAKE_KEPT = tuple(CHANGES_OPTIONS)
+_KEPT = """$(sandbox changes -q 2>/dev/null)"""
 _TAKE_RUNS = ("stats", "pause", "resume", "kill")
 _IMAGES = """$(sandbox image ls --no-header 2>/dev/null | awk '{print $1 != "-" ? $1 : $2}')"""
 _RUNS = """$(sandbox ps --no-header 2>/dev/null | awk '{print $1; if ($2 != "-") print $2}')"""
@@ -67,7 +70,7 @@ def _bash() -> str:
     )
     run_verbs = []
     for verb, options in _RUN_VERBS.items():
-        words = " ".join([_RUNS] * (verb in _TAKE_RUNS) + [f"--{option.name}" for option in options])
+        words = " ".join([_RUNS] * (verb in _TAKE_RUNS) + [_KEPT] * (verb in _TAKE_KEPT) + [f"--{option.name}" for option in options])
         run_verbs.append(f'    {verb}) COMPREPLY=($(compgen -W "{words}" -- "$cur")); return ;;')
     run_lines = "\n".join(run_verbs)
     return f"""_sandbox() {{
@@ -194,6 +197,7 @@ def _fish() -> str:
             value = f" -x -a '{_fish_values(option)}'" if option.metavar else ""
             lines.append(f"complete -c sandbox -n '{there}' -l {option.name}{short}{value} -d '{_quote(option.help)}'")
     lines.append(f"complete -c sandbox -n '__fish_seen_subcommand_from {' '.join(_TAKE_RUNS)}' -f -a '(sandbox ps -q 2>/dev/null)'")
+    lines.append(f"complete -c sandbox -n '__fish_seen_subcommand_from {' '.join(_TAKE_KEPT)}' -a '(sandbox changes -q 2>/dev/null)'")
     for verb, options in _RUN_VERBS.items():
         for option in options:
             short = f" -s {option.short}" if option.short else ""

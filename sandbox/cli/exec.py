@@ -12,6 +12,7 @@ from sandbox.errors import PolicyError, SandboxError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.api.finish import Finished
+    from sandbox.api.keeping import CowRequest
     from sandbox.api.prepare import Prepared
     from sandbox.audit.events import Event
     from sandbox.audit.sinks import Sink, SinkReport
@@ -26,9 +27,13 @@ OPTIONS = (
     ),
     Option(name="env", short="e", metavar="NAME[=VALUE]", help="set a variable, or pass the caller's", many=True),
     Option(name="cwd", metavar="ro|rw|no", help="how the working directory is shared", values=("ro", "rw", "no")),
-    Option(name="image", short="i", metavar="IMAGE", help="run in an image of the store instead of the host's system"),
+    Option(name="image", short="i", metavar="IMAGE", help="an image of the store is its system"),
     Option(name="entrypoint", metavar="COMMAND", help="in the place of the image's; empty for none"),
-    Option(name="require-overlay", help="refuse where a read-only copy would stand in for it"),
+    Option(name="require-overlay", help="refuse a read-only copy in its place"),
+    Option(name="cow", metavar="DIR", help="it may write there, and DIR stays as it is", many=True, values=("@files",)),
+    Option(name="cow-size", metavar="SIZE", help="how much it may write there (default: 4G)"),
+    Option(name="cow-tmpfs", help="keep what it writes there in memory only"),
+    Option(name="resume", metavar="RUN", help="go on from a kept run or a snapshot of one"),
     Option(name="network", metavar="none|loopback", help="what the run's own network has", values=("none", "loopback")),
     Option(name="limit", short="l", metavar="KEY=VALUE", help="such as wall=10s, memory=64M, processes=8", many=True),
     Option(name="name", metavar="NAME", help="what `sandbox ps` and its kin call it"),
@@ -98,6 +103,12 @@ def _check(options: dict[str, list[str]]) -> None:
         raise UsageError("`--audit` and `--no-audit` exclude each other")
     if "tty" in options and "no-tty" in options:
         raise UsageError("`--tty` and `--no-tty` exclude each other")
+    if "cow" not in options and "resume" not in options:
+        for name in ("cow-size", "cow-tmpfs"):
+            if name in options:
+                raise UsageError(f"`--{name}` needs `--cow DIR`")
+    if "resume" in options and ("cow" in options or "cow-tmpfs" in options):
+        raise UsageError("`--resume` brings its own directories: `--cow` and `--cow-tmpfs` are not to be given with it")
     if _is_interactive(options) and not os.isatty(0):
         raise UsageError("`--tty` needs a terminal as standard input")
 
@@ -108,6 +119,8 @@ def _is_interactive(options: dict[str, list[str]]) -> bool:
 
 def _entry_name(options: dict[str, list[str]], argv: list[str], cwd: str) -> str:
     """Return the name under which a launch like this one is stored; empty where it is not to be."""
+    if "cow" in options or "resume" in options:  # no other run writes where this one does
+        return ""
     # An image's name may mean another one by the next run.
     if "no-cache" in options or "image" in options or not argv or any("=" in text for text in options.get("env", [])):  # values may be secret
         return ""
@@ -160,9 +173,27 @@ def _prepare(options: dict[str, list[str]], argv: list[str], cwd: str) -> Prepar
         Command(
             argv=tuple(argv), profile=profile, cwd=shared, environ=os.environ, entrypoint=entrypoint, audit="no-audit" not in options,
             name=options.get("name", [""])[0], require_cgroup="require-cgroup" in options, interactive=_is_interactive(options),
-            executor=options.get("executor", ["auto"])[0],
+            executor=options.get("executor", ["auto"])[0], cow=_cow(options),
         )
     )  # fmt: skip
+
+
+def _cow(options: dict[str, list[str]]) -> CowRequest | None:
+    """Return what is to be seen copy-on-write; nothing for a run without."""
+    if "cow" not in options and "resume" not in options:
+        return None
+    from sandbox.api.keeping import CowRequest
+    from sandbox.units import parse_size
+
+    resume = ""
+    if "resume" in options:
+        from sandbox.api.changes import find_kept
+
+        resume = find_kept(options["resume"][0]).run_id
+    size = parse_size(options["cow-size"][0], where="option `--cow-size`") if "cow-size" in options else 0
+    if "cow-size" in options and size <= 0:
+        raise UsageError("`--cow-size 0`: nothing could be written", hint="leave `--cow` out to share the directory read-only")
+    return CowRequest(directories=tuple(options.get("cow", ())), resume=resume, memory="cow-tmpfs" in options, limit_bytes=size)
 
 
 def _working_directory() -> str:
@@ -299,6 +330,10 @@ def _summarize(finished: Finished, sink: Sink, quiet: bool) -> None:
 
         for line in summary_lines(finished.denials, sink.report()):
             _say(line)
+    if result.changes is not None:
+        from sandbox.cli.changes import summary
+
+        _say(summary(result.changes))
 
 
 class _ResultFile:

@@ -15,6 +15,10 @@ VERBS = {
     "pause": "stop a running sandbox for a while",
     "resume": "let a paused sandbox go on",
     "kill": "end a running sandbox, all of it",
+    "changes": "what kept runs changed: list them, or show one",
+    "apply": "make a kept run's changes in the original",
+    "discard": "let a kept run's changes, or a snapshot, go",
+    "snapshot": "give a kept run a name to go on from",
     "doctor": "what of this host works, and what would fix the rest",
     "profiles": "list profiles, or show one",
     "policies": "list policies, or show one",
@@ -103,6 +107,10 @@ def _dispatch(words: list[str]) -> int:
 
             act = {"ps": ps.ps, "stats": ps.stats, "pause": ps.pause, "resume": ps.resume, "kill": ps.kill}[verb]
             return act(rest)
+        case "changes" | "apply" | "discard" | "snapshot":
+            from sandbox.cli import changes
+
+            return {"changes": changes.changes, "apply": changes.apply, "discard": changes.discard, "snapshot": changes.snapshot}[verb](rest)
         case "top":
             from sandbox.cli import top
 

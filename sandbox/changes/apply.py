@@ -1,0 +1,415 @@
+"""Making a run's changes in the original.
+
+The run's files and names are hostile, and the original may be changed by others at the same moment. So: every directory of the original is opened from its top
+through no link (`open_beneath`), then one name at a time; a new file is written without a name and gets it when whole; an existing one is exchanged with
+it, and what comes out must be what was looked at before, else it goes back. Killed at any moment, each file is the old or the new one; what may be
+left is one file of the name `temporary_name` in a directory, which the next `apply` takes up. Only `api` imports it.
+
+Attacks that this stops: a link in the original, or one swapped in meanwhile, that leads a write elsewhere (CVE-2018-15664, CVE-2024-28185); set-id bits and
+special files (Judge0); hard links to what the run never saw.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from sandbox.changes.files import OWN, data_segments, look, open_directory, open_file, xattrs_of
+from sandbox.changes.model import Change, Facts, Kind, Type
+from sandbox.changes.status import SET_ID, Source, Status, identity, identity_of
+from sandbox.changes.takeup import Applied, file_format, remove, take_up, temporary_name
+from sandbox.errors import describe_errno
+from sandbox.kernel.calls import RENAME_EXCHANGE, RENAME_NOREPLACE, rename_with
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandbox.changes.choose import Choices, Chosen
+    from sandbox.changes.keep import Opened
+
+_CHUNK = 1 << 20
+_HANDLE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
+
+
+class _ChangedError(Exception):
+    """Somebody else changed the original in the very moment."""
+
+
+def apply(opened: Opened, chosen: Chosen, choices: Choices, on_change: Callable[[Change], object] | None = None) -> Applied:
+    """Make the chosen changes; one that cannot be made does not keep the others from it.
+
+    Args:
+        opened: the run.
+        chosen: of `choose`.
+        choices: the same.
+        on_change: is told of each change that was made.
+    """
+    applied = Applied()
+    for number in range(len(opened.record.trees)):
+        uppers, lowers = opened.layers(number)
+        todo = [(change, status) for change, status in chosen.todo if change.tree == number]
+        take_up(opened.record.run, lowers[0], [change for change in chosen.named if change.tree == number], applied)
+        _Tree(opened.record.run, lowers[0], Source(uppers), choices, applied, on_change).run(todo)
+    return applied
+
+
+class _Tree:
+    """The changes of one tree."""
+
+    def __init__(
+        self, run: str, root: int, source: Source, choices: Choices, applied: Applied, on_change: Callable[[Change], object] | None
+    ) -> None:
+        self._root = root
+        self._source = source
+        self._choices = choices
+        self._applied = applied
+        self._on_change = on_change
+        self._temporary = temporary_name(run)
+        self._unlocked: dict[str, int] = {}
+        self._unfinished: list[tuple[Change, bool]] = []
+        self._as_root = os.geteuid() == 0
+
+    def run(self, todo: list[tuple[Change, Status]]) -> None:
+        gone = [item for item in todo if item[0].kind is Kind.DELETED]
+        made = [item for item in todo if item[0].kind is not Kind.DELETED]
+        try:
+            for change, status in reversed(gone):
+                self._each(change, status, self._delete)
+            for change, status in made:
+                if not change.link:
+                    self._each(change, status, self._make)
+            for change, status in made:
+                if change.link:
+                    self._each(change, status, self._make_link)
+        finally:
+            self._finish_directories()
+
+    def _each(self, change: Change, status: Status, act: Callable[[int, str, Change, Status], None]) -> None:
+        directory, _, name = change.path.rpartition("/")
+        try:
+            if name == self._temporary:
+                raise _ChangedError("a name that is ours")
+            parent = self._open_parent(directory)
+            try:
+                act(parent, name, change, status)
+            finally:
+                os.close(parent)
+        except _ChangedError as error:
+            self._applied.failed.append((change, str(error)))
+        except OSError as error:
+            self._applied.failed.append((change, describe_errno(error.errno or 0)))
+        else:
+            self._applied.made += 1
+            if change.after is not None and change.after.type is Type.DIRECTORY:
+                self._unfinished.append((change, status.now is None or status.now.type is not Type.DIRECTORY))
+            if self._on_change is not None:
+                self._on_change(change)
+
+    def _open_parent(self, path: str) -> int:
+        """Open a directory of the original that is to be written to, for a moment against its mode where it is ours."""
+        fd = open_directory(self._root, path)
+        mode = stat.S_IMODE(os.fstat(fd).st_mode)
+        if mode & 0o300 != 0o300 and path not in self._unlocked and not self._as_root and os.fstat(fd).st_uid == os.geteuid():
+            try:
+                os.fchmod(fd, mode | 0o300)
+            except OSError:
+                os.close(fd)
+                raise
+            self._unlocked[path] = mode
+        return fd
+
+    # ---- one name ------------------------------------------------------------------------------------------
+
+    def _delete(self, parent: int, name: str, change: Change, status: Status) -> None:
+        assert status.now is not None
+        if status.now.type is Type.DIRECTORY:
+            os.rmdir(name, dir_fd=parent)
+            return
+        rename_with(parent, name, parent, self._temporary, RENAME_NOREPLACE)
+        if self._is_expected(parent, self._temporary, status.now):
+            os.unlink(self._temporary, dir_fd=parent)
+            return
+        rename_with(parent, self._temporary, parent, name, RENAME_NOREPLACE)
+        raise _ChangedError("it was changed in the original at this moment")
+
+    def _make(self, parent: int, name: str, change: Change, status: Status) -> None:
+        after = change.after
+        assert after is not None
+        if change.kind is Kind.MODIFIED and "content" not in change.what and status.now is not None and status.now.type is after.type:
+            self._alter(parent, name, change, after, status.now)
+            return
+        match after.type:
+            case Type.DIRECTORY:
+                self._put(parent, name, status, lambda temporary: os.mkdir(temporary, 0o700, dir_fd=parent))
+            case Type.SYMLINK:
+                self._put(parent, name, status, lambda temporary: os.symlink(after.target, temporary, dir_fd=parent))
+            case Type.FIFO:
+                self._put(parent, name, status, lambda temporary: os.mkfifo(temporary, 0o600, dir_fd=parent))
+                self._finish_fifo(parent, name, after)
+            case Type.FILE:
+                self._write_file(parent, name, change, after, status)
+            case Type.SOCKET | Type.DEVICE:
+                raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    def _make_link(self, parent: int, name: str, change: Change, status: Status) -> None:
+        """Make another name of a file that the original has as the run left it; else a file of its own."""
+        after = change.after
+        assert after is not None
+        directory, _, leaf = change.link.rpartition("/")
+        try:
+            there = open_directory(self._root, directory)
+        except OSError:
+            self._make(parent, name, change, status)
+            return
+        try:
+            found = look(there, leaf)
+            if found is None or not stat.S_ISREG(found.st_mode) or not self._is_content(there, leaf, change, after):
+                self._write_file(parent, name, change, after, status)
+                return
+            self._put(
+                parent, name, status, lambda temporary: os.link(leaf, temporary, src_dir_fd=there, dst_dir_fd=parent, follow_symlinks=False)
+            )
+            if not os.path.samestat(found, os.stat(name, dir_fd=parent, follow_symlinks=False)):
+                raise _ChangedError("the file that it is a name of was changed at this moment")
+        finally:
+            os.close(there)
+
+    def _is_content(self, there: int, leaf: str, change: Change, after: Facts) -> bool:
+        from sandbox.changes.files import same_content
+
+        mine = self._source.parent(change.path, after)
+        try:
+            first, second = open_file(mine, change.path.rpartition("/")[2]), -1
+            try:
+                second = open_file(there, leaf)
+                return same_content(first, second) and (os.fstat(second).st_mode | SET_ID) & 0o7777 == after.mode | SET_ID
+            except OSError:
+                return False
+            finally:
+                os.close(first)
+                if second >= 0:
+                    os.close(second)
+        finally:
+            os.close(mine)
+
+    def _put(self, parent: int, name: str, status: Status, make: Callable[[str], None]) -> None:
+        """Make something under its name, or exchange it with what has that name."""
+        if status.now is None:
+            make(name)  # EEXIST where somebody was faster
+            return
+        make(self._temporary)
+        self._exchange(parent, name, status.now)
+
+    def _exchange(self, parent: int, name: str, expected: Facts) -> None:
+        """Put what was made in the place of what was there, which goes, if that is what was looked at."""
+        try:
+            rename_with(parent, self._temporary, parent, name, RENAME_EXCHANGE)
+        except OSError:
+            remove(parent, self._temporary)
+            raise
+        if self._is_expected(parent, self._temporary, expected):
+            try:
+                remove(parent, self._temporary)
+                return
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY:
+                    raise
+        rename_with(parent, self._temporary, parent, name, RENAME_EXCHANGE)
+        remove(parent, self._temporary)
+        raise _ChangedError("it was changed in the original at this moment")
+
+    @staticmethod
+    def _is_expected(parent: int, name: str, expected: Facts) -> bool:
+        status = look(parent, name)
+        if status is None or stat.S_IFMT(status.st_mode) != file_format(expected.type):
+            return False
+        if expected.type is Type.DIRECTORY:
+            return status.st_ino == expected.inode
+        target = os.readlink(name, dir_fd=parent) if expected.type is Type.SYMLINK else ""
+        return identity_of(status, target) == identity(expected)
+
+    # ---- files ---------------------------------------------------------------------------------------------
+
+    def _write_file(self, parent: int, name: str, change: Change, after: Facts, status: Status) -> None:
+        theirs = self._source.parent(change.path, after)
+        try:
+            source = open_file(theirs, change.path.rpartition("/")[2])
+        finally:
+            os.close(theirs)
+        try:
+            found = os.fstat(source)
+            if (found.st_ino, found.st_dev, found.st_size) != (after.inode, after.device, after.size):
+                raise _ChangedError("the run's file is not what was listed")
+            fd, named = self._create(parent)
+            try:
+                _copy(source, fd, after.size)
+                self._give(fd, parent, name, status)
+                self._set_xattrs(fd, xattrs_of(source))
+                os.fchmod(fd, self._mode(after))
+                os.utime(fd, ns=(after.mtime_ns, after.mtime_ns))
+                if status.now is None:
+                    self._name(fd, named, parent, name)
+                else:
+                    if not named:
+                        os.link(f"/proc/self/fd/{fd}", self._temporary, dst_dir_fd=parent, follow_symlinks=True)
+                    self._exchange(parent, name, status.now)
+            except BaseException:
+                if named:
+                    remove(parent, self._temporary)
+                raise
+            finally:
+                os.close(fd)
+        finally:
+            os.close(source)
+
+    def _create(self, parent: int) -> tuple[int, bool]:
+        """Make a file without a name; where the file system has none, one under the temporary name, with no right until it is whole."""
+        try:
+            return os.open(".", os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=parent), False
+        except OSError as error:
+            if error.errno not in _NO_TMPFILE:
+                raise
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(self._temporary, flags, 0, dir_fd=parent), True
+
+    def _name(self, fd: int, named: bool, parent: int, name: str) -> None:
+        if named:
+            rename_with(parent, self._temporary, parent, name, RENAME_NOREPLACE)
+        else:
+            os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=parent, follow_symlinks=True)
+
+    def _alter(self, parent: int, name: str, change: Change, after: Facts, now: Facts) -> None:
+        """Change mode, attributes or times in place, so that every other name of the file has them too."""
+        handle = os.open(name, _HANDLE, dir_fd=parent)
+        try:
+            found = os.fstat(handle)
+            if (found.st_ino, found.st_dev) != (now.inode, now.device) or stat.S_IFMT(found.st_mode) != file_format(now.type):
+                raise _ChangedError("it was changed in the original at this moment")
+            path = f"/proc/self/fd/{handle}"
+            if "xattrs" in change.what:
+                self._alter_xattrs(path, change, after)
+            if "mode" in change.what and after.type is not Type.DIRECTORY:  # a directory's comes last
+                os.chmod(path, self._mode(after, found.st_mode))
+            if after.type is Type.FILE:
+                os.utime(path, ns=(after.mtime_ns, after.mtime_ns))
+        finally:
+            os.close(handle)
+
+    def _alter_xattrs(self, path: str, change: Change, after: Facts) -> None:
+        theirs = self._source.parent(change.path, after)
+        leaf = change.path.rpartition("/")[2]
+        try:
+            fd = open_file(theirs, leaf) if after.type is Type.FILE else open_directory(theirs, leaf)
+        finally:
+            os.close(theirs)
+        try:
+            wanted = xattrs_of(fd)
+        finally:
+            os.close(fd)
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+        mine = os.open(path, flags)
+        try:
+            for name in xattrs_of(mine).keys() - wanted.keys():
+                os.removexattr(mine, name)
+            self._set_xattrs(mine, wanted)
+        finally:
+            os.close(mine)
+
+    @staticmethod
+    def _set_xattrs(fd: int, wanted: dict[str, bytes]) -> None:
+        for name, value in wanted.items():
+            if not name.startswith(OWN):  # in the original it would mean something to the next overlay
+                os.setxattr(fd, name, value)
+
+    def _give(self, fd: int, parent: int, name: str, status: Status) -> None:
+        """Let a file belong to whom the original does, or a new one's directory: root applies in a user's tree, a user in a group's."""
+        there = look(parent, name) if status.now is not None else None
+        if self._as_root:
+            owner = there or os.fstat(parent)
+            os.fchown(fd, owner.st_uid, owner.st_gid)
+        elif there is not None and there.st_gid != os.fstat(fd).st_gid:
+            try:
+                os.fchown(fd, -1, there.st_gid)
+            except PermissionError:
+                pass  # a group that the caller is not in
+
+    def _mode(self, after: Facts, before: int = 0) -> int:
+        """Return a file's mode: without set-id bits, unless asked; one that the original has, and the run has left it, stays."""
+        return after.mode if self._choices.set_id else after.mode & (~SET_ID | before)
+
+    def _finish_fifo(self, parent: int, name: str, after: Facts) -> None:
+        handle = os.open(name, _HANDLE, dir_fd=parent)
+        try:
+            if not stat.S_ISFIFO(os.fstat(handle).st_mode):
+                raise _ChangedError("it was changed in the original at this moment")
+            os.chmod(f"/proc/self/fd/{handle}", self._mode(after))
+        finally:
+            os.close(handle)
+
+    # ---- directories ---------------------------------------------------------------------------------------
+
+    def _finish_directories(self) -> None:
+        """Give directories their modes and attributes, the deepest first: one that nobody may write to was written to until now."""
+        for change, new in reversed(self._unfinished):
+            after = change.after
+            assert after is not None
+            if not new and "mode" not in change.what:
+                continue
+            try:
+                fd = open_directory(self._root, change.path)
+                try:
+                    if new:
+                        self._finish_new(fd, change, after)
+                    kept = stat.S_IMODE(os.fstat(fd).st_mode) & stat.S_ISGID  # as the kernel made it, of the directory above
+                    os.fchmod(fd, after.mode if self._choices.set_id else after.mode & ~SET_ID | kept)
+                    self._unlocked.pop(change.path, None)
+                finally:
+                    os.close(fd)
+            except OSError as error:
+                self._applied.failed.append((change, describe_errno(error.errno or 0)))
+        for path, mode in sorted(self._unlocked.items(), reverse=True):
+            try:
+                fd = open_directory(self._root, path)
+            except OSError:
+                continue
+            try:
+                os.fchmod(fd, mode)
+            finally:
+                os.close(fd)
+        self._unlocked = {}
+
+    def _finish_new(self, fd: int, change: Change, after: Facts) -> None:
+        if self._as_root:
+            parent = open_directory(self._root, change.path.rpartition("/")[0])
+            try:
+                above = os.fstat(parent)
+                os.fchown(fd, above.st_uid, above.st_gid)
+            finally:
+                os.close(parent)
+        theirs = self._source.parent(change.path, after)
+        try:
+            mine = open_directory(theirs, change.path.rpartition("/")[2])
+        finally:
+            os.close(theirs)
+        try:
+            self._set_xattrs(fd, xattrs_of(mine))
+        finally:
+            os.close(mine)
+
+
+def _copy(source: int, target: int, size: int) -> None:
+    """Copy a file's bytes; what is a hole stays one."""
+    os.ftruncate(target, size)
+    for begin, end in data_segments(source, size):
+        at = begin
+        while at < end:
+            data = os.pread(source, min(_CHUNK, end - at), at)
+            if not data:
+                raise _ChangedError("the run's file is not what was listed")
+            at += os.pwrite(target, data, at)
+
+
+__all__ = ["apply"]

@@ -1,0 +1,136 @@
+"""What a killed `apply` leaves in the original, found and taken away. Only `apply` and `api` import it."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from sandbox.changes.files import look, open_directory
+from sandbox.changes.model import Change, Type
+from sandbox.changes.status import identity, identity_of
+from sandbox.errors import describe_errno
+from sandbox.kernel.calls import RENAME_NOREPLACE, rename_with
+from sandbox.record import dataclass, field
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sandbox.changes.keep import Opened
+
+_NOTE = "applying"
+
+
+@dataclass(slots=True, kw_only=True)
+class Applied:
+    """What came of it: how many changes were made, and (change, reason) of those that were not."""
+
+    made: int = 0
+    failed: list[tuple[Change, str]] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+
+
+def temporary_name(run: str) -> str:
+    """Return the name that a file has in the original's directories for a moment."""
+    return f".sandbox-{run}.tmp"
+
+
+def begin_apply(opened: Opened) -> None:
+    """Note that changes are being made: what a kill leaves is looked for as long as the note is there."""
+    os.close(os.open(_NOTE, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=opened.directory))
+
+
+def end_apply(opened: Opened) -> None:
+    """Take the note away."""
+    os.unlink(_NOTE, dir_fd=opened.directory)
+
+
+def tidy(opened: Opened) -> None:
+    """Remove from the original what a killed `apply` has left there, before its run is let go."""
+    if not os.access(_NOTE, os.F_OK, dir_fd=opened.directory):
+        return
+    changes = list(opened.changes())
+    for number, tree in enumerate(opened.record.trees):
+        if not tree.image:
+            take_up(opened.record.run, opened.layers(number)[1][0], [change for change in changes if change.tree == number], Applied())
+
+
+def take_up(run: str, root: int, changes: Sequence[Change], applied: Applied) -> None:
+    """Remove what a killed `apply` has left: the old file after an exchange, or the new one before it; anything else is somebody's work, and stays.
+
+    Args:
+        run: its id.
+        root: descriptor of the original; borrowed.
+        changes: in whose directories to look.
+        applied: is told of what stays.
+    """
+    below: dict[str, list[Change]] = {}
+    for change in changes:
+        below.setdefault(change.path.rpartition("/")[0], []).append(change)
+    name = temporary_name(run)
+    for directory, those in below.items():
+        try:
+            parent = open_directory(root, directory)
+        except OSError:
+            continue
+        try:
+            status = look(parent, name)
+            if status is None:
+                continue
+            if _is_ours(parent, name, status, those):
+                remove(parent, name)
+            else:
+                applied.kept.append(f"{directory}/{_keep(parent, name)}".lstrip("/"))
+        except OSError as error:
+            applied.kept.append(f"{directory}/{name}".lstrip("/") + f": {describe_errno(error.errno or 0)}")
+        finally:
+            os.close(parent)
+
+
+def _is_ours(parent: int, name: str, status: os.stat_result, changes: Sequence[Change]) -> bool:
+    if stat.S_ISDIR(status.st_mode):
+        return True  # it is only removed if it is empty
+    if stat.S_ISREG(status.st_mode) and not stat.S_IMODE(status.st_mode):
+        return True  # half of a new one
+    target = os.readlink(name, dir_fd=parent) if stat.S_ISLNK(status.st_mode) else ""
+    for change in changes:
+        if change.before is not None and identity(change.before) == identity_of(status, target):
+            return True
+        after = change.after
+        if after is not None and stat.S_IFMT(status.st_mode) == file_format(after.type):
+            if after.type is Type.FILE and (after.size, after.mtime_ns) == (status.st_size, status.st_mtime_ns):
+                return True
+            if after.type is not Type.FILE and after.target == target:
+                return True
+    return False
+
+
+def _keep(parent: int, name: str) -> str:
+    number = 0
+    while True:
+        number += 1
+        kept = f"{name}.{number}.kept"
+        try:
+            rename_with(parent, name, parent, kept, RENAME_NOREPLACE)
+            return kept
+        except FileExistsError:
+            continue
+
+
+def remove(parent: int, name: str) -> None:
+    """Remove a file, a link, or an empty directory."""
+    try:
+        os.unlink(name, dir_fd=parent)
+    except IsADirectoryError:
+        os.rmdir(name, dir_fd=parent)
+
+
+def file_format(kind: Type) -> int:
+    """Return the bits of a mode that say it."""
+    return {
+        Type.FILE: stat.S_IFREG, Type.DIRECTORY: stat.S_IFDIR, Type.SYMLINK: stat.S_IFLNK, Type.FIFO: stat.S_IFIFO, Type.SOCKET: stat.S_IFSOCK,
+        Type.DEVICE: stat.S_IFCHR,
+    }[kind]  # fmt: skip
+
+
+__all__ = ["Applied", "begin_apply", "end_apply", "file_format", "remove", "take_up", "temporary_name", "tidy"]
