@@ -11,6 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from sandbox import volumes
     from sandbox.api import RunFailed, run
     from sandbox.api.aio import AsyncProcess
     from sandbox.api.changes import ApplyError, ConflictError, RunChanges, kept_runs
@@ -47,10 +48,12 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        from importlib import import_module
+    from importlib import import_module
 
+    if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
+    if name == "volumes":
+        return import_module("sandbox.volumes")
     raise AttributeError(f"module `sandbox` has no attribute `{name}`")
 
 
@@ -59,4 +62,5 @@ __all__ = [
     "PolicyError", "PoolStats", "Process", "ProtocolError", "Python", "Result", "RunChanges",
     "RunFailed", "RunGone", "RunState", "RunStats", "RunUnresponsive", "Running",
     "Sandbox", "SandboxError", "SandboxedError", "SetupError", "Stats", "UnsupportedError", "Usage", "Verdict", "kept_runs", "run", "running", "sandboxed",
+    "volumes",
 ]  # fmt: skip

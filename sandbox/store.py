@@ -44,9 +44,9 @@ def state_path(environ: Mapping[str, str], name: str) -> str | None:
 def hidden_paths(environ: Mapping[str, str]) -> tuple[str, ...]:
     """Return the real paths of what is never seen inside a sandbox, whatever is shared; none needs to exist.
 
-    An image's set-id files, and another run's changes, are nobody's but the caller's.
+    An image's set-id files, the volumes of other runs and what those changed are nobody's but the caller's.
     """
-    found = [data_path(environ, "images"), state_path(environ, "changes")]
+    found = [data_path(environ, "images"), data_path(environ, "volumes"), state_path(environ, "changes")]
     return tuple([f"{os.path.realpath(os.path.dirname(path)).rstrip('/')}/{os.path.basename(path)}" for path in found if path is not None])
 
 

@@ -28,6 +28,7 @@ from sandbox.policy.model import Action
 from sandbox.policy.profile import CwdMode, IdMode, LandlockMode, NetworkMode, OverlayMode, ProcMode
 from sandbox.policy.profile_fields import FALLBACKS, FIELDS, SYNTHETIC_ETC, TABLES
 from sandbox.policy.profile_fields import TOP_KEYS as PROFILE_TOP_KEYS
+from sandbox.policy.profile_volumes import NAME
 
 Schema = dict[str, object]
 
@@ -168,6 +169,48 @@ OWN_ETC = [f"/etc/{name}" for name in SYNTHETIC_ETC]
 PATH_LIST: Schema = {"type": "array", "uniqueItems": True, "items": ABSOLUTE}
 
 
+_TARGET: Schema = {**ABSOLUTE, "description": "Path inside."}
+_WRITABLE: Schema = {**BOOLEAN, "description": "Whether the program may write there."}
+
+
+def table(required: list[str], properties: dict[str, Schema]) -> Schema:
+    """Return the schema of one kind of volume."""
+    return {"type": "object", "additionalProperties": False, "required": required, "properties": properties}
+
+
+SHARED_PATH = table(
+    ["source"],
+    {
+        "source": {"type": "string", "minLength": 1, "description": "Path on the host; relative to this file, `~` is the home."},
+        "target": {**ABSOLUTE, "description": "Path inside; the source's own unless said."},
+        "writable": _WRITABLE,
+    },
+)
+NAMED_VOLUME = table(
+    ["name", "target"],
+    {
+        "name": {"type": "string", "pattern": f"^{NAME.pattern}$", "description": "A volume, kept between runs; made where there is none."},
+        "target": _TARGET,
+        "writable": {**_WRITABLE, "description": "Whether the program may write there; true unless said."},
+        "copy": {**BOOLEAN, "description": "Fill it, when it is empty, from what is at the target; true unless said."},
+        "lock": {**BOOLEAN, "description": "Keep other writers out as long as the run lives."},
+        "wait": {**DURATION, "description": "How long to wait for the lock."},
+        "subpath": {"type": "string", "pattern": "^[^/]", "description": "A directory in the volume to mount instead of its top."},
+    },
+)
+NAMED_VOLUME["dependentRequired"] = {"wait": ["lock"]}
+TMPFS = table(
+    ["type", "target"],
+    {
+        "type": {"const": "tmpfs", "description": "An empty file system in memory, the run's own."},
+        "target": _TARGET,
+        "size": {**SIZE, "description": "At least one page; 64M unless said."},
+        "mode": {"type": "string", "pattern": "^[01]?[0-7]{3}$", "description": "Octal; 1777 unless said."},
+        "executable": {**BOOLEAN, "description": "Whether files in it can be executed."},
+    },
+)
+
+
 def or_none(schema: Schema) -> Schema:
     """Return a schema that also takes ``none``, for a limit that can be lifted."""
     return {"anyOf": [{"const": "none"}, schema]}
@@ -228,18 +271,9 @@ PROFILE: dict[str, tuple[Schema, str]] = {
     "mounts.volumes": (
         {
             "type": "array",
-            "items": {
-                "type": "object",
-                "additionalProperties": False,
-                "required": ["source"],
-                "properties": {
-                    "source": {"type": "string", "minLength": 1, "description": "Path on the host; relative to this file, `~` is the home."},
-                    "target": {**ABSOLUTE, "description": "Path inside; the source's own unless said."},
-                    "writable": {**BOOLEAN, "description": "Whether the program may write there."},
-                },
-            },
+            "items": {"anyOf": [SHARED_PATH, NAMED_VOLUME, TMPFS]},
         },
-        "Host paths to share. Those of a parent are kept.",
+        "Host paths to share, named volumes (`name`) and file systems in memory (`type = \"tmpfs\"`). Those of a parent are kept.",
     ),
     "mounts.etc": (
         {"type": "array", "uniqueItems": True, "items": {"type": "string", "minLength": 1, "not": {"enum": [*SYNTHETIC_ETC, *OWN_ETC]}}},

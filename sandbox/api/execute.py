@@ -121,6 +121,11 @@ def execute(prepared: Prepared, streams: Streams, hooks: Hooks, launcher: Launch
 def execute_once(prepared: Prepared, streams: Streams, hooks: Hooks, launcher: Launcher | None = None) -> Finished:
     """Do what `execute` does, where what is to be kept is ready."""
     make = Spawned if launcher is None else launcher.open
+    if prepared.volumes and prepared.opened is None:
+        from sandbox.volumes.opening import open_volumes
+
+        with open_volumes(prepared.volumes, run_id=prepared.run_id, name=prepared.command.name) as opened:
+            return execute_once(prepared.with_volumes(opened), streams, hooks, launcher)
     held = -1
     if prepared.image is not None:
         from sandbox.api.layered import hold
@@ -280,6 +285,10 @@ class Spawned(Start):
         self.entry = self._entry = Registered(prepared)
         self._host_id: HostId | None = None
         self._janitor = 0
+        self._maps: list[int] = []
+        self._locks: list[int] = []
+        if prepared.opened is not None:
+            self._locks, self.notes = prepared.opened.locks, tuple(prepared.opened.notes)
         try:
             if prepared.as_root:
                 from sandbox.launch.idmap import claim_host_id
@@ -289,6 +298,10 @@ class Spawned(Start):
                     from sandbox.api.keeping import give_to
 
                     give_to(prepared.keeping.path, prepared.keeping, prepared.run_id, self._host_id.number)
+                if prepared.opened is not None:
+                    from sandbox.api.volumes import open_maps
+
+                    self._maps = open_maps(prepared.opened, self._host_id.number)
             if prepared.backend is not None:
                 self.cgroup = prepared.backend.reserve(prepared.run_id, prepared.cgroup_limits)
                 self.cgroup.clear_way()
@@ -306,6 +319,7 @@ class Spawned(Start):
             directories += (entry.directory,)
         if prepared.keeping is not None and prepared.keeping.lock >= 0:
             directories += (prepared.keeping.lock,)  # held until the janitor has seen everything dead
+        directories += (*self._locks, *self._maps)
         outside_id = self._host_id.number if self._host_id is not None else -1
         plan, table = _find_table(prepared, outside_id, cgroup, entry.names if listed else ())
         children = open_children(pumps, streams, self._host_id)
@@ -340,6 +354,8 @@ class Spawned(Start):
                 finally:
                     cgroup.close()
         finally:
+            while self._maps:
+                os.close(self._maps.pop())
             if host_id is not None:
                 host_id.close()
             self._entry.close()  # last: whoever waits for the end of the run is told by it

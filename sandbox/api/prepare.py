@@ -38,10 +38,12 @@ if TYPE_CHECKING:
     from sandbox.images.model import Image
     from sandbox.launch.anchor import Anchor
     from sandbox.plan.codec import Table
+    from sandbox.plan.root import VolumeUse
     from sandbox.plan.steps import Plan
     from sandbox.policy.model import SyscallPolicy
     from sandbox.rootfs.image import Layered
     from sandbox.seccomp.filter import Filter
+    from sandbox.volumes.opening import Opened
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +98,16 @@ class Prepared:
     image: Image | None = None
     kept: Kept | None = None
     keeping: Keeping | None = None
+    opened: Opened | None = None
+
+    @property
+    def volumes(self) -> tuple[VolumeUse, ...]:
+        """The named volumes that are to be opened before the run: `opened`, then."""
+        return self.root.volumes
+
+    def with_volumes(self, opened: Opened) -> Prepared:
+        """Return the launch with its volumes open."""
+        return replace(self, opened=opened)
 
     @property
     def as_root(self) -> bool:
@@ -257,6 +269,9 @@ def build_request(prepared: Prepared, *, outside_id: int, cgroup: CgroupRun | No
         entries: the files of the run's entry, in the directory whose descriptor comes after those of `cgroup_directories`.
     """
     index = {fd: number for number, fd in enumerate(cgroup_directories(cgroup))}
+    names = sorted({use.name for use in prepared.root.volumes})
+    locks = len(index) + bool(entries)  # of what a copy-on-write run changes, then of volumes; the janitor only holds them
+    maps = locks + bool(prepared.keeping is not None and prepared.keeping.path) + len(names)
 
     def indexed(files: tuple[tuple[int, str], ...]) -> tuple[tuple[int, str], ...]:
         return tuple((index[fd], path) for fd, path in files)
@@ -275,11 +290,13 @@ def build_request(prepared: Prepared, *, outside_id: int, cgroup: CgroupRun | No
         external_map=prepared.external_map,
         map_range=prepared.profile.ids is IdMode.RANGE,
         ranges=_find_ranges(prepared),
-        directories=len(index) + bool(entries) + bool(prepared.keeping is not None and prepared.keeping.path),
+        directories=maps + (len(names) if prepared.as_root else 0),
         joins=indexed(cgroup.joins) if cgroup is not None else (),
         removals=indexed(cgroup.removals) if cgroup is not None else (),
         thaws=indexed(cgroup.thaws) if cgroup is not None else (),
         entries=tuple((len(index), name) for name in entries),
+        held=tuple(range(locks, maps)),
+        maps=tuple((name, maps + number) for number, name in enumerate(names)) if prepared.as_root else (),
         rlimits=prepared.rlimits,
         scheduler=prepared.scheduling.policy,
         base_nice=prepared.scheduling.base_nice,

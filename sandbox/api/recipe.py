@@ -197,7 +197,11 @@ def identify_shared(prepared: Prepared) -> Hashable:
 
 
 def hides_something(prepared: Prepared) -> bool:
-    """Whether something in a shared tree is covered: the kernel drops such a mount when the host puts another file there, so no sandbox may wait with it."""
+    """Whether no sandbox may wait with this root. The kernel drops what covers something in a shared tree when the host puts another file there; and who waits
+    with a volume would keep others from it.
+    """
+    if prepared.volumes:
+        return True
     trees = tuple(entry.path + "/" for entry in prepared.root.entries if isinstance(entry, Bind) and entry.directory)
     covers = (entry.path for entry in prepared.root.entries if isinstance(entry, Tmpfs) or (isinstance(entry, Bind) and entry.source == "/dev/null"))
     return any(path.startswith(trees) for path in covers)

@@ -12,15 +12,17 @@ if TYPE_CHECKING:
 
 
 def build_profile(
-    name: str, *, limits: Mapping[str, object], volumes: Sequence[str], base: str, env: Mapping[str, str], env_pass: Iterable[str] = (),
-    policy: str | None = None, cwd: str | None = None, network: str | None = None, image: str | None = None, overlay: str | None = None, origin: str,
+    name: str, *, limits: Mapping[str, object], volumes: Sequence[str], tmpfs: Sequence[str] = (), base: str, env: Mapping[str, str],
+    env_pass: Iterable[str] = (), policy: str | None = None, cwd: str | None = None, network: str | None = None, image: str | None = None,
+    overlay: str | None = None, origin: str,
 ) -> Profile:  # fmt: skip
     """Load a profile and apply what was asked for on top.
 
     Args:
         name: bare name or path.
         limits: keys as in ``[limits]``.
-        volumes: `SRC[:DST][:ro|rw]` texts, relative to `base`.
+        volumes: `SRC[:DST][:ro|rw]` or `NAME:DST[:OPTION,...]` texts, relative to `base`.
+        tmpfs: `DST[:OPTION,...]` texts.
         base: the caller's working directory.
         env: variables to set.
         env_pass: names of the caller's variables to let in.
@@ -36,9 +38,9 @@ def build_profile(
     """
     from sandbox.api.recall import recall_profile
     from sandbox.policy.profile_load import override_profile
-    from sandbox.rootfs.volumes import parse_volume
+    from sandbox.rootfs.volumes import parse_tmpfs, parse_volume
 
-    parsed = [parse_volume(text, base) for text in volumes]
+    parsed = [*(parse_volume(text, base) for text in volumes), *(parse_tmpfs(text) for text in tmpfs)]
     return override_profile(
         recall_profile(name),
         limits=limits,

@@ -155,6 +155,7 @@ class Stored:
         self.anchor = None
         self.image = None  # a run on an image is prepared anew: its name may mean another
         self.kept = self
+        self.opened: Any = None
         plain = data["plain"]
         self.profile: Any = _Light(plain["profile"], lambda: self.whole().profile)
         self.policy: Any = _Light(plain["policy"], lambda: self.whole().policy)
@@ -173,6 +174,20 @@ class Stored:
         from sandbox.result import Enforcement
 
         return tuple([Enforcement(what=what, how=how, weaker=weaker) for what, how, weaker in self._data["plain"]["enforced"]])
+
+    @property
+    def volumes(self) -> tuple[Any, ...]:
+        """See `Prepared.volumes`."""
+        if not self._data["plain"]["volumes"]:
+            return ()
+        from sandbox.plan.root import VolumeUse
+
+        return tuple([VolumeUse(**dict(zip(VolumeUse.__slots__, values, strict=True))) for values in self._data["plain"]["volumes"]])
+
+    def with_volumes(self, opened: Any) -> Prepared:
+        """See `Prepared.with_volumes`."""
+        self.opened = opened
+        return self.as_prepared()
 
     @property
     def arch(self) -> Any:
@@ -212,7 +227,7 @@ class Stored:
                 interactive=own.interactive, executor=own.executor, name=own.name, require_cgroup=self._data["plain"]["require_cgroup"],
             )  # fmt: skip
             self._whole = Prepared(
-                run_id=self.run_id, command=command, environment=self.environment, backend=self.backend, anchor=None, kept=None, **fields
+                run_id=self.run_id, command=command, environment=self.environment, backend=self.backend, anchor=None, kept=None, opened=self.opened, **fields
             )
         return self._whole
 

@@ -23,7 +23,7 @@ MAXIMUM_ENTRIES = 128
 
 _SETTLED_NS = 2_000_000_000  # coarser than any file system's clock
 # Fields of a prepared launch that each run has of its own.
-_OWN = ("run_id", "command", "environment", "backend", "anchor", "kept")
+_OWN = ("run_id", "command", "environment", "backend", "anchor", "kept", "opened")
 
 
 def listen(prepare: Callable[[], Prepared]) -> tuple[Prepared, Noted | None]:
@@ -184,6 +184,7 @@ def _describe_launch(prepared: Prepared, noted: Noted) -> dict[str, Any] | None:
             "notes": prepared.notes, "sampled": tuple(sorted(prepared.sampled)), "as_root": prepared.as_root, "external_map": prepared.external_map,
             "arch": str(prepared.arch), "passed": tuple(profile.env_pass), "fixed": noted.fixed, "cwd": command.cwd,
             "enforced": tuple((entry.what, entry.how, entry.weaker) for entry in prepared.enforced),
+            "volumes": tuple(tuple(getattr(use, name) for name in use.__slots__) for use in prepared.volumes),
             "require_cgroup": command.require_cgroup, "inner": inner if inner != command.argv[0] else None, "plan_notes": tuple(plan.notes),
         },
     }  # fmt: skip

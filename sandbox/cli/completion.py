@@ -9,11 +9,15 @@ from sandbox.cli.main import VERBS
 from sandbox.cli.options import Option, UsageError
 from sandbox.cli.ps import OPTIONS as RUN_OPTIONS
 from sandbox.cli.top import OPTIONS as TOP_OPTIONS
+from sandbox.cli.volume import COMMANDS as VOLUME_COMMANDS
+from sandbox.cli.volume import OPTIONS as VOLUME_OPTIONS
+from sandbox.cli.volume import TAKE_NAMES as TAKE_VOLUMES
 
 SHELLS = ("bash", "zsh", "fish")
 _RUN_VERBS = RUN_OPTIONS | {"top": TOP_OPTIONS} | CHANGES_OPTIONS
 _TAKE_KEPT = tuple(CHANGES_OPTIONS)
 _KEPT = """$(sandbox changes -q 2>/dev/null)"""
+_VOLUMES = "$(sandbox volume ls -q 2>/dev/null)"
 _TAKE_RUNS = ("stats", "pause", "resume", "kill")
 _IMAGES = """$(sandbox image ls --no-header 2>/dev/null | awk '{print $1 != "-" ? $1 : $2}')"""
 _RUNS = """$(sandbox ps --no-header 2>/dev/null | awk '{print $1; if ($2 != "-") print $2}')"""
@@ -73,6 +77,10 @@ def _bash() -> str:
         words = " ".join([_RUNS] * (verb in _TAKE_RUNS) + [_KEPT] * (verb in _TAKE_KEPT) + [f"--{option.name}" for option in options])
         run_verbs.append(f'    {verb}) COMPREPLY=($(compgen -W "{words}" -- "$cur")); return ;;')
     run_lines = "\n".join(run_verbs)
+    volume_lines = "\n".join(
+        f'        {name}) COMPREPLY=($(compgen -W "{" ".join([_VOLUMES] * (name in TAKE_VOLUMES) + [f"--{option.name}" for option in options])}" -- "$cur")) ;;'
+        for name, options in VOLUME_OPTIONS.items()
+    )
     return f"""_sandbox() {{
     local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD-1]}} verb=${{COMP_WORDS[1]}} i
     COMPREPLY=()
@@ -112,6 +120,15 @@ def _bash() -> str:
             ;;
         esac
         return ;;
+    volume)
+        if [ "$COMP_CWORD" -eq 2 ]; then
+            COMPREPLY=($(compgen -W "{" ".join(VOLUME_COMMANDS)} --help" -- "$cur"))
+            return
+        fi
+        case ${{COMP_WORDS[2]}} in
+{volume_lines}
+        esac
+        return ;;
     completion) COMPREPLY=($(compgen -W "{" ".join(SHELLS)}" -- "$cur")); return ;;
 {run_lines}
     doctor) COMPREPLY=($(compgen -W "--json --apparmor-profile --help" -- "$cur")); return ;;
@@ -148,8 +165,9 @@ def image_options(command: str) -> tuple[Option, ...]:
 
 
 def _bash_values(option: Option) -> str:
-    if option.values == ("@files",):
-        return 'COMPREPLY=($(compgen -f -- "$cur"))'
+    if "@files" in option.values:
+        names = f' $(compgen -W "{_VOLUMES}" -- "$cur")' if "@volumes" in option.values else ""
+        return f'COMPREPLY=($(compgen -f -- "$cur"){names})'
     if option.values and option.values[0].startswith("@"):
         return f'COMPREPLY=($(compgen -W "$(sandbox {option.values[0][1:]} 2>/dev/null | cut -d" " -f1)" -- "$cur"))'
     return f'COMPREPLY=($(compgen -W "{" ".join(option.values)}" -- "$cur"))'
@@ -161,8 +179,8 @@ def _fish() -> str:
         short = f" -s {option.short}" if option.short else ""
         value = ""
         if option.metavar and not option.metavar.startswith("["):
-            if option.values == ("@files",):
-                value = " -r -F"
+            if "@files" in option.values:
+                value = " -r -F" + (" -a '(sandbox volume ls -q 2>/dev/null)'" if "@volumes" in option.values else "")
             elif option.values and option.values[0].startswith("@"):
                 value = f" -x -a '(sandbox {option.values[0][1:]} 2>/dev/null | string split -f1 \" \")'"
             else:
@@ -205,6 +223,15 @@ def _fish() -> str:
             lines.append(
                 f"complete -c sandbox -n '__fish_seen_subcommand_from {verb}' -l {option.name}{short}{value} -d '{_quote(option.help)}'"
             )
+    for command, text in VOLUME_COMMANDS.items():
+        there = f"__fish_seen_subcommand_from volume; and not __fish_seen_subcommand_from {' '.join(VOLUME_COMMANDS)}"
+        lines.append(f"complete -c sandbox -n '{there}' -f -a {command} -d '{_quote(text)}'")
+        there = f"__fish_seen_subcommand_from volume; and __fish_seen_subcommand_from {command}"
+        if command in TAKE_VOLUMES:
+            lines.append(f"complete -c sandbox -n '{there}' -f -a '(sandbox volume ls -q 2>/dev/null)'")
+        for option in VOLUME_OPTIONS[command]:
+            short = f" -s {option.short}" if option.short else ""
+            lines.append(f"complete -c sandbox -n '{there}' -l {option.name}{short}{' -x' if option.metavar else ''} -d '{_quote(option.help)}'")
     lines.append(f"complete -c sandbox -n '__fish_seen_subcommand_from completion' -f -a '{' '.join(SHELLS)}'")
     return "\n".join(lines)
 

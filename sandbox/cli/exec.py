@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sandbox.api.finish import Finished
     from sandbox.api.keeping import CowRequest
     from sandbox.api.prepare import Prepared
+    from sandbox.api.volumes import Opened
     from sandbox.audit.events import Event
     from sandbox.audit.sinks import Sink, SinkReport
     from sandbox.result import Result
@@ -23,8 +24,10 @@ OPTIONS = (
     Option(name="profile", short="p", metavar="NAME", help="profile by name or path (default: default)", values=("@profiles",)),
     Option(name="policy", metavar="NAME", help="another syscall policy than the profile's", values=("@policies",)),
     Option(
-        name="volume", short="v", metavar="SRC[:DST][:ro|rw]", help="share a host path, read-only unless rw", many=True, values=("@files",)
+        name="volume", short="v", metavar="SRC[:DST][:ro|rw]", help="share a path, or NAME:DST a named volume",
+        many=True, values=("@files", "@volumes"),
     ),
+    Option(name="tmpfs", metavar="DST[:size=SIZE]", help="an empty file system in memory (64M)", many=True),
     Option(name="env", short="e", metavar="NAME[=VALUE]", help="set a variable, or pass the caller's", many=True),
     Option(name="cwd", metavar="ro|rw|no", help="how the working directory is shared", values=("ro", "rw", "no")),
     Option(name="image", short="i", metavar="IMAGE", help="an image of the store is its system"),
@@ -160,7 +163,7 @@ def _prepare(options: dict[str, list[str]], argv: list[str], cwd: str) -> Prepar
         else:
             passed.append(text)
     profile = build_profile(
-        name, limits=limits, volumes=options.get("volume", []), base=cwd, env=env, env_pass=passed,
+        name, limits=limits, volumes=options.get("volume", []), tmpfs=options.get("tmpfs", []), base=cwd, env=env, env_pass=passed,
         policy=options.get("policy", [None])[0], cwd=options.get("cwd", [None])[0], network=options.get("network", [None])[0],
         image=options.get("image", [None])[0], overlay="required" if "require-overlay" in options else None, origin="command line",
     )  # fmt: skip
@@ -235,11 +238,19 @@ def _execute(prepared: Prepared, options: dict[str, list[str]]) -> int:
 
         check_log_place(prepared, options["audit"][0])
     sink = _open_sink(options)
+    opened: Opened | None = None
     try:
         if result_path is not None:
             place = _ResultFile(result_path)
         if not quiet:
             for note in prepared.notes:
+                _say(note)
+        if prepared.volumes:
+            from sandbox.api.volumes import open_volumes
+
+            opened = open_volumes(prepared.volumes, run_id=prepared.run_id, name=prepared.command.name)
+            prepared = prepared.with_volumes(opened)
+            for note in () if quiet else opened.notes:
                 _say(note)
         with Forwarder(interactive=prepared.command.interactive) as forwarder:
             streams = Streams(stdin=0, stdout=1, stderr=2, terminal=forwarder.attach_terminal if prepared.command.interactive else None)
@@ -248,6 +259,8 @@ def _execute(prepared: Prepared, options: dict[str, list[str]]) -> int:
         if place is not None:
             place.write(finished.result)
     finally:
+        if opened is not None:
+            opened.close()
         sink.close()
         if place is not None:
             place.close()

@@ -24,6 +24,7 @@ VERBS = {
     "policies": "list policies, or show one",
     "policy": "check, explain, test, compare and write policies",
     "image": "bring images in, list, verify and remove them",
+    "volume": "make, list and remove named volumes",
     "completion": "print a completion script for bash, zsh or fish",
 }
 
@@ -135,6 +136,10 @@ def _dispatch(words: list[str]) -> int:
             from sandbox.cli import image
 
             return image.run(rest)
+        case "volume":
+            from sandbox.cli import volume
+
+            return volume.run(rest)
         case "completion":
             from sandbox.cli import completion
 

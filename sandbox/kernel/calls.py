@@ -19,6 +19,7 @@ _RENAMEAT2 = {"x86_64": 316, "aarch64": 276}
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
 BENEATH = 1 | 2 | 4 | 8
 """RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH: a path that names what lies below a directory, or nothing."""
+_QUOTACTL_FD = 443
 
 _PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
 _PERF_ATTR = struct.Struct("<IIQQQQQIIQ")  # type, size, config, period, sample type, read format, flags, wake-up, breakpoint type, config1
@@ -129,6 +130,25 @@ def pidfd_send_signal(pidfd: int, number: int) -> None:
     if _syscall(_PIDFD_SEND_SIGNAL, pidfd, number, 0, 0) < 0:
         error = _ctypes.get_errno()
         raise OSError(error, f"pidfd_send_signal `{number}`: {os.strerror(error)}")
+
+
+def quotactl_fd(fd: int, command: int, number: int, block: bytes) -> None:
+    """Set something of the quotas of the file system that a file lies in.
+
+    Args:
+        fd: of the file; borrowed.
+        command: a QCMD() that writes.
+        number: whose quota.
+        block: the command's structure.
+
+    Raises:
+        OSError: EPERM without CAP_SYS_ADMIN, ESRCH where quotas are off, ENOSYS.
+
+    Source: quotactl_fd(2). Since: Linux 5.14.
+    """
+    if _syscall(_QUOTACTL_FD, fd, command, number, block) < 0:
+        error = _ctypes.get_errno()
+        raise OSError(error, f"quotactl_fd: {os.strerror(error)}")
 
 
 def timerfd_create() -> int:

@@ -22,6 +22,7 @@ from sandbox.plan.steps import (
     CloexecFrom,
     CloneInit,
     ClonePayload,
+    CloneTree,
     CloseFrom,
     DieWithJanitor,
     DropCapabilities,
@@ -62,7 +63,7 @@ from sandbox.plan.steps import (
 )  # fmt: skip
 from sandbox.plan.steps_ids import CAPABILITIES, AwaitMaps, BecomeUser, MapPayload, PrepareMaps
 from sandbox.policy.profile import LandlockMode, NetworkMode, ProcMode, Profile
-from sandbox.record import dataclass
+from sandbox.record import dataclass, replace
 
 OOM_SCORE = 500
 COMMAND_BYTES = 4 << 20  # argv and environment may be a quarter of the stack's limit, which is 2 MiB on most systems; execve(2)
@@ -79,8 +80,10 @@ class Request:
     `directories` counts the descriptors from `fds.FIRST_EXTRA` on: directories that `joins` (cgroup.procs files),
     `removals` (cgroups), `thaws` (freezers) and `entries` (files of the registry) are relative to, by index. `rlimits` are (resource, soft, hard).
     `scheduler` to `affinity` are what the processes get instead of the caller's own, see `api.limits.Scheduling`. `oom_protected` tells that the
-    caller's own oom_score_adj is negative. `cgroups_made` tells that the files of `joins` exist before init runs, so that it need not wait for them;
-    `moved` that the supervisor puts init into its cgroups itself and says so. `filter_bpf` None means that no filter was asked for.
+    caller's own oom_score_adj is negative. `held` are the indices of descriptors that the janitor keeps open, the locks of volumes,
+    `maps` are (volume, index) of user namespaces that map the ids of its files.
+    `cgroups_made` tells that the files of `joins` exist before init runs, so that it need not wait for them; `moved` that the supervisor puts init into its
+    cgroups itself and says so. `filter_bpf` None means that no filter was asked for.
     """
 
     profile: Profile
@@ -103,6 +106,8 @@ class Request:
     removals: tuple[tuple[int, str], ...] = ()
     thaws: tuple[tuple[int, str], ...] = ()
     entries: tuple[tuple[int, str], ...] = ()
+    held: tuple[int, ...] = ()
+    maps: tuple[tuple[str, int], ...] = ()
     rlimits: tuple[tuple[int, int, int], ...] = ()
     interactive: bool = False
     uptime_s: int = 0
@@ -152,8 +157,14 @@ def keeper_steps(request: Request, root: RootSteps) -> list[Step]:
         steps.append(PreferForOom(score=0, host=True))
     if request.host.uid == 0:
         # Real root takes the trees with its own rights: the payload's host id need not reach them by path.
-        steps += [DropGroups(), *root.trees, *root.devices]
+        steps += [DropGroups(), *_mapped(request, root), *root.devices]
     return steps
+
+
+def _mapped(request: Request, root: RootSteps) -> list[CloneTree]:
+    """Return the steps that take trees, those of named volumes with their ids mapped."""
+    maps = {name: fds.FIRST_EXTRA + index for name, index in request.maps}
+    return [replace(tree, map_fd=maps[tree.bind.mapped]) if tree.bind.mapped in maps else tree for tree in root.trees]
 
 
 def guard(request: Request, *, server: bool = False) -> Guard:
@@ -162,7 +173,8 @@ def guard(request: Request, *, server: bool = False) -> Guard:
     def placed(files: tuple[tuple[int, str], ...]) -> tuple[tuple[int, str], ...]:
         return tuple((fds.FIRST_EXTRA + index, path) for index, path in files)
 
-    return Guard(removals=placed(request.removals), thaws=placed(request.thaws), entries=placed(request.entries), server=server)
+    held = tuple(fds.FIRST_EXTRA + index for index in request.held)
+    return Guard(removals=placed(request.removals), thaws=placed(request.thaws), entries=placed(request.entries), held=held, server=server)
 
 
 def begin_init(request: Request, first_extra: int) -> list[Step]:

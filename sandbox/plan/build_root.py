@@ -86,6 +86,8 @@ def split_refusal(request: Request) -> str:
     for entry in entries.values():
         if isinstance(entry, Overlay):
             return f"what is written to the overlay at `{entry.path}` is the run's own"
+        if isinstance(entry, Bind) and entry.mapped:
+            return f"volume `{entry.mapped}` is opened for each run"
     if not isinstance(entries.get(STASH), Tmpfs):
         return f"`{STASH}` is not a tmpfs"
     for path, entry in entries.items():

@@ -192,7 +192,7 @@ def _clone_init(low: Lowering, step: CloneInit) -> None:
 
 
 def _guard(low: Lowering, step: Guard) -> None:
-    keep = {fds.STATUS, fds.SUPERVISOR, fds.RELEASE, *(fd for fd, _ in step.removals + step.thaws + step.entries)}
+    keep = {fds.STATUS, fds.SUPERVISOR, fds.RELEASE, *step.held, *(fd for fd, _ in step.removals + step.thaws + step.entries)}
     pidfd = max(keep) + 1
     low.call("dup3", Slot(low.slot("init-pidfd")), pidfd, uapi.O_CLOEXEC, label="init's pidfd")
     close_from(low, CloseFrom(first=0, keep=(*sorted(keep), pidfd)))

@@ -152,6 +152,9 @@ def _clone_tree(low: Lowering, step: CloneTree) -> None:
     attributes = SAFE | (0 if bind.writable else uapi.MOUNT_ATTR_RDONLY) | (0 if bind.executable else uapi.MOUNT_ATTR_NOEXEC)
     # Taken by root's janitor it would be a peer of the host's mount, and so of every other copy of it.
     _set_attributes(low, Slot(tree), attributes, private=True)
+    if step.map_fd >= 0:
+        block = low.builder.blob(struct.pack("<QQQQ", uapi.MOUNT_ATTR_IDMAP, 0, 0, step.map_fd))
+        low.call("mount_setattr", Slot(tree), "", uapi.AT_EMPTY_PATH, block, _ATTRIBUTES, label=f"ids of `{bind.source}`")
     low.call("close", Slot(source))
 
 

@@ -40,7 +40,8 @@ class Bind:
     """A host file or directory shared at `path`.
 
     `source` is a host path with every symlink resolved; a later swap for a symlink is refused when it is opened. `directory` is what the source was
-    when it was looked at. `why` is shown in the plan and in errors ("volume `-v /srv/in`", "system directory").
+    when it was looked at. `why` is shown in the plan and in errors ("volume `-v /srv/in`", "system directory"). `mapped` names the volume that it is,
+    whose files belong to the payload whatever host id that has.
     """
 
     path: str
@@ -49,6 +50,7 @@ class Bind:
     writable: bool = False
     executable: bool = True
     why: str = ""
+    mapped: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +88,43 @@ RootEntry: TypeAlias = Directory | Symlink | FileBytes | Bind | Tmpfs | Overlay
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeUse:
+    """One mount of a named volume: what is to be made, filled and locked before it, by `volumes.opening`.
+
+    Attributes:
+        name: the volume's.
+        store: host directory of all volumes; need not exist.
+        target: path inside.
+        writable: whether the program may write there.
+        copy: fill it, where it is empty, from `sources`.
+        lock: keep other writers out.
+        wait_ns: how long to wait for a run that keeps us out.
+        subpath: directory in it that is mounted, or empty for its top.
+        sources: host directories whose merged content is what the root has without the volume, topmost first, in overlay form.
+        inside: path below them of what the volume covers, absolute, with links still to be followed.
+        public: only what others may read is taken from `sources`: they are the host's.
+        points: paths below the mounted directory where something else is mounted, with whether it is a directory.
+        beside: see `Volume`.
+        origin: who asked.
+    """
+
+    name: str
+    store: str
+    target: str
+    writable: bool
+    copy: bool = True
+    lock: bool = False
+    wait_ns: int = 0
+    subpath: str = ""
+    sources: tuple[str, ...] = ()
+    inside: str = "/"
+    public: bool = False
+    points: tuple[tuple[str, bool], ...] = ()
+    beside: str = ""
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RootSpec:
     """Everything of the new root but /proc and /dev, which the plan adds itself.
 
@@ -93,10 +132,11 @@ class RootSpec:
     An entry below a `Bind`, or an `Overlay` that is not the root, needs its mount point to exist there. Over a root that is an `Overlay` every entry hides
     what the layers have at its path, and of its parents what is no directory; those take the mode of a `Directory` entry.
     `workdir` is where the payload starts. `argv0` is the path to execute inside. `notes` are lines for the user
-    ("working directory not shared: it is the home directory").
+    ("working directory not shared: it is the home directory"). `volumes` are the named volumes among the entries.
     """
 
     entries: tuple[RootEntry, ...]
     workdir: str
     argv0: str
     notes: tuple[str, ...] = ()
+    volumes: tuple[VolumeUse, ...] = ()

@@ -24,16 +24,21 @@ class OpenHostProc:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloneTree:
-    """openat2(no symlinks) + open_tree(clone) + mount_setattr of one shared host path; attached later."""
+    """openat2(no symlinks) + open_tree(clone) + mount_setattr of one shared host path; attached later.
+
+    `map_fd` is a descriptor of a user namespace that maps the ids of the files on the disk to the run's, or -1.
+    """
 
     bind: Bind
     key: str
+    map_fd: int = -1
 
     def describe(self) -> str:
         kind = "writable" if self.bind.writable else "read-only"
         return (
             f"take `{self.bind.source}` {kind}"
             + ("" if self.bind.executable else ", noexec")
+            + ("" if self.map_fd < 0 else ", its files the run's own")
             + (f" ({self.bind.why})" if self.bind.why else "")
         )
 

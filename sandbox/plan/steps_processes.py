@@ -43,12 +43,14 @@ class Guard:
     """The janitor's wait: whatever ends first, kill init, reap it, report, remove cgroups and the run's entry among the running ones.
 
     `thaws` are files that take THAWED between the kill and the wait: on cgroup v1 a frozen init would never end. `entries` are removed last,
-    in order. With `server`, what is guarded is a server, whose runs' ends are waited for as well.
+    in order. `held` are descriptors that it only keeps until it ends: locks of the run's volumes. With `server`, what is guarded is a server, whose
+    runs' ends are waited for as well.
     """
 
     removals: tuple[tuple[int, str], ...]
     thaws: tuple[tuple[int, str], ...] = ()
     entries: tuple[tuple[int, str], ...] = ()
+    held: tuple[int, ...] = ()
     server: bool = False
 
     def describe(self) -> str:
@@ -63,6 +65,7 @@ class Guard:
                 if self.server
                 else ""
             )
+            + (f"; hold {len(self.held)} locks of volumes" if self.held else "")
             + (f"; remove cgroups {names}" if names else "")
             + (f"; remove the entry {entries}" if entries else "")
         )

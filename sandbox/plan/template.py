@@ -59,6 +59,8 @@ def template_refusal(request: Request) -> str:
 
 def anew_refusal(request: Request) -> str:
     """Return why this launch cannot be a run of a server without a template; empty when it can."""
+    if request.root.volumes:
+        return "named volumes are opened for each run"
     if request.host.uid == 0:
         # The trees are taken with real root's rights, which no process that lives on may have.
         return "root takes shared trees itself"

@@ -125,14 +125,41 @@ class Limits:
     root_inodes: int = 65536
 
 
+class VolumeKind(StrEnum):
+    """What a volume's `source` is."""
+
+    PATH = "path"  # of the host
+    NAMED = "volume"  # a name: kept for the user between runs
+    TMPFS = "tmpfs"  # nothing: an empty file system in memory, which ends with the run
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Volume:
-    """A host path that the user shares; `origin` says who asked (option or file:line)."""
+    """Something that the user mounts at `target`; `origin` says who asked (option or file:line).
+
+    Attributes:
+        source: a host path, a volume's name, or empty, as `kind` says.
+        copy: fill a named volume that is empty from what the root has at `target`.
+        lock: nobody else may write to the named volume meanwhile; see `volumes.uses`.
+        wait_ns: how long to wait for a named volume that another run has locked.
+        subpath: directory in the named volume to mount instead of its top; relative, normal.
+        size_bytes, mode, executable: of a tmpfs.
+        beside: the host path of that name in the caller's working directory, where there is one: to be told, should it have been meant.
+    """
 
     source: str
     target: str
     writable: bool = False
     origin: str = ""
+    kind: VolumeKind = VolumeKind.PATH
+    copy: bool = True
+    lock: bool = False
+    wait_ns: int = 0
+    subpath: str = ""
+    size_bytes: int = 0
+    mode: int = 0o1777
+    executable: bool = False
+    beside: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

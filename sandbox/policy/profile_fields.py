@@ -8,51 +8,36 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections.abc import Callable
 
-from sandbox.errors import PolicyError
 from sandbox.policy.nearest import suggest
 from sandbox.policy.places import Where
-from sandbox.policy.profile import CwdMode, IdMode, LandlockMode, NetworkMode, OverlayMode, ProcMode, Volume
+from sandbox.policy.profile import CwdMode, IdMode, LandlockMode, NetworkMode, OverlayMode, ProcMode
 from sandbox.policy.profile_shares import convert_cpus, convert_cpuset, convert_io, convert_io_priority
-from sandbox.units import format_duration, format_size, parse_duration, parse_size
+from sandbox.policy.profile_values import Converter, mount_target
+from sandbox.policy.profile_values import boolean as _boolean
+from sandbox.policy.profile_values import size as _size
+from sandbox.policy.profile_values import string as _string
+from sandbox.policy.profile_volumes import convert_volumes
+from sandbox.units import format_duration, parse_duration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import TypeAlias
 
     from sandbox.enums import StrEnum
 
-Converter: TypeAlias = Callable[[object, Where], object]
 
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 FALLBACKS = ("memory", "processes", "cpu")
 # What the sandbox makes itself below /etc; a host file there would tell about the host, or undo the synthetic one.
 SYNTHETIC_ETC = ("passwd", "group", "hosts", "hostname", "nsswitch.conf", "resolv.conf", "shells", "mtab")
-
-
-def _string(value: object, where: Where) -> str:
-    if not isinstance(value, str):
-        where.fail(f"`{where.key}` must be text, not `{value!r}`")
-    if _CONTROL.search(value):
-        where.fail(f"`{where.key}` contains a control character")
-    return value
 
 
 def _text(value: object, where: Where) -> str:
     if not isinstance(value, str) or not value.strip():
         where.fail(f"`{where.key}` must be text, not `{value!r}`")
     return " ".join(value.split())
-
-
-def _boolean(value: object, where: Where) -> bool:
-    if not isinstance(value, bool):
-        where.fail(f"`{where.key}` must be true or false, not `{value!r}`")
-    return value
 
 
 def _strings(value: object, where: Where) -> tuple[str, ...]:
@@ -72,16 +57,6 @@ def _integer(low: int, high: int) -> Converter:
         if not low <= value <= high:
             where.fail(f"`{where.key}` must be {low} to {high}, not {value}")
         return value
-
-    return convert
-
-
-def _size(low: int) -> Converter:
-    def convert(value: object, where: Where) -> int:
-        number = parse_size(value, where=f"{where.origin}, {where.key}")
-        if number < low:
-            where.fail(f"`{where.key}` must be at least {format_size(low)}, not `{value}`")
-        return number
 
     return convert
 
@@ -108,25 +83,6 @@ def _choice(kind: type[StrEnum]) -> Converter:
         return kind(value)
 
     return convert
-
-
-def absolute_path(value: object, where: Where) -> str:
-    """Return an absolute, normal path of the sandbox's view; anything else is refused with the normal form as the hint."""
-    text = _string(value, where)
-    if not text.startswith("/"):
-        where.fail(f"path `{text}` must be absolute")
-    normal = posixpath.normpath("/" + text.lstrip("/"))
-    if text != normal:
-        where.fail(f"path `{text}` is not normal", hint=f"write `{normal}`")
-    return text
-
-
-def mount_target(value: object, where: Where) -> str:
-    """Return a path that something may be mounted on inside the sandbox: not the root, not /proc, /dev or /sys or below."""
-    path = absolute_path(value, where)
-    if path == "/" or any(path == top or path.startswith(top + "/") for top in ("/proc", "/dev", "/sys")):
-        where.fail(f"`{path}` cannot be a mount target: the sandbox makes it itself")
-    return path
 
 
 def _home(value: object, where: Where) -> str:
@@ -220,28 +176,6 @@ def _image(value: object, where: Where) -> str:
     return name
 
 
-def _volumes(value: object, where: Where) -> tuple[Volume, ...]:
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        where.fail(f"`{where.key}` must be a list of tables, not `{value!r}`", hint='{ source = "/srv/in", target = "/in" }')
-    return tuple(_volume(item, where.child(f"{where.key}[{index}]")) for index, item in enumerate(value))
-
-
-def _volume(item: dict[str, object], where: Where) -> Volume:
-    keys = ("source", "target", "writable")
-    for key in item:
-        if key not in keys:
-            where.child(f"{where.key}.{key}").fail(f"unknown key `{where.key}.{key}`", hint=suggest(key, keys))
-    if "source" not in item:
-        where.fail(f"`{where.key}` has no `source`")
-    source = _string(item["source"], where.child(f"{where.key}.source"))
-    source = os.path.normpath(os.path.join(where.base, os.path.expanduser(source))) if source else ""
-    if not source.startswith("/"):
-        where.fail(f"volume source `{item['source']}` must be an absolute path")
-    target = mount_target(item.get("target", source), where.child(f"{where.key}.target"))
-    writable = _boolean(item.get("writable", False), where.child(f"{where.key}.writable"))
-    return Volume(source=source, target=target, writable=writable, origin=f"{where.origin}, {where.key}")
-
-
 # A tmpfs of size or nr_inodes 0 has no limit at all, so the smallest cap is one page and a handful of inodes.
 # Source: Linux Documentation/filesystems/tmpfs.rst.
 _CAP = _size(4096)
@@ -277,7 +211,7 @@ FIELDS: dict[str, tuple[str, Converter]] = {
     "landlock": ("landlock", _choice(LandlockMode)),
     "fallback": ("fallback", _fallback),
     "mounts.cwd": ("cwd", _choice(CwdMode)),
-    "mounts.volumes": ("volumes", _volumes),
+    "mounts.volumes": ("volumes", convert_volumes),
     "mounts.etc": ("etc", _etc),
     "mounts.system": ("system", _system),
     "mounts.image": ("image", _image),
@@ -303,12 +237,3 @@ FIELDS.update({f"limits.{key}": (attribute, convert) for key, (attribute, conver
 TABLES = ("limits", "mounts", "environment", "namespaces", "identity", "measure", "launch")
 TOP_KEYS = ("extends", *(key for key in FIELDS if "." not in key), *TABLES)
 
-
-def check_volume_targets(volumes: Iterable[Volume]) -> None:
-    """Refuse two volumes with one target: whichever won, someone would read one line and get the other."""
-    seen: dict[str, Volume] = {}
-    for volume in volumes:
-        if volume.target in seen:
-            origin = "\n".join(filter(None, (seen[volume.target].origin, volume.origin)))
-            raise PolicyError(f"two volumes have the target `{volume.target}`", origin=origin or None)
-        seen[volume.target] = volume

@@ -13,7 +13,8 @@ from sandbox.policy.locate import names, resolve
 from sandbox.policy.nearest import suggest
 from sandbox.policy.places import Where
 from sandbox.policy.profile import Limits, Profile, Volume
-from sandbox.policy.profile_fields import FIELDS, LIMITS, TABLES, TOP_KEYS, check_variable, check_volume_targets
+from sandbox.policy.profile_fields import FIELDS, LIMITS, TABLES, TOP_KEYS, check_variable
+from sandbox.policy.profile_volumes import check_volume_targets
 from sandbox.policy.toml_source import TomlSource, read_toml
 from sandbox.record import dataclass, replace
 

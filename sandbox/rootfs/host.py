@@ -10,12 +10,13 @@ import posixpath
 import stat
 
 from sandbox.errors import PolicyError, describe_errno
-from sandbox.plan.root import Bind, Directory, FileBytes, Overlay, RootSpec, Symlink, Tmpfs
-from sandbox.policy.profile import CwdMode, Profile
-from sandbox.policy.profile_fields import check_volume_targets
+from sandbox.plan.root import Bind, Directory, FileBytes, Overlay, RootSpec, Symlink, Tmpfs, VolumeUse
+from sandbox.policy.profile import CwdMode, Profile, VolumeKind
+from sandbox.policy.profile_volumes import check_volume_targets
 from sandbox.rootfs.command import STANDARD_PATH, Resolver, compose_path
 from sandbox.rootfs.environment import compose_environment
 from sandbox.rootfs.interpreters import Interpreters
+from sandbox.rootfs.named import check_named, fill_source, tmpfs_entry, with_points
 from sandbox.rootfs.sockets import find_sockets
 from sandbox.rootfs.submounts import Mounts, read_mounts
 from sandbox.rootfs.system import add_base
@@ -74,7 +75,7 @@ def build_root_spec(
         add_image(view, layered)
         profile = with_real_targets(view, profile)
         notes += layered.notes
-    shared = _share(view, profile, cwd, homes, environ, notes)
+    shared, uses = _share(view, profile, cwd, homes, environ, notes, on_image=layered is not None)
     never = hidden() if shared else ()
     for bind in shared:
         _hide(view, bind, never)
@@ -94,7 +95,9 @@ def build_root_spec(
         argv0, env = _resolve(view, profile, argv[0], cwd, environ, workdir, homes, notes)
     if is_root:
         _note_unreadable(view, argv0, shared, notes)
-    spec = RootSpec(entries=tuple(view.entries.values()), workdir=workdir, argv0=argv0, notes=tuple(dict.fromkeys(notes)))
+    spec = RootSpec(
+        entries=tuple(view.entries.values()), workdir=workdir, argv0=argv0, notes=tuple(dict.fromkeys(notes)), volumes=with_points(view, uses)
+    )  # fmt: skip
     return spec, env
 
 
@@ -120,13 +123,18 @@ def _resolve(
 
 
 def _share(
-    view: View, profile: Profile, cwd: str | None, homes: tuple[str, ...], environ: Mapping[str, str], notes: list[str]
-) -> list[Bind]:
-    """Add the working directory, then the volumes, and return the mounts that came of them."""
+    view: View, profile: Profile, cwd: str | None, homes: tuple[str, ...], environ: Mapping[str, str], notes: list[str], *, on_image: bool
+) -> tuple[list[Bind], list[VolumeUse]]:
+    """Add the working directory, then the volumes, and return the mounts of host paths that came of them, and the named volumes."""
     check_volume_targets(profile.volumes)
-    writable = profile.cwd is CwdMode.WRITABLE or any(volume.writable for volume in profile.volumes)
+    paths = [volume for volume in profile.volumes if volume.kind is VolumeKind.PATH]
+    writable = profile.cwd is CwdMode.WRITABLE or any(volume.writable for volume in paths)
     protected = protected_paths(profile, environ, homes) if writable else {}
-    volumes = [check_volume(volume, protected) for volume in profile.volumes]
+    named = [
+        (bind, fill_source(view, use, public=not on_image))
+        for bind, use in (check_named(each, environ, profile.ids) for each in profile.volumes if each.kind is VolumeKind.NAMED)
+    ]
+    volumes = [check_volume(volume, protected) for volume in paths]
     shared = []
     if cwd is not None and profile.cwd is not CwdMode.NO:
         real = os.path.realpath(cwd)
@@ -145,9 +153,27 @@ def _share(
         if isinstance(view.entries.get(bind.path), Symlink):
             raise PolicyError(f"mount on `{bind.path}`: it is a symbolic link inside", origin=bind.why, hint="choose another target")
         view.add(bind)
+    for bind, _ in named:
+        _add_own(view, bind, bind.why)
+    for volume in profile.volumes:
+        if volume.kind is VolumeKind.TMPFS:
+            _add_own(view, tmpfs_entry(volume), volume.origin)
     for bind in (*shared, *volumes):
         _mask_kernel_mounts(view, bind, mounts, notes)
-    return [*shared, *volumes]
+    return [*shared, *volumes], [use for _, use in named]
+
+
+def _add_own(view: View, entry: Bind | Tmpfs, origin: str) -> None:
+    """Add a mount of what is no host path: a named volume, or a tmpfs."""
+    if entry.path.startswith("/var/tmp/") and isinstance(view.entries.get("/var/tmp"), Symlink):
+        view.entries["/var/tmp"] = Directory(path="/var/tmp")
+    if isinstance(view.entries.get(entry.path), Symlink):
+        raise PolicyError(f"mount on `{entry.path}`: it is a symbolic link inside", origin=origin, hint="choose another target")
+    cover = view.cover(entry.path)
+    host = view.host_path(entry.path)
+    if isinstance(cover, FileBytes) or (host is not None and os.path.isfile(host)):
+        raise PolicyError(f"mount on `{entry.path}`: it is a file inside", origin=origin, hint="a volume is a directory: choose another target")
+    view.add(entry)
 
 
 def _mask_kernel_mounts(view: View, bind: Bind, mounts: Mounts, notes: list[str]) -> None:
@@ -168,11 +194,16 @@ def _hide(view: View, bind: Bind, hidden: Sequence[str]) -> None:
     for path in hidden:
         if is_within(bind.source, path):
             hint = "share a directory beside it"
-            what = "images" if os.path.basename(path) == "images" else "the sockets of running sandboxes"
+            kept = os.path.basename(path)
+            what = kept if kept in ("images", "volumes", "changes") else "the sockets of running sandboxes"
+            if kept == "volumes":
+                hint = "`-v NAME:/PATH` mounts a volume"
             raise PolicyError(f"share `{bind.source}`: {what} are there", origin=bind.why, hint=hint)
         if not is_within(path, bind.source):
             continue
         try:
+            if os.path.basename(path) in ("images", "volumes", "changes") and not os.path.lexists(os.path.dirname(path)):
+                os.mkdir(os.path.dirname(path), 0o700)  # the first image or volume of all may be made while the program runs
             os.mkdir(path, 0o700)
         except OSError:
             if os.path.islink(path) or not os.path.isdir(path):

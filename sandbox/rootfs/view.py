@@ -53,12 +53,15 @@ class View:
         return [entry for name, entry in self.entries.items() if name.startswith(path + "/")] if path in self._parents else []
 
     def host_path(self, path: str) -> str | None:
-        """Return the host file that stands at a path inside, or None for what is ours; symbolic links are not followed."""
+        """Return the host file that stands at a path inside, or None for what is ours or in a named volume; symbolic links are not followed.
+
+        What is in a volume was written by other runs, and is perhaps yet to be filled in: nothing is decided by it.
+        """
         entry = self.cover(path)
         if isinstance(entry, Overlay):
             upper = () if entry.upper is None else (f"{entry.upper}/upper",)
             return locate((*upper, *entry.lowers), path[len(entry.path) :])
-        return entry.source + path[len(entry.path) :] if isinstance(entry, Bind) else None
+        return entry.source + path[len(entry.path) :] if isinstance(entry, Bind) and not entry.mapped else None
 
     def shows(self, path: str) -> bool:
         """Tell whether a host path is visible inside under its own name."""
@@ -98,6 +101,9 @@ class View:
             return entry.target
         if entry is not None or path in self._parents:
             return ""
+        cover = self.cover(path)
+        if isinstance(cover, Bind) and cover.mapped:
+            return ""
         host = self.host_path(path)
         if host is None:
             return None
@@ -133,6 +139,8 @@ class View:
             if not isinstance(entry, (Bind, Tmpfs)):
                 # A file or link of ours would be written through the share, to the host.
                 raise PolicyError(f"share on `{above.path}`: the sandbox makes `{path}` itself", origin=above.why)
+            if above.mapped:
+                continue  # made when the volume is opened
             kind = _mount_point_kind(above.source, path[len(above.path) + 1 :])
             wanted = "directory" if isinstance(entry, Tmpfs) or entry.directory else "file"
             if kind != wanted:

@@ -15,8 +15,9 @@ from sandbox.errors import PolicyError, describe_errno
 from sandbox.plan.root import Bind
 from sandbox.policy.locate import data_path
 from sandbox.policy.places import Where
-from sandbox.policy.profile import Profile, Volume
-from sandbox.policy.profile_fields import mount_target
+from sandbox.policy.profile import Profile, Volume, VolumeKind
+from sandbox.policy.profile_values import mount_target
+from sandbox.policy.profile_volumes import VOLUME_OPTIONS, read_options
 from sandbox.rootfs.view import is_within
 
 TYPE_CHECKING = False
@@ -33,7 +34,10 @@ _KINDS = {
 
 
 def parse_volume(text: str, cwd: str, *, option: str = "-v") -> Volume:
-    """Read ``SRC[:DST][:ro|rw]``; DST defaults to SRC's own absolute path, the mode to ``ro``.
+    """Read ``SRC[:DST][:ro|rw]`` or ``NAME:DST[:OPTION,...]``.
+
+    As for Docker, a SRC without a slash is the name of a volume and no path; ``./NAME`` is one, and so are ``.``, ``..`` and what begins with ``~``. A path's
+    DST is SRC's own absolute path unless said, its mode ``ro``; a named volume is writable.
 
     Args:
         text: what the user wrote; a path with a colon cannot be written so, the Python interface takes it.
@@ -44,18 +48,59 @@ def parse_volume(text: str, cwd: str, *, option: str = "-v") -> Volume:
         PolicyError: the text has another form, or DST is no mount target.
     """
     origin = f"option `{option} {text}`"
-    parts = text.split(":")
-    mode = parts.pop() if len(parts) > 1 and parts[-1] in ("ro", "rw") else "ro"
-    if len(parts) > 2 or not all(parts):
-        hint = f"`{parts[-1]}` is neither `ro` nor `rw`" if parts[-1] and text.count(":") == 2 else None
-        raise PolicyError(f"volume `{text}` is not of the form SRC[:DST][:ro|rw]", origin=origin, hint=hint)
+    where = Where(key=origin, origin=origin)
     if "\0" in text:
         raise PolicyError("volume contains a NUL byte", origin=origin)
-    source = os.path.normpath(os.path.join(cwd, os.path.expanduser(parts[0])))
+    parts = text.split(":")
+    named = _is_name(parts[0])
+    form = "NAME:DST[:OPTION,...]" if named else "SRC[:DST][:ro|rw]"
+    words: list[str] = []
+    # The last part is options where it is the third, or of none but known ones: no target looks like them.
+    if len(parts) > 1 and (len(parts) == 3 or all(word.partition("=")[0] in VOLUME_OPTIONS for word in parts[-1].split(","))):
+        last = parts.pop()
+        words = last.split(",") if last else []
+        if not last:
+            raise PolicyError(f"volume `{text}` is not of the form {form}", origin=origin)
+        if not named and any(word not in ("ro", "rw") for word in words):
+            raise PolicyError(f"volume `{text}` is not of the form {form}", origin=origin, hint=f"`{last}` is neither `ro` nor `rw`")
+    if len(parts) > 2 or not all(parts):
+        raise PolicyError(f"volume `{text}` is not of the form {form}", origin=origin)
+    source, beside = parts[0], ""
+    if named:
+        beside = os.path.join(cwd, source)
+        beside = beside if os.path.lexists(beside) else ""
+        if len(parts) == 1:
+            hint = f"the directory is `./{source}`" if beside else f"`{option} {source}:/PATH`; a relative path begins with `./`"
+            raise PolicyError(f"named volume `{source}` needs a target", origin=origin, hint=hint)
+    else:
+        source = os.path.normpath(os.path.join(cwd, os.path.expanduser(source)))
     target = parts[1] if len(parts) == 2 else source
-    if target.startswith("/"):
-        target = posixpath.normpath("/" + target.lstrip("/"))
-    return Volume(source=source, target=mount_target(target, Where(key=origin, origin=origin)), writable=mode == "rw", origin=origin)
+    return read_options(
+        VolumeKind.NAMED if named else VolumeKind.PATH, source, _normal_target(target, where), words, where, beside=beside
+    )  # fmt: skip
+
+
+def parse_tmpfs(text: str, *, option: str = "--tmpfs") -> Volume:
+    """Read ``DST[:size=64M,mode=1777,exec]``.
+
+    Raises:
+        PolicyError: the text has another form, or DST is no mount target.
+    """
+    origin = f"option `{option} {text}`"
+    where = Where(key=origin, origin=origin)
+    target, colon, rest = text.partition(":")
+    if not target or (colon and not rest) or "\0" in text:
+        raise PolicyError(f"tmpfs `{text}` is not of the form DST[:OPTION,...]", origin=origin, hint=f"`{option} /scratch:size=64M`")
+    return read_options(VolumeKind.TMPFS, "", _normal_target(target, where), rest.split(",") if colon else [], where)
+
+
+def _is_name(text: str) -> bool:
+    """Whether a SRC is a volume's name, or would be if its characters were allowed: everything that is not written as a path."""
+    return bool(text) and "/" not in text and text[0] not in ".~"
+
+
+def _normal_target(target: str, where: Where) -> str:
+    return mount_target(posixpath.normpath("/" + target.lstrip("/")) if target.startswith("/") else target, where)
 
 
 def check_volume(volume: Volume, protected: Mapping[str, str]) -> Bind:

@@ -19,7 +19,7 @@ from sandbox.result import Verdict
 
 pytestmark = [pytest.mark.userns, pytest.mark.seccomp, pytest.mark.notify]
 
-VERBS = ("exec", "ps", "top", "stats", "pause", "resume", "kill", "doctor", "profiles", "policies", "completion")
+VERBS = ("exec", "ps", "top", "stats", "pause", "resume", "kill", "doctor", "profiles", "policies", "volume", "completion")
 STRICT = ("exec", "-q", "-p", "strict")
 
 

@@ -30,7 +30,10 @@ PACKAGE = os.path.dirname(os.path.realpath(sandbox.__file__))
         ("/a:/b", "/a", "/b", False),
         ("/a:/b:rw", "/a", "/b", True),
         ("/a:/b//c/", "/a", "/b/c", False),
-        ("rw", "/cwd/rw", "/cwd/rw", False),
+        ("./rw", "/cwd/rw", "/cwd/rw", False),
+        ("a/b", "/cwd/a/b", "/cwd/a/b", False),
+        ("..:/up", "/", "/up", False),
+        (".hidden:/h:rw", "/cwd/.hidden", "/h", True),
     ],
 )
 def test_parse_volume(text: str, source: str, target: str, writable: bool) -> None:
