@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import signal
 import stat
 import subprocess
@@ -67,7 +66,9 @@ def killed_import(layout: Layout, environ: dict[str, str], count: int) -> subpro
     return subprocess.run(words, env=environ, capture_output=True, text=True, timeout=60)
 
 
-def test_an_import_that_is_killed_at_any_step_leaves_all_or_nothing(environ: dict[str, str], layout: Layout, tmp_path: Path) -> None:
+def test_an_import_that_is_killed_at_any_step_leaves_all_or_nothing(
+    environ: dict[str, str], layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done = killed_import(layout, environ, 1 << 30)
     assert done.returncode == 0, done.stderr
     steps = (1 << 30) - int(done.stdout)
@@ -76,7 +77,10 @@ def test_an_import_that_is_killed_at_any_step_leaves_all_or_nothing(environ: dic
     points = sorted({*range(1, steps, max(1, steps // 22)), steps - 1, steps})
     found = []
     for point in points:
-        shutil.rmtree(tmp_path / "data" / "images")
+        data = tmp_path / f"data{point}"
+        data.mkdir(mode=0o700)
+        environ["SANDBOX_DATA_DIR"] = str(data)
+        monkeypatch.setenv("SANDBOX_DATA_DIR", str(data))
         done = killed_import(layout, environ, point)
         assert done.returncode == -signal.SIGKILL, done.stderr
         try:
@@ -86,17 +90,17 @@ def test_an_import_that_is_killed_at_any_step_leaves_all_or_nothing(environ: dic
         else:
             found.append(True)
             assert merged_tree(image.layers, tmp_path) == expected
-        for blob in (tmp_path / "data/images/blobs").glob("sha256/*"):
+        for blob in (data / "images/blobs").glob("sha256/*"):
             assert digest_of(blob.read_bytes()) == f"sha256:{blob.name}"
         if point % 5 == 0:
             images.prune()  # what a crash left is garbage, or an image
         images.import_image(layout.path, name="x")
         assert merged_tree(images.show("x").layers, tmp_path) == expected
         assert images.verify() == ()
-        assert os.listdir(tmp_path / "data/images/tmp") == []
+        assert os.listdir(data / "images/tmp") == []
     assert found == sorted(found) and True in found and False in found, "killed at no moment that matters"
     images.prune(all=True)
-    assert all(os.listdir(tmp_path / "data/images" / room) == [] for room in ("blobs/sha256", "layers", "manifests", "names", "uses", "tmp"))
+    assert all(os.listdir(data / "images" / room) == [] for room in ("blobs/sha256", "layers", "manifests", "names", "uses", "tmp"))
 
 
 WORK = """
