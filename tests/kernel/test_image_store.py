@@ -74,7 +74,7 @@ def test_an_import_that_is_killed_at_any_step_leaves_all_or_nothing(
     steps = (1 << 30) - int(done.stdout)
     expected = merged_tree(images.show("x").layers, tmp_path)
     assert steps > 60
-    points = sorted({*range(1, steps, max(1, steps // 22)), steps - 1, steps})
+    points = sorted({*range(1, steps, max(1, steps // 13)), steps - 1, steps})
     found = []
     for point in points:
         data = tmp_path / f"data{point}"
