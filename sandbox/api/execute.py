@@ -128,9 +128,9 @@ def execute_once(prepared: Prepared, streams: Streams, hooks: Hooks, launcher: L
             return execute_once(prepared.with_volumes(opened), streams, hooks, launcher)
     held = -1
     if prepared.image is not None:
-        from sandbox.api.layered import hold
+        from sandbox.images.lookup import hold_image
 
-        held = hold(prepared)
+        held = hold_image(prepared.image, getattr(prepared.command, "environ", None) or os.environ)
     try:
         for _ in range(_TRIES):
             try:

@@ -1,13 +1,14 @@
-"""Runs on an image: which image a profile means, what it asks for, and that it stays while it is in use. Imported by the run path only where there is one."""
+"""Runs on an image: which image a profile means, what it asks for, and whether it can be mounted. Imported by the run path only where there is one."""
 
 from __future__ import annotations
 
 import errno
 import os
 
+from sandbox.api import questions
 from sandbox.api.questions import digest
 from sandbox.errors import UnsupportedError
-from sandbox.images.lookup import find_image, hold_image, store_path
+from sandbox.images.lookup import find_image, store_path
 from sandbox.kernel.procfs import read_bytes
 from sandbox.launch.trial import Trial, try_overlay
 from sandbox.policy.profile import IdMode, OverlayMode
@@ -18,8 +19,9 @@ from sandbox.store import cache_path, open_directory, read_entry, write_entry
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
-    from sandbox.api.prepare import Command, Prepared
+    from sandbox.api.prepare import Command
     from sandbox.images.model import Image
     from sandbox.plan.root import Overlay
     from sandbox.policy.profile import Profile
@@ -32,7 +34,24 @@ def find(profile: Profile, environ: Mapping[str, str]) -> Image:
         PolicyError: there is none.
     """
     ids = "range" if profile.ids is IdMode.RANGE else "single"
-    return find_image(profile.image, environ, ids=ids, origin=dict(profile.origins).get("mounts.image"))
+    origin = dict(profile.origins).get("mounts.image")
+    listener = questions.listening
+    if listener is None:
+        return find_image(profile.image, environ, ids=ids, origin=origin)
+    image: Image = listener.aside(find_image)(profile.image, environ, ids=ids, origin=origin)
+    _note_store(listener, store_path(environ), image)
+    return image
+
+
+def _note_store(listener: Any, store: str, image: Image) -> None:
+    """Ask, by path, what decides about which image a name is, so that it is asked again before a stored launch is used."""
+    os.stat(store).st_mode  # noqa: B018  # whose it is
+    for name in os.listdir(f"{store}/names"):
+        os.readlink(f"{store}/names/{name}")
+    os.listdir(f"{store}/manifests")
+    listener.look_at(f"{store}/manifests/{image.digest[7:]}")
+    for layer in image.layers:
+        os.lstat(layer).st_mode  # noqa: B018
 
 
 def compose(image: Image, command: Command) -> Layered:
@@ -44,7 +63,14 @@ def compose(image: Image, command: Command) -> Layered:
     """
     environ = command.environ or os.environ
     layered = compose_image(command.profile, layers=image.layers, config=image.config, argv=command.argv, entrypoint=command.entrypoint)
-    trial = recall_trial(layered.root, environ, command.executor)
+    listener = questions.listening
+    if listener is None:
+        trial = recall_trial(layered.root, environ, command.executor)
+    else:
+        trial = listener.aside(recall_trial)(layered.root, environ, command.executor)
+        listener.of_image(layered.environment, layered.argv[: len(layered.argv) - len(command.argv)])
+        if trial.reason:
+            listener.void = "overlayfs is refused"
     if not trial.reason:
         return layered if trial.attributes else replace(layered, notes=(*layered.notes, NO_ATTRIBUTES))
     if command.profile.overlay is OverlayMode.REQUIRED:
@@ -118,13 +144,4 @@ def recall_trial(overlay: Overlay, environ: Mapping[str, str], executor: str = "
 _known: dict[str, Trial] = {}
 
 
-def hold(prepared: Prepared) -> int:
-    """Return a descriptor that keeps a run's image from being removed, -1 where it has none.
-
-    Raises:
-        PolicyError: it has been removed since it was prepared.
-    """
-    return -1 if prepared.image is None else hold_image(prepared.image, prepared.command.environ or os.environ)
-
-
-__all__ = ["NO_ATTRIBUTES", "compose", "find", "hold", "overlay_hint", "recall_trial", "refused"]
+__all__ = ["NO_ATTRIBUTES", "compose", "find", "overlay_hint", "recall_trial", "refused"]

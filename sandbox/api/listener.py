@@ -38,6 +38,8 @@ class Listener:
     Attributes:
         notes: for `holds`.
         void: why they are of no use, or empty.
+        environment: an image's, which is below the caller's variables; None where the root is no image.
+        before: words that an image puts before the caller's.
     """
 
     def __init__(self) -> None:
@@ -49,6 +51,8 @@ class Listener:
             )
         }  # fmt: skip
         self.void = ""
+        self.environment: tuple[tuple[str, str], ...] | None = None
+        self.before: tuple[str, ...] = ()
         self._files: dict[int, tuple[str, bytes, int]] = {}  # descriptor → path, what was read of it, how much was asked for
         self._before: list[tuple[Any, str, Any]] = []
 
@@ -56,8 +60,10 @@ class Listener:
         import builtins
         import pwd
 
+        from sandbox.api import questions
         from sandbox.kernel import calls
 
+        questions.listening = self
         self._real_stat = os.stat
         self._real_open, self._real_read, self._real_fstat, self._real_close = os.open, os.read, os.fstat, os.close
         replacements: list[tuple[Any, str, Any]] = [
@@ -89,6 +95,9 @@ class Listener:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        from sandbox.api import questions
+
+        questions.listening = None
         self.pause()
         links, files = self.notes["lstat"], self.notes["stat"]
         for path in [path for path, answer in files.items() if links.get(path) == answer and not isinstance(answer, int) and not S_ISLNK(answer[0])]:
@@ -111,6 +120,10 @@ class Listener:
     def look_at(self, path: str) -> None:
         """Note what a file holds, for somebody who finds it out in another way."""
         self._note("read", (path, _READ_BYTES), self.aside(read_digest)(path, _READ_BYTES))
+
+    def of_image(self, environment: tuple[tuple[str, str], ...], before: tuple[str, ...]) -> None:
+        """Take what an image says of a command: see the attributes."""
+        self.environment, self.before = environment, before
 
     def aside(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return a function whose questions are not noted: others stand for them."""

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     Notes = dict[str, dict[Any, Any]]
     """Answers by kind and by what was asked; of nothing but what `marshal` takes."""
 
+listening: Any = None
+"""The listener that notes what a launch is prepared from, while there is one; for what it cannot note by itself."""
+
 _PIECE = 1 << 16
 
 

@@ -153,10 +153,12 @@ class Stored:
         self.command = command
         self.backend = backend
         self.anchor = None
-        self.image = None  # a run on an image is prepared anew: its name may mean another
         self.kept = self
         self.opened: Any = None
+        self.keeping = None  # a copy-on-write run is never stored
         plain = data["plain"]
+        self.image: Any = _Image(plain["image"]) if plain["image"] else None
+        command.argv = (*plain["before"], *command.argv)
         self.profile: Any = _Light(plain["profile"], lambda: self.whole().profile)
         self.policy: Any = _Light(plain["policy"], lambda: self.whole().policy)
         self.cgroup_limits: Any = _Light(plain["cgroup_limits"], lambda: self.whole().cgroup_limits)
@@ -199,10 +201,12 @@ class Stored:
     @property
     def environment(self) -> tuple[tuple[str, str], ...]:
         """See `Prepared.environment`: with the caller's variables as they are now."""
-        from sandbox.rootfs.environment import passed_variables
+        from sandbox.rootfs.environment import matching_variables, passed_variables
 
         plain = self._data["plain"]
-        return tuple(sorted((passed_variables(plain["passed"], self._environ) | dict(plain["fixed"])).items()))
+        below = plain["below"]
+        passed = passed_variables(plain["passed"], self._environ) if below is None else dict(below) | matching_variables(plain["passed"], self._environ)
+        return tuple(sorted((passed | dict(plain["fixed"])).items()))
 
     def as_prepared(self) -> Prepared:
         """Return this, by the type whose attributes it has."""
@@ -248,6 +252,15 @@ class Stored:
         variables = [f"{name}={value}".encode("utf-8", "surrogateescape") for name, value in self.environment]
         made: Any = Later(replace_vectors(bytes(table), data["row"], words, variables), data["plain"]["plan_notes"], self, cgroup, entries)
         return made, made
+
+
+class _Image:
+    """See `images.model.Image`; what is needed to hold it."""
+
+    __slots__ = ("digest", "short_id")
+
+    def __init__(self, digest: str) -> None:
+        self.digest, self.short_id = digest, digest[7:19]
 
 
 class _Light:

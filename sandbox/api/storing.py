@@ -41,6 +41,8 @@ def listen(prepare: Callable[[], Prepared]) -> tuple[Prepared, Noted | None]:
     listener = Listener()
     environ = os.environ
     noted = Noted(listener)
+    passing_module: Any = import_module("sandbox.rootfs.environment")
+    matching = passing_module.matching_variables
     limits, find, load, compose = resource.getrlimit, prepare_module.find_backend, recall_module.load_filter, host_module.compose_environment
 
     def getrlimit(number: int) -> tuple[int, int]:
@@ -69,9 +71,16 @@ def listen(prepare: Callable[[], Prepared]) -> tuple[Prepared, Noted | None]:
         composed: dict[str, str] = compose(profile, environ, path=path, extra=extra)
         return composed
 
+    def matching_variables(patterns: Any, environment: Any) -> dict[str, str]:
+        found: dict[str, str] = matching(patterns, environ)  # their values are the run's own
+        if "PATH" in found:
+            environment.get("PATH")  # but this one, by which the program is found
+        return found
+
     replaced: tuple[tuple[Any, str, Any, Any], ...] = (
         (resource, "getrlimit", getrlimit, limits), (prepare_module, "find_backend", find_backend, find),
         (recall_module, "load_filter", load_filter, load), (host_module, "compose_environment", compose_environment, compose),
+        (passing_module, "matching_variables", matching_variables, matching),
     )  # fmt: skip
     for module, name, made, _ in replaced:
         setattr(module, name, made)
@@ -165,7 +174,8 @@ def _describe_launch(prepared: Prepared, noted: Noted) -> dict[str, Any] | None:
     if len(mark) != ID_BYTES or len(prepared.run_id) != ID_BYTES or len(calls) != 1:
         return None
     profile, policy = prepared.profile, prepared.policy
-    inner = inner_argv(prepared)[0]
+    inner, listener = inner_argv(prepared)[0], noted.listener
+    fixed = noted.fixed if listener.environment is None else tuple(profile.env_set)
     return {
         "code": code,
         "questions": noted.listener.notes,
@@ -182,7 +192,8 @@ def _describe_launch(prepared: Prepared, noted: Noted) -> dict[str, Any] | None:
             "cgroup_limits": _plain_fields(prepared.cgroup_limits),
             "policy": {"name": policy.name, "digest": policy.digest},
             "notes": prepared.notes, "sampled": tuple(sorted(prepared.sampled)), "as_root": prepared.as_root, "external_map": prepared.external_map,
-            "arch": str(prepared.arch), "passed": tuple(profile.env_pass), "fixed": noted.fixed, "cwd": command.cwd,
+            "arch": str(prepared.arch), "passed": tuple(profile.env_pass), "fixed": fixed, "below": listener.environment, "before": listener.before,
+            "image": "" if prepared.image is None else prepared.image.digest, "cwd": command.cwd,
             "enforced": tuple((entry.what, entry.how, entry.weaker) for entry in prepared.enforced),
             "volumes": tuple(tuple(getattr(use, name) for name in use.__slots__) for use in prepared.volumes),
             "require_cgroup": command.require_cgroup, "inner": inner if inner != command.argv[0] else None, "plan_notes": tuple(plan.notes),

@@ -126,8 +126,7 @@ def _entry_name(options: dict[str, list[str]], argv: list[str], cwd: str) -> str
     """Return the name under which a launch like this one is stored; empty where it is not to be."""
     if "cow" in options or "resume" in options:  # no other run writes where this one does
         return ""
-    # An image's name may mean another one by the next run.
-    if "no-cache" in options or "image" in options or not argv or any("=" in text for text in options.get("env", [])):  # values may be secret
+    if "no-cache" in options or not argv or any("=" in text for text in options.get("env", [])):  # values may be secret
         return ""
     from sandbox.api.stored import entry_name, store_path
 

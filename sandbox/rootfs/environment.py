@@ -34,7 +34,8 @@ def matching_variables(patterns: Sequence[str], environ: Mapping[str, str]) -> d
     """Return the variables whose names are listed, or match a listed ``PREFIX*``."""
     names = {pattern for pattern in patterns if not pattern.endswith("*")}
     prefixes = tuple(pattern[:-1] for pattern in patterns if len(pattern) > 1 and pattern.endswith("*"))
-    return {name: value for name, value in environ.items() if name in names or (prefixes and name.startswith(prefixes))}
+    # By name first: each value that is looked at is a question to whoever listens (`api.listener`).
+    return {name: environ[name] for name in environ if name in names or (prefixes and name.startswith(prefixes))}
 
 
 def fixed_variables(profile: Profile, *, path: str, extra: Mapping[str, str]) -> dict[str, str]:

@@ -14,8 +14,8 @@ from sandbox.errors import PolicyError
 from sandbox.plan.root import Bind, Directory, FileBytes, Overlay, Symlink, Tmpfs
 from sandbox.policy.profile import IdMode
 from sandbox.record import dataclass, replace
+from sandbox.rootfs import environment as passing  # by name: `api.storing` listens there
 from sandbox.rootfs.command import CommandNotFound, env_program, host_problem, parse_shebang
-from sandbox.rootfs.environment import matching_variables
 from sandbox.rootfs.layers import locate
 from sandbox.rootfs.system import synthetic_etc
 from sandbox.rootfs.view import View
@@ -172,7 +172,7 @@ def finish_image(view: View, layered: Layered, workdir: str, environ: Mapping[st
         CommandNotFound: the image has no such program.
     """
     profile = layered.profile
-    environment = dict(layered.environment) | matching_variables(profile.env_pass, environ) | dict(profile.env_set)
+    environment = dict(layered.environment) | passing.matching_variables(profile.env_pass, environ) | dict(profile.env_set)
     argv0 = _find_program(view, layered.argv[0], environment.get("PATH", PATH).split(":"), workdir)
     if not layered.flat:
         _keep_modes(view, layered.root)

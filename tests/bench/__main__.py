@@ -7,6 +7,7 @@ import sys
 
 from beside.main import add_arguments as beside_arguments
 from humaneval import add_arguments as humaneval_arguments
+from overlay import add_arguments as overlay_arguments
 
 
 def main() -> int:
@@ -48,6 +49,8 @@ def main() -> int:
     where.add_argument("--of", default="", metavar="PART", help="also which functions a part of the table is made of")
     tasks = verbs.add_parser("humaneval", help="HumanEval's tasks by a loop without a sandbox, cold sandboxes and warm interpreters")
     humaneval_arguments(tasks)
+    layers = verbs.add_parser("overlay", help="20,000 files and a build on an overlay root, beside none and beside podman")
+    overlay_arguments(layers)
     peers = verbs.add_parser("peers", help="beside other sandboxes, by peers.py", add_help=False)
     peers.add_argument("peers", metavar="PEERS.PY")
     words = sys.argv[1:]
@@ -62,6 +65,10 @@ def main() -> int:
         from humaneval import main as humaneval_main
 
         return humaneval_main(known)
+    if known.verb == "overlay":
+        from overlay import main as overlay
+
+        return overlay(known)
     if known.verb == "peers":
         from compare import main as compare
 

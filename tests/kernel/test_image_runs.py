@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -266,3 +267,32 @@ def test_command_line(store: Path, tmp_path: Path, sandbox_cli: Any) -> None:
     steps = [step["step"] for step in json.loads(out)["init"]]
     assert code == 0 and steps.index("BeginSkeleton") < steps.index("MountOverlay")
     assert cli("--profile", "default")[0] == 125
+
+
+def test_a_stored_launch_asks_about_the_image(store: Path, tmp_path: Path, sandbox_cli: Any) -> None:
+    """The second run of a command line is from disk; another image of that name, a changed variable, a removed layer are seen."""
+    config = ImageConfig(environment=(("A", "image"),), entrypoint=("sh", "-c", 'cat /etc/version; echo "$A $LC_X $0 $1"'))
+    digest = put_image(store, "test", [make_layer(tmp_path / "one", "1")], config)
+    launches = tmp_path / "cache/sandbox/launches"
+
+    def cli(*words: str, **variables: str) -> str:
+        done = sandbox_cli("exec", "-q", "--image", "test", "-e", "LC_X", *words, env={"LC_X": "x", **variables})
+        assert done.returncode == 0, done.stderr
+        return str(done.stdout.decode())
+
+    def stored() -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in launches.iterdir()} if launches.exists() else {}
+
+    deadline = time.monotonic() + 30
+    while not stored():  # code, or a directory, that was changed a moment ago is asked for anew: nothing is stored then
+        assert cli("a", "b") == "1\nimage x a b\n" and time.monotonic() < deadline
+    (name, made) = next(iter(stored().items()))
+    assert cli("a", "c") == "1\nimage x a c\n" and cli("a", "b", LC_X="other") == "1\nimage other a b\n"
+    assert stored()[name] == made
+    put_image(store, "test", [make_layer(tmp_path / "two", "2")], config)
+    assert cli("a", "b") == "2\nimage x a b\n"
+    put_image(store, "test", layer_paths(store, digest), config)
+    assert cli("a", "b") == "1\nimage x a b\n"
+    for layer in layer_paths(store, digest):
+        shutil.rmtree(layer)
+    assert sandbox_cli("exec", "-q", "--image", "test", "-e", "LC_X", "a", env={"LC_X": "x"}).returncode == 125

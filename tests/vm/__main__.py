@@ -4,6 +4,8 @@ initramfs
     The root directory is the initial ramfs, where pivot_root(2) is refused: the launch path's other way.
 v2
     Debian's kernel and systemd with cgroup v2: limits held by the kernel, for an ordinary user in a delegated scope and for root.
+layers
+    Roots of layers on that older kernel: without overlayfs, then with it, as an ordinary user and as root.
 leftovers
     A thousand runs, and five hundred killed clients, in a scope that systemd makes: nothing is left. Only when it is asked for by name.
 limits
@@ -40,6 +42,7 @@ STAGES = {
     "limits-root": 900.0,
     "v2": 540.0,
     "initramfs": 400.0,
+    "layers": 400.0,
     "suite": 400.0,
     "refused": 400.0,
     "leftovers": 1500.0,
