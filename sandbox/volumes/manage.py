@@ -47,7 +47,10 @@ class NamedVolume:
 
     def measure(self) -> tuple[int, int, bool]:
         """Return the bytes its files take on the disk, how many there are, and whether that is all of it (a program may have made too many to count)."""
-        fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except PermissionError:
+            return 0, 0, False  # a program has taken the right away
         try:
             return measure_tree(fd)
         finally:

@@ -149,12 +149,12 @@ def _make_ready(opened: Opened, volume: int, mounts: list[VolumeUse], uses: Sequ
     for mount in mounts:
         parent_path, _, last = "/".join(filter(None, (DATA, mount.subpath))).rpartition("/")
         try:
-            parent = open_below(volume, parent_path)
+            parent = open_below(volume, parent_path, only_path=True)
         except OSError as error:
             raise _no_subpath(mount, error) from None
         try:
             try:
-                top = open_below(parent, last)
+                top = open_below(parent, last, only_path=True)
             except OSError as error:
                 raise _no_subpath(mount, error) from None
             try:
@@ -167,7 +167,7 @@ def _make_ready(opened: Opened, volume: int, mounts: list[VolumeUse], uses: Sequ
             elif empty:
                 _fill(opened, mount, Target(volume=volume, temporary=FILL, parent=parent, name=last, owner=owner), most)
             if mount.points:
-                top = open_below(parent, last)
+                top = open_below(parent, last, only_path=True)
                 try:
                     for point, directory in mount.points:
                         _make_point(mount, top, point, directory, owner)
@@ -188,10 +188,14 @@ def _no_subpath(mount: VolumeUse, error: OSError) -> SandboxError:
 
 def _is_empty(directory: int) -> bool:
     try:
-        with os.scandir(directory) as entries:
-            return next(entries, None) is None
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
     except PermissionError:
         return False  # a program took the right away: not a new one
+    try:
+        with os.scandir(fd) as entries:
+            return next(entries, None) is None
+    finally:
+        os.close(fd)
 
 
 def _fill(opened: Opened, mount: VolumeUse, target: Target, most: int) -> None:

@@ -297,8 +297,13 @@ def prepare_top(directory: int, name: str, owner: int) -> None:
         os.chown(name, owner, owner, dir_fd=directory, follow_symlinks=False)
 
 
-def open_below(directory: int, path: str) -> int:
+def open_below(directory: int, path: str, *, only_path: bool = False) -> int:
     """Return a descriptor of a directory below another one, opened name by name without following a link.
+
+    Args:
+        directory: borrowed.
+        path: relative; empty for the directory itself.
+        only_path: with O_PATH, which a directory without any right to read can be opened with.
 
     Raises:
         OSError: a component is missing (ENOENT), no directory or a link (ENOTDIR, ELOOP).
@@ -306,7 +311,7 @@ def open_below(directory: int, path: str) -> int:
     fd = os.dup(directory)
     for part in _parts(path):
         try:
-            below = os.open(part, _OPEN, dir_fd=fd)
+            below = os.open(part, _OPEN | os.O_PATH if only_path else _OPEN, dir_fd=fd)
         finally:
             os.close(fd)
         fd = below
