@@ -130,6 +130,83 @@ def import_image(
     return found[0].image
 
 
+def pull(
+    name: str,
+    *,
+    architecture: str = "",
+    ids: str = "single",
+    tls_verify: bool = True,
+    authfile: str | None = None,
+    stall_ns: int = 60_000_000_000,
+    bounds: Bounds = DEFAULT,
+    progress: Progress | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Image:
+    """Bring an image from its registry into the store, or what of it the store has not; the image as it is now.
+
+    Args:
+        name: ``debian:12``, ``localhost:5000/x@sha256:…``.
+        architecture: which, where there are several: ``amd64``, ``arm64``; by default this machine's.
+        ids: see `import_image`.
+        tls_verify: False allows plain HTTP and unknown certificates; only digests vouch for what arrives then.
+        authfile: of credentials; by default skopeo looks where podman and docker have theirs.
+        stall_ns: how long 16 KiB may take to arrive.
+        bounds: how large it may be.
+        progress: see `import_image`.
+        environ: instead of `os.environ`: where the store is, and what skopeo needs (proxies, directories of credentials and certificates).
+
+    Raises:
+        PolicyError: the name has another form.
+        UnsupportedError: this host has no skopeo.
+        ImageError: the registry could not or would not send it, or it is damaged, hostile or larger than the bounds. What had arrived whole stays
+            for the next try.
+    """
+    from sandbox.images.client import find_client
+    from sandbox.images.pulling import pull_image
+
+    environ = os.environ if environ is None else environ
+    _choice("ids", ids, ("single", "range"))
+    parse_reference(name)
+    client = find_client(environ, tls_verify=tls_verify, authfile=authfile, stall_ns=stall_ns)
+    with open_images(bounds=bounds, environ=environ) as store:
+        return pull_image(store, client, name, architecture=architecture, ids=ids, progress=progress)
+
+
+def ensure(
+    name: str,
+    *,
+    when: str = "missing",
+    ids: str = "single",
+    origin: str | None = None,
+    progress: Progress | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Image:
+    """Return an image for a run, from its registry where that is wanted; for the command line.
+
+    Args:
+        name: as for `show`.
+        when: ``missing`` asks the registry when the store does not have it, ``never`` and ``always`` as they say.
+        ids: see `import_image`.
+        origin: where the name was written, for messages.
+        progress: see `import_image`.
+        environ: see `pull`.
+
+    Raises:
+        SandboxError: as `show` and `pull`.
+    """
+    from sandbox.images.pulling import ensure_image
+
+    environ = os.environ if environ is None else environ
+    return ensure_image(name, environ, lambda: pull(name, ids=ids, progress=progress, environ=environ), when=when, ids=ids, origin=origin)
+
+
+def is_loopback(name: str) -> bool:
+    """Whether an image's registry is on this machine."""
+    domain = parse_reference(name).domain
+    host = domain[1:].partition("]")[0] if domain.startswith("[") else domain.partition(":")[0]
+    return host in ("localhost", "::1") or (host.startswith("127.") and host.replace(".", "").isdecimal())
+
+
 def import_all(request: Request, *, bounds: Bounds = DEFAULT, progress: Progress | None = None) -> builtins.list[Imported]:
     """Bring every image of a source into the store; for the command line.
 
@@ -280,5 +357,5 @@ def _choice(what: str, given: str, known: Sequence[str]) -> str:
 
 __all__ = [
     "Bounds", "Damage", "Image", "ImageConfig", "ImageError", "Imported", "Pruned", "Removed", "export", "import_all", "import_image", "list", "open_images",
-    "prune", "remove", "show", "unpack", "verify",
+    "prune", "pull", "remove", "show", "unpack", "verify",
 ]  # fmt: skip

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sandbox.api.volumes import Opened
     from sandbox.audit.events import Event
     from sandbox.audit.sinks import Sink, SinkReport
+    from sandbox.policy.profile import Profile
     from sandbox.result import Result
 
 OUR_FAILURE = 125
@@ -31,6 +32,7 @@ OPTIONS = (
     Option(name="env", short="e", metavar="NAME[=VALUE]", help="set a variable, or pass the caller's", many=True),
     Option(name="cwd", metavar="ro|rw|no", help="how the working directory is shared", values=("ro", "rw", "no")),
     Option(name="image", short="i", metavar="IMAGE", help="an image of the store is its system"),
+    Option(name="pull", metavar="WHEN", help="ask its registry: never, missing, always", values=("missing", "never", "always")),
     Option(name="entrypoint", metavar="COMMAND", help="in the place of the image's; empty for none"),
     Option(name="require-overlay", help="refuse a read-only copy in its place"),
     Option(name="cow", metavar="DIR", help="it may write there, and DIR stays as it is", many=True, values=("@files",)),
@@ -168,6 +170,8 @@ def _prepare(options: dict[str, list[str]], argv: list[str], cwd: str) -> Prepar
     )  # fmt: skip
     if not argv and not profile.image:
         raise _no_command()
+    if "pull" in options:
+        _pull(profile, options["pull"][0])
     # An image has a directory of its own to start in; the caller's is shared with it only when that is asked for.
     shared = cwd if not profile.image or "cwd" in options else None
     entrypoint = (tuple(options["entrypoint"]) if options["entrypoint"][0] else ()) if "entrypoint" in options else None
@@ -196,6 +200,19 @@ def _cow(options: dict[str, list[str]]) -> CowRequest | None:
     if "cow-size" in options and size <= 0:
         raise UsageError("`--cow-size 0`: nothing could be written", hint="leave `--cow` out to share the directory read-only")
     return CowRequest(directories=tuple(options.get("cow", ())), resume=resume, memory="cow-tmpfs" in options, limit_bytes=size)
+
+
+def _pull(profile: Profile, when: str) -> None:
+    """Bring the image of a run from its registry, where that is wanted."""
+    if not profile.image:
+        raise UsageError("`--pull` is for runs with `--image`")
+    from sandbox.api import images
+    from sandbox.cli.image_text import ProgressLine
+    from sandbox.policy.profile import IdMode
+
+    with ProgressLine() as progress:
+        ids = "range" if profile.ids is IdMode.RANGE else "single"
+        images.ensure(profile.image, when=when, ids=ids, origin=dict(profile.origins).get("mounts.image"), progress=progress)
 
 
 def _working_directory() -> str:

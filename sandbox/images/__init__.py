@@ -1,7 +1,7 @@
 """The store of images. See docs/architecture.md for what lives on this floor and who may import it.
 
-For programs it is a front door as well: `import_image`, `list`, `show`, `remove`, `export`, `verify`, `unpack` and `prune` are those of `sandbox.api.images`,
-looked up when they are first used.
+For programs it is a front door as well: `import_image`, `pull`, `list`, `show`, `remove`, `export`, `verify`, `unpack` and `prune` are those of
+`sandbox.api.images`, looked up when they are first used.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         import_image,
         list,
         prune,
+        pull,
         remove,
         show,
         unpack,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 _NAMES = frozenset(
     {
-        "Damage", "Image", "ImageConfig", "ImageError", "Pruned", "Removed", "export", "import_image", "list", "prune", "remove", "show", "unpack",
+        "Damage", "Image", "ImageConfig", "ImageError", "Pruned", "Removed", "export", "import_image", "list", "prune", "pull", "remove", "show", "unpack",
         "verify",
     }
 )  # fmt: skip
@@ -44,5 +45,6 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
-    "Damage", "Image", "ImageConfig", "ImageError", "Pruned", "Removed", "export", "import_image", "list", "prune", "remove", "show", "unpack", "verify",
+    "Damage", "Image", "ImageConfig", "ImageError", "Pruned", "Removed", "export", "import_image", "list", "prune", "pull", "remove", "show", "unpack",
+    "verify",
 ]  # fmt: skip

@@ -82,6 +82,8 @@ def parse_image(store: Store, digest: str) -> Image:
     manifest = parse_manifest(store.read_blob(digest, what), what)
     what = f"configuration `{manifest.config.digest}`"
     config = parse_config(store.read_blob(manifest.config.digest, what), what)
+    if config.os != "linux":
+        raise ImageError(f"the image is for `{config.os}`, not for Linux", origin=f"manifest `{digest}`")
     if len(config.diff_ids) != len(manifest.layers):
         raise ImageError(
             f"the manifest has {len(manifest.layers)} layers, the configuration {len(config.diff_ids)} `diff_ids`", origin=f"manifest `{digest}`"

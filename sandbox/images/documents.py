@@ -267,6 +267,8 @@ class _Reader:
             self.refuse(where, "there must be a text")
         if "\0" in value or len(value) > _MAXIMUM_TEXT:
             self.refuse(where, "a text with a NUL" if "\0" in value else "a text that is too long")
+        if not value.isascii() and any("\ud800" <= each <= "\udfff" for each in value):
+            self.refuse(where, "a text with half a character")
         return value
 
     def word(self, value: Any, where: str) -> str:

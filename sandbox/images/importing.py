@@ -21,6 +21,7 @@ from sandbox.record import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection
 
     from sandbox.images.members import Members
     from sandbox.images.model import Image
@@ -99,7 +100,7 @@ def _from_directory(store: Store, request: Request, budget: Budget, progress: Pr
     there = set(os.listdir(request.path))
     kind = request.kind
     if kind is SourceKind.AUTO:
-        if {LAYOUT, "index.json"} <= there:
+        if _is_layout(there):
             kind = SourceKind.OCI
         elif MANIFEST in there and not there.intersection(_ROOT_NAMES):
             kind = SourceKind.DOCKER
@@ -146,8 +147,13 @@ def _from_members(store: Store, request: Request, kind: SourceKind, members: Mem
     return add_docker_archive(store, members, request.ref, progress)
 
 
+def _is_layout(names: Collection[str]) -> bool:
+    """Whether names at the top are those of an OCI layout; half a layout is a damaged one, not somebody's root."""
+    return LAYOUT in names or ("index.json" in names and "blobs" in names)
+
+
 def _kind_of(scan: Scan) -> SourceKind:
-    if {LAYOUT, "index.json"} <= scan.top:
+    if _is_layout(scan.top):
         return SourceKind.OCI
     if MANIFEST in scan.top and not scan.top.intersection(_ROOT_NAMES):
         return SourceKind.DOCKER

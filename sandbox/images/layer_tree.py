@@ -213,6 +213,9 @@ class LayerTree:
                 try:
                     os.setxattr(fd, key, value)
                 except OSError as error:
+                    if error.errno in (errno.ENOSPC, errno.E2BIG, errno.ERANGE, errno.EINVAL):
+                        shown = key[:80].decode("utf-8", "backslashreplace")
+                        raise ImageError(f"attribute `{shown}` of {len(value)} bytes, which the file system does not take") from None
                     if error.errno != errno.ENOTSUP:
                         raise
                     self.facts.leave_out("xattr, on a file system without them")

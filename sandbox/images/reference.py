@@ -115,7 +115,7 @@ def _is_domain(part: str) -> bool:
 def _valid_domain(text: str) -> bool:
     if text.startswith("["):  # an IPv6 address
         host, bracket, port = text[1:].partition("]")
-        if not bracket or not host or not all(each in _HEX or each == ":" for each in host):
+        if not bracket or not host or not _HEX.issuperset(host.lower().replace(":", "")):
             return False
         return not port or (port[0] == ":" and port[1:].isascii() and port[1:].isdecimal())
     host, colon, port = text.partition(":")

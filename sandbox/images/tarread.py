@@ -110,6 +110,8 @@ class TarReader:
                 if block or self._needs_end or extended or long_name:
                     self._refuse("the archive has no end mark: it is cut off" if not block else "the archive ends in the middle of a header")
                 return None
+            if block == _ZERO and (extended or sparse or long_name is not None or long_target is not None):
+                self._refuse("an extended header has no file")
             if block == _ZERO:
                 after = self._stream.read(BLOCK)
                 if after != _ZERO and (after or self._needs_end):
@@ -165,12 +167,12 @@ class TarReader:
             target = _text(block[157:257])
         name = records.get(b"GNU.sparse.name", records.get(b"path", name))
         target = records.get(b"linkpath", target)
-        if kind is Kind.FILE and flag != b"S" and name.endswith(b"/"):
+        if flag == b"\0" and name.endswith(b"/"):
             kind = Kind.DIRECTORY  # v7 has no other way to say it
         stored = self._number_in(records, b"size", lambda: self._number_at(block, 124, 12, "size"))
         if kind is not Kind.FILE:
-            # Only D, GNU's incremental directories, has content; the others may repeat a size that is not there.
-            self._left, self._padding = _padded(stored if flag == b"D" else 0)
+            # Only D, GNU's incremental directories, and what is a file but for its name have content; the others may repeat a size that is not there.
+            self._left, self._padding = _padded(stored if flag in (b"D", b"\0") else 0)
             stored = 0
         else:
             self._left, self._padding = _padded(stored)

@@ -35,6 +35,8 @@ _QUESTIONS = {
     # seccomp(SECCOMP_SET_MODE_FILTER, NEW_LISTENER | WAIT_KILLABLE_RECV, NULL): EFAULT where the flags are known, EINVAL where not
     "wait-killable": {"x86_64": (317, 1, 8 | 32, 0), "aarch64": (277, 1, 8 | 32, 0)},
 }
+_PRCTL = {"x86_64": 157, "aarch64": 167}
+_PR_SET_PDEATHSIG = 1
 _CLOCK_MONOTONIC, _TFD_ABSTIME = 1, 1
 _TFD_FLAGS = 0o2004000  # TFD_CLOEXEC | TFD_NONBLOCK
 
@@ -195,6 +197,18 @@ def set_slice(pid: int, slice_ns: int) -> bool:
         return False
     attributes = _SCHED_ATTR.pack(_SCHED_ATTR.size, os.SCHED_OTHER, 0, nice, 0, slice_ns, 0, 0)
     return _syscall(number, pid, attributes, 0, 0) == 0
+
+
+def set_death_signal(number: int) -> None:
+    """Have this process sent a signal when the thread that started it ends; kept over execve(2) of what is not set-user-id.
+
+    Who calls it looks at getppid(2) afterwards: the parent may have ended before.
+
+    Source: PR_SET_PDEATHSIG(2const).
+    """
+    if _syscall(_PRCTL[os.uname().machine], _PR_SET_PDEATHSIG, number, 0, 0, 0) < 0:
+        error = _ctypes.get_errno()
+        raise OSError(error, f"prctl(PR_SET_PDEATHSIG, {number}): {os.strerror(error)}")
 
 
 def ask_kernel(question: str) -> int:

@@ -12,7 +12,8 @@ Sample = Mapping[str, float]
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _COUNT_RISE = 1.5
-"""A count that rises by more than this along the fitted line grows: counts at rest are equal, but for a successor that is being built."""
+"""A count that rises by more than this along the fitted line, and by more than thrice what it is off that line at a look, grows: a pool has a few descriptors
+more once it has looked after those that are next."""
 
 _BYTES_RISE = 1.5 * 2**20
 _BYTES_SHARE = 0.04
@@ -84,7 +85,7 @@ def judge(runs: Sequence[int], samples: Sequence[Sample]) -> list[Growth]:
         y = values[half:]
         slope = _slope(x, y)
         rise = slope * (x[-1] - x[0])
-        bound = max(_BYTES_RISE, _BYTES_SHARE * values[half]) if name.endswith("bytes") else _COUNT_RISE
+        bound = max(_BYTES_RISE, _BYTES_SHARE * values[half]) if name.endswith("bytes") else max(_COUNT_RISE, 3 * _deviation(x, y, slope))
         found.append(
             Growth(name=name, first=values[0], middle=values[half], last=values[-1], rise=rise, per_thousand=1000 * slope, grows=rise > bound)
         )
@@ -95,6 +96,13 @@ def _slope(x: Sequence[float], y: Sequence[float]) -> float:
     """Return the median of the slopes between all pairs (Theil and Sen): single looks at which something was just ending do not turn it."""
     slopes = [(y[j] - y[i]) / (x[j] - x[i]) for i in range(len(x)) for j in range(i + 1, len(x)) if x[j] > x[i]]
     return statistics.median(slopes) if slopes else 0.0
+
+
+def _deviation(x: Sequence[float], y: Sequence[float], slope: float) -> float:
+    """Return the median of what the values are off the line."""
+    level = [value - slope * at for at, value in zip(x, y, strict=True)]
+    middle = statistics.median(level)
+    return statistics.median(abs(value - middle) for value in level)
 
 
 def _descendants(pid: int) -> list[int]:
