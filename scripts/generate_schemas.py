@@ -25,7 +25,7 @@ from sandbox.policy import locate
 from sandbox.policy.groups import load_groups, primary_group
 from sandbox.policy.load import ERRNOS, MAXIMUM_NAME, RULE_KEYS, TOP_KEYS
 from sandbox.policy.model import Action
-from sandbox.policy.profile import CwdMode, IdMode, LandlockMode, NetworkMode, OverlayMode, ProcMode
+from sandbox.policy.profile import CwdMode, IdMode, LandlockMode, MachineView, NetworkMode, OverlayMode, ProcMode
 from sandbox.policy.profile_fields import FALLBACKS, FIELDS, SYNTHETIC_ETC, TABLES
 from sandbox.policy.profile_fields import TOP_KEYS as PROFILE_TOP_KEYS
 from sandbox.policy.profile_volumes import NAME
@@ -43,6 +43,7 @@ BOOLEAN: Schema = {"type": "boolean"}
 ACTIONS = {
     Action.ALLOW: "The call is made.",
     Action.LOG: "The call is made, and the kernel's audit log gets a line.",
+    Action.EMULATE: "The supervisor answers from the sandbox's own limits; without a machine view the call is made.",
     Action.ERRNO: "The call is refused with this errno and recorded; with `audit = false` without a record.",
     Action.NOTIFY: "The same as `errno` with a record, said outright.",
     Action.TRAP: "The thread gets SIGSYS.",
@@ -221,6 +222,7 @@ PROFILE: dict[str, tuple[Schema, str]] = {
     "description": (TEXT, "One line, for lists."),
     "policy": ({"anyOf": []}, "The system call policy, by name, or by path from this file."),
     "landlock": ({"enum": [str(mode) for mode in LandlockMode]}, "`required`: refuse to run without Landlock. `best-effort`: use it where it is."),
+    "machine-view": ({"enum": [str(mode) for mode in MachineView]}, "Whose processors and memory programs see; `live`: and what is used."),
     "fallback": (
         {"type": "array", "uniqueItems": True, "items": {"enum": list(FALLBACKS)}},
         "Limits that may be kept by rlimits and sampling where no cgroup is writable; what is not named refuses to run there.",

@@ -47,6 +47,7 @@ def run(
     audit: str | os.PathLike[str] | Sink | None = None,
     require_cgroup: bool = False,
     executor: str = "auto",
+    machine_view: str | None = None,
     name: str = "",
     image: str | None = None,
     entrypoint: Sequence[str] | None = None,
@@ -77,6 +78,7 @@ def run(
         audit: a file for denied system calls as JSON lines, or a sink.
         require_cgroup: refuse to run where a limit would be enforced by rlimits and sampling.
         executor: ``auto``, ``native`` or ``python``.
+        machine_view: ``off``, ``static`` or ``live`` instead of what the profile says: whose processors and memory programs are told of.
         name: what `sandbox.running` and ``sandbox ps`` call it.
         image: an image of the store (``debian:12``) to be the root, in the place of the host's system; `argv` may be empty then, for what the
             image runs, and is preceded by the image's entry point.
@@ -101,6 +103,7 @@ def run(
     settings = Settings(
         profile=profile, policy=policy, cwd=cwd, audit=audit, require_cgroup=require_cgroup, executor=executor, image=image, entrypoint=entrypoint,
         cow=cow, cow_size=cow_size, cow_memory=cow_memory, resume=resume,
+        machine_view=machine_view,
     )  # fmt: skip
     changes = Changes(files=files, volumes=volumes, limits=limits, timeout=timeout, env=env, collect=collect, collect_limit=collect_limit, name=name)
     sink, owned = open_sink(audit)

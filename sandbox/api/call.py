@@ -54,6 +54,7 @@ class Settings:
     cow_size: int | str = 0
     cow_memory: bool = False
     resume: str | RunChanges = ""
+    machine_view: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +166,7 @@ def _make_call(words: tuple[str, ...], settings: Settings, changes: Changes, fil
                 env=env or None,
                 policy=settings.policy,
                 image=settings.image,
+                machine_view=settings.machine_view,
                 origin=origin,
             ),
             entrypoint=None if settings.entrypoint is None else tuple(settings.entrypoint),

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sandbox.plan.build import Request
     from sandbox.plan.codec import Table
     from sandbox.plan.steps import Plan
+    from sandbox.supervise.machine_view import MachineState
     from sandbox.supervise.monitor import Monitor
     from sandbox.supervise.notify import NotifyListener
 else:
@@ -154,7 +155,14 @@ def _run(make: Callable[[Prepared, bool], Start], prepared: Prepared, streams: S
 
             return decide(prepared.policy, prepared.arch, number, args)
 
-        return NotifyListener(fd, decide=decision, run_id=prepared.run_id, arch=prepared.arch, sink=hooks.sink)  # type: ignore[arg-type]
+        emulator = None
+        if state is not None:
+            from sandbox.supervise.machine_view import Emulator
+
+            emulator = Emulator(state)
+        return NotifyListener(
+            fd, decide=decision, run_id=prepared.run_id, arch=prepared.arch, sink=hooks.sink, emulator=emulator,  # type: ignore[arg-type]
+        )  # fmt: skip
 
     def attach(master: int) -> list[Pump]:
         assert streams.terminal is not None and isinstance(streams.stdin, int) and streams.stdout is not None
@@ -190,6 +198,7 @@ def _run(make: Callable[[Prepared, bool], Start], prepared: Prepared, streams: S
     launched, pumps, held = Launched(), list[Pump](), hooks.held
     start: Start | None = None
     monitor: Monitor | None = None
+    state: MachineState | None = None
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
         try:
@@ -203,6 +212,10 @@ def _run(make: Callable[[Prepared, bool], Start], prepared: Prepared, streams: S
             from sandbox.supervise import notify  # noqa: F401  # in time for `listen`
             from sandbox.supervise.monitor import Monitor, Watched
 
+            if prepared.machine is not None:
+                from sandbox.api.machine import open_state
+
+                state = open_state(prepared)
             watched = Watched(
                 limits=prepared.profile.limits,
                 started=opened.started,
@@ -224,6 +237,7 @@ def _run(make: Callable[[Prepared, bool], Start], prepared: Prepared, streams: S
                 discard=opened.discard,
                 meanwhile=meanwhile,
                 arrived=opened.arrived,
+                machine=state,
             )
             outputs = pumps[1:]
             monitor = Monitor(launched, watched)

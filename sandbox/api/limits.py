@@ -162,11 +162,11 @@ def _fix(report: BackendReport, missing: set[str]) -> str | None:
 def _refuses(policy: SyscallPolicy, arch: Arch, name: str, arguments: tuple[int, ...]) -> bool:
     """Whether the payload is refused a call with which it would undo a limit."""
     from sandbox.abi.tables import syscall_number
-    from sandbox.policy.model import Action
+    from sandbox.policy.model import PERMITTING
     from sandbox.seccomp.decide import decide
 
     number = syscall_number(arch, name)
-    return number is None or decide(policy, arch, number, (*arguments, 0, 0, 0, 0, 0, 0)[:6]).action not in (Action.ALLOW, Action.LOG)
+    return number is None or decide(policy, arch, number, (*arguments, 0, 0, 0, 0, 0, 0)[:6]).action not in PERMITTING
 
 
 def _affinity(profile: Profile, policy: SyscallPolicy, arch: Arch, explain: Callable[[], BackendReport]) -> Enforcement:

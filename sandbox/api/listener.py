@@ -47,7 +47,7 @@ class Listener:
             kind: {}
             for kind in (
                 "variable", "lstat", "stat", "readlink", "access", "read", "list", "scan", "statvfs", "mkdir", "xattr", "scheduler", "priority",
-                "processors", "user", "unfiltered", "kernel", "unchanged",
+                "processors", "affinity", "sysconf", "user", "unfiltered", "kernel", "unchanged",
             )
         }  # fmt: skip
         self.void = ""
@@ -83,6 +83,8 @@ class Listener:
             (os, "sched_getscheduler", self._simple("scheduler", os.sched_getscheduler)),
             (os, "getpriority", self._number("priority", os.getpriority)),
             (os, "cpu_count", self._simple("processors", os.cpu_count)),
+            (os, "sched_getaffinity", self._simple("affinity", os.sched_getaffinity)),
+            (os, "sysconf", self._simple("sysconf", os.sysconf)),
             (os, "environ", Environment(os.environ, self.notes["variable"])),
             (os, "fdopen", self._refused("os.fdopen", os.fdopen)),
             (builtins, "open", self._file),

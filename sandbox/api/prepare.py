@@ -10,14 +10,16 @@ import time
 
 from sandbox.abi.arch import Arch
 from sandbox.api.limits import Chosen, Scheduling, choose_limits
-from sandbox.api.recall import recall_filter, recall_policy, recall_profile
+from sandbox.api.recall import recall_filter, recall_policy, recall_profile, recall_without_emulation
 from sandbox.api.start import cgroup_directories
 from sandbox.cgroup.find import explain_backend, find_backend
 from sandbox.errors import PolicyError, SetupError, UnsupportedError
 from sandbox.kernel.probe import probe_host
 from sandbox.plan.build import Request
 from sandbox.plan.root import Bind, RootSpec
-from sandbox.policy.profile import IdMode, LandlockMode, Limits, Profile
+from sandbox.policy.emulation import emulates
+from sandbox.policy.model import EMULATED, PERMITTING
+from sandbox.policy.profile import IdMode, LandlockMode, Limits, MachineView, Profile
 from sandbox.record import dataclass, field, replace
 from sandbox.registry.entry import SOCKET
 from sandbox.registry.place import list_hidden
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from sandbox.plan.steps import Plan
     from sandbox.policy.model import SyscallPolicy
     from sandbox.rootfs.image import Layered
+    from sandbox.rootfs.machine_view import Machine
     from sandbox.seccomp.filter import Filter
     from sandbox.volumes.opening import Opened
 
@@ -73,8 +76,9 @@ class Prepared:
     """A launch that only waits to be started; `backend` is None where rlimits and sampling stand in.
 
     `sampled` names the limits that sampling enforces, `cgroup_limits` are those that the cgroup is to apply. `anchor` starts the run where
-    only a process that is there already can (`open_backend`). `image` is what the root is made of, where it is one. `kept` has the tables of the recipe that
-    it is from, where it is from one; `keeping` says what it sees copy-on-write.
+    only a process that is there already can (`open_backend`). `image` is what the root is made of, where it is one. `machine` is what the program is
+    shown of the machine; None is the host. `kept` has the tables of the recipe that it is from, where it is from one; `keeping` says what it sees
+    copy-on-write.
     """
 
     run_id: str
@@ -94,6 +98,7 @@ class Prepared:
     enforced: tuple[Enforcement, ...]
     notes: tuple[str, ...]
     oom_protected: bool = False
+    machine: Machine | None = None
     anchor: Anchor | None = None
     image: Image | None = None
     kept: Kept | None = None
@@ -142,7 +147,17 @@ def prepare(command: Command) -> Prepared:
     uses_reference(command.executor)  # an unknown or missing executor refuses here, not after half a launch
     host = probe_host()
     arch = Arch(host.arch)
+    machine: Machine | None = None
     policy = recall_policy(profile.policy)
+    if profile.machine_view is MachineView.OFF:
+        policy = recall_without_emulation(policy)
+    else:
+        from sandbox.rootfs.machine_view import see_machine
+
+        if not _is_refused(policy, "userfaultfd"):
+            # With it a program could hold up who writes to its memory for as long as it likes.
+            policy = recall_without_emulation(policy)
+        machine = see_machine(profile, time_namespace=host.time_namespace, calls=_emulated_calls(policy, arch))
     compiled = recall_filter(policy, arch, notify=command.audit)
     image = layered = None
     if profile.image:
@@ -171,6 +186,7 @@ def prepare(command: Command) -> Prepared:
         is_root=host.uid == 0,
         layered=layered,
         hidden=lambda: (*list_hidden(os.environ, host.uid), *hidden_paths(os.environ)),
+        machine=machine,
     )
     if keeping is not None:
         root = with_overlays(root, keeping, run_id, is_root=host.uid == 0)
@@ -190,11 +206,12 @@ def prepare(command: Command) -> Prepared:
         root=root,
         environment=tuple(sorted(environment.items())),
         **_limit_fields(chosen),
-        enforced=(*_walls(profile, policy, compiled, host, command.audit, layered), *chosen.enforced),
+        enforced=(*_walls(profile, policy, compiled, host, command.audit, layered), *_shown(machine, policy, host, command), *chosen.enforced),
         notes=(*root.notes, *chosen.notes),
         oom_protected=_is_oom_protected(),
         image=image,
         keeping=keeping,
+        machine=machine,
     )
 
 
@@ -324,8 +341,10 @@ def map_centre(profile: Profile) -> tuple[int, int]:
 
 
 def uptime_s(prepared: Prepared) -> int:
-    """Return the host's uptime in seconds where the payload is to begin near zero; else 0."""
-    return int(time.clock_gettime(time.CLOCK_MONOTONIC)) if prepared.profile.time_namespace else 0
+    """Return the host's uptime in seconds at which the payload's clocks begin; 0 where they are the host's."""
+    if prepared.profile.time_namespace:
+        return int(time.clock_gettime(time.CLOCK_MONOTONIC))
+    return prepared.machine.origin_s if prepared.machine is not None else 0
 
 
 def _is_oom_protected() -> bool:
@@ -420,3 +439,34 @@ def _walls(
     if not audit:
         entries.append(Enforcement(what="audit", how="off", weaker="denied calls are refused in the kernel and not recorded"))
     return tuple(entries)
+
+
+def _shown(machine: Machine | None, policy: SyscallPolicy, host: HostFeatures, command: Command) -> tuple[Enforcement, ...]:
+    """Say what a machine view shows, and what goes on to tell of the host."""
+    if machine is None:
+        return ()
+    weaker = []
+    if not command.audit:
+        weaker.append("without a listener sysinfo and sched_getaffinity tell of the host")
+    elif host_calls := [name for name in EMULATED if not emulates(policy, name) and not _is_refused(policy, name)]:
+        weaker.append(f"policy `{policy.name}` allows {' and '.join(host_calls)}, which tell{'s' if len(host_calls) == 1 else ''} of the host")
+    if machine.files and not host.time_namespace:
+        weaker.append("this kernel has no time namespaces: the uptime is the host's")
+    where = "/sys, /proc" if machine.files else "/sys"
+    calls = ", sysinfo, sched_getaffinity" if command.audit else ""
+    text = f"{'live' if machine.live else 'static'}: {len(machine.processors)} processors, {machine.memory_bytes >> 20} MiB in {where}{calls}"
+    return (Enforcement(what="machine view", how=text, weaker="; ".join(weaker)),)
+
+
+def _emulated_calls(policy: SyscallPolicy, arch: Arch) -> tuple[tuple[int, str, bool], ...]:
+    """Return number and name of the calls that the supervisor answers, and whether it answers all of them."""
+    from sandbox.abi.tables import syscall_number
+
+    pairs = ((syscall_number(arch, name), name) for name in EMULATED)
+    return tuple((number, name, emulates(policy, name)) for number, name in pairs if number is not None)
+
+
+def _is_refused(policy: SyscallPolicy, name: str) -> bool:
+    """Whether no call of that name is made."""
+    outcomes = [entry.rule.outcome for entry in policy.rules.get(name, ())] or [policy.default]
+    return not any(outcome.action in PERMITTING for outcome in outcomes)

@@ -90,6 +90,10 @@ def _ask(kind: str, key: Any) -> Any:
                 return os.getpriority(*key)
             case "processors":
                 return os.cpu_count()
+            case "affinity":
+                return os.sched_getaffinity(key)
+            case "sysconf":
+                return os.sysconf(key)
             case "user":
                 import pwd
 

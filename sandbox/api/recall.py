@@ -33,6 +33,7 @@ SETTLED_NS = 2_000_000_000
 
 _policies: dict[str, tuple[State, SyscallPolicy]] = {}
 _profiles: dict[str, tuple[State, Profile]] = {}
+_plain: dict[int, tuple[SyscallPolicy, SyscallPolicy]] = {}
 _filters: dict[tuple[int, Arch, bool], tuple[SyscallPolicy, Filter]] = {}
 
 
@@ -44,6 +45,18 @@ def recall_policy(name: str) -> SyscallPolicy:
     return _recall(
         _policies, "policies", name, lambda text: load_policy(text, check=False), lambda policy: (*policy.sources, str(groups_path()))
     )
+
+
+def recall_without_emulation(policy: SyscallPolicy) -> SyscallPolicy:
+    """Return `emulation.without_emulation` of a policy, the same object each time: filters are kept by it."""
+    entry = _plain.get(id(policy))
+    if entry is None or entry[0] is not policy:
+        from sandbox.policy.emulation import without_emulation
+
+        if len(_plain) >= _KEPT:
+            _plain.clear()
+        entry = _plain[id(policy)] = policy, without_emulation(policy)
+    return entry[1]
 
 
 def recall_profile(name: str) -> Profile:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def build_profile(
     name: str, *, limits: Mapping[str, object], volumes: Sequence[str], tmpfs: Sequence[str] = (), base: str, env: Mapping[str, str],
     env_pass: Iterable[str] = (), policy: str | None = None, cwd: str | None = None, network: str | None = None, image: str | None = None,
-    overlay: str | None = None, origin: str,
+    overlay: str | None = None, machine_view: str | None = None, origin: str,
 ) -> Profile:  # fmt: skip
     """Load a profile and apply what was asked for on top.
 
@@ -31,6 +31,7 @@ def build_profile(
         network: ``none`` or ``loopback``.
         image: an image of the store to be the root.
         overlay: ``required`` or ``best-effort``.
+        machine_view: ``off``, ``static`` or ``live``.
         origin: who asks, for messages.
 
     Raises:
@@ -52,6 +53,7 @@ def build_profile(
         network=network,
         image=image,
         overlay=overlay,
+        machine_view=machine_view,
         origin=origin,
     )
 

@@ -68,6 +68,7 @@ class Sandbox:
         cow_size: see there.
         cow_memory: see there.
         resume: see there.
+        machine_view: ``off``, ``static`` or ``live`` instead of what the profile says.
         resident: keep a server that starts the runs, where it can (`Result.launched`); False starts each as `sandbox.run` does.
         pool: sandboxes to make ahead, so that a run has only its command to start: how many, or a mapping; see `sandbox.api.pool_ahead.Ahead`.
         python: warm interpreters for runs of Python: ``True``, the modules to import ahead, or a mapping; see `sandbox.api.python.Python`. They are made
@@ -92,6 +93,7 @@ class Sandbox:
         cow_size: int | str = 0,
         cow_memory: bool = False,
         resume: str | RunChanges = "",
+        machine_view: str | None = None,
         resident: bool = True,
         pool: Ahead | Mapping[str, Any] | int | None = None,
         python: Python | Mapping[str, Any] | Iterable[str] | bool = False,
@@ -112,6 +114,7 @@ class Sandbox:
             cow_size=cow_size,
             cow_memory=cow_memory,
             resume=resume,
+            machine_view=machine_view,
         )
         if (cow or resume) and (pool or python is not False):
             raise PolicyError("what is made ahead writes to nothing of yours: `pool` and `python` are not to be given with `cow` or `resume`")

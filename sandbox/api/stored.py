@@ -34,7 +34,7 @@ VARIABLE = "SANDBOX_CACHE"
 """Set to ``off``, prepared launches are neither read nor written."""
 
 MAXIMUM_BYTES = 4 << 20
-_MAGIC = b"sandbox launch 1"
+_MAGIC = b"sandbox launch 2"
 _HEAD = Struct("<16s8sI")
 ID_BYTES = 20  # of a run's id
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -166,6 +166,7 @@ class Stored:
         self.sampled = frozenset(plain["sampled"])
         self.as_root: bool = plain["as_root"]
         self.external_map: bool = plain["external_map"]
+        self.machine: Any = None if plain["machine"] is None else _Light(plain["machine"], lambda: self.whole().machine)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.whole(), name)

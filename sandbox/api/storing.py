@@ -38,12 +38,14 @@ def listen(prepare: Callable[[], Prepared]) -> tuple[Prepared, Noted | None]:
     prepare_module: Any = import_module("sandbox.api.prepare")
     recall_module: Any = import_module("sandbox.api.recall")
     host_module: Any = import_module("sandbox.rootfs.host")
+    machine_module: Any = import_module("sandbox.rootfs.machine_view")
     listener = Listener()
     environ = os.environ
     noted = Noted(listener)
     passing_module: Any = import_module("sandbox.rootfs.environment")
     matching = passing_module.matching_variables
     limits, find, load, compose = resource.getrlimit, prepare_module.find_backend, recall_module.load_filter, host_module.compose_environment
+    model = machine_module.read_model
 
     def getrlimit(number: int) -> tuple[int, int]:
         listener.look_at("/proc/self/limits")
@@ -56,6 +58,11 @@ def listen(prepare: Callable[[], Prepared]) -> tuple[Prepared, Noted | None]:
             for kind, answers in before.items():
                 listener.notes[kind].clear()
                 listener.notes[kind].update(answers)
+        return found
+
+    def read_model() -> str:
+        listener.look_at("/proc/sys/kernel/random/boot_id")  # processors are what they are until then; their clock is read otherwise each time
+        found: str = listener.aside(model)()
         return found
 
     def load_filter(*args: Any, **named: Any) -> Any:
@@ -81,6 +88,7 @@ def listen(prepare: Callable[[], Prepared]) -> tuple[Prepared, Noted | None]:
         (resource, "getrlimit", getrlimit, limits), (prepare_module, "find_backend", find_backend, find),
         (recall_module, "load_filter", load_filter, load), (host_module, "compose_environment", compose_environment, compose),
         (passing_module, "matching_variables", matching_variables, matching),
+        (machine_module, "read_model", read_model, model),
     )  # fmt: skip
     for module, name, made, _ in replaced:
         setattr(module, name, made)
@@ -187,8 +195,9 @@ def _describe_launch(prepared: Prepared, noted: Noted) -> dict[str, Any] | None:
         "plain": {
             "profile": {
                 "name": profile.name, "digest": profile.digest, "measure_instructions": profile.measure_instructions, "time_namespace": False,
-                "uid": profile.uid, "gid": profile.gid, "limits": _plain_fields(profile.limits),
+                "uid": profile.uid, "gid": profile.gid, "nested_namespaces": profile.nested_namespaces, "limits": _plain_fields(profile.limits),
             },
+            "machine": None if prepared.machine is None else _plain_fields(prepared.machine),
             "cgroup_limits": _plain_fields(prepared.cgroup_limits),
             "policy": {"name": policy.name, "digest": policy.digest},
             "notes": prepared.notes, "sampled": tuple(sorted(prepared.sampled)), "as_root": prepared.as_root, "external_map": prepared.external_map,

@@ -40,6 +40,9 @@ OPTIONS = (
     Option(name="cow-tmpfs", help="keep what it writes there in memory only"),
     Option(name="resume", metavar="RUN", help="go on from a kept run or a snapshot of one"),
     Option(name="network", metavar="none|loopback", help="what the run's own network has", values=("none", "loopback")),
+    Option(
+        name="machine-view", metavar="off|static|live", help="whose processors and memory programs see", values=("off", "static", "live")
+    ),
     Option(name="limit", short="l", metavar="KEY=VALUE", help="such as wall=10s, memory=64M, processes=8", many=True),
     Option(name="name", metavar="NAME", help="what `sandbox ps` and its kin call it"),
     Option(name="require-cgroup", help="refuse where rlimits would stand in for it"),
@@ -166,7 +169,8 @@ def _prepare(options: dict[str, list[str]], argv: list[str], cwd: str) -> Prepar
     profile = build_profile(
         name, limits=limits, volumes=options.get("volume", []), tmpfs=options.get("tmpfs", []), base=cwd, env=env, env_pass=passed,
         policy=options.get("policy", [None])[0], cwd=options.get("cwd", [None])[0], network=options.get("network", [None])[0],
-        image=options.get("image", [None])[0], overlay="required" if "require-overlay" in options else None, origin="command line",
+        image=options.get("image", [None])[0], overlay="required" if "require-overlay" in options else None,
+        machine_view=options.get("machine-view", [None])[0], origin="command line",
     )  # fmt: skip
     if not argv and not profile.image:
         raise _no_command()

@@ -241,6 +241,9 @@ def _write_policy(policy: SyscallPolicy, arch: Arch, target: str, *, notify: boo
         _tell_refusals(notify)
         _say("note: what is no call of this architecture a runtime kills by its thread, we by its process")
         return text.encode()
+    from sandbox.policy.emulation import without_emulation
+
+    policy = without_emulation(policy)  # nobody else answers those calls
     compiled = compile_filter(policy, arch, notify=notify, launch=False)
     if target == "bpf":
         _say(f"proven: {compiled.instructions} instructions do what policy `{policy.name}` says, for every call")

@@ -40,6 +40,12 @@ _PR_SET_PDEATHSIG = 1
 _CLOCK_MONOTONIC, _TFD_ABSTIME = 1, 1
 _TFD_FLAGS = 0o2004000  # TFD_CLOEXEC | TFD_NONBLOCK
 
+_PROCESS_VM_WRITEV = {"x86_64": 311, "aarch64": 271}
+_SCHED_GETAFFINITY = {"x86_64": 204, "aarch64": 123}
+_IOVECS = struct.Struct("@4Q")  # of ours, then of theirs: address, length
+_LONGEST_MASK = 1024
+
+
 class _Long(_ctypes._SimpleCData):  # type: ignore[type-arg]
     _type_ = "l"
 
@@ -47,6 +53,15 @@ class _Long(_ctypes._SimpleCData):  # type: ignore[type-arg]
 class _Function(_ctypes.CFuncPtr):
     _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
     _restype_ = _Long
+
+
+class _Byte(_ctypes._SimpleCData):  # type: ignore[type-arg]
+    _type_ = "B"
+
+
+class _Bytes(_ctypes.Array):  # type: ignore[type-arg]
+    _type_ = _Byte
+    _length_ = 1
 
 
 _libc = _ctypes.dlopen(None, 2)  # type: ignore[arg-type]  # this program itself, RTLD_NOW
@@ -229,6 +244,54 @@ def ask_kernel(question: str) -> int:
     if found < 0:
         return -_ctypes.get_errno()
     return 0 if question == "keyrings" else found  # the keyring's number is another for each session
+
+
+def write_memory(pid: int, address: int, data: bytes) -> int:
+    """Write into memory that another process may write to itself, and return how many bytes were written.
+
+    Args:
+        pid: process or thread, as we see it.
+        address: there, 64 bits of whatever it says.
+        data: what.
+
+    Raises:
+        OSError: EFAULT when not even the first byte could be written, ESRCH, EPERM when that process may not be traced by us.
+
+    Source: process_vm_writev(2).
+    """
+    number = _PROCESS_VM_WRITEV.get(os.uname().machine)
+    if number is None:
+        raise OSError(errno.ENOSYS, "process_vm_writev")
+    block = bytearray(_IOVECS.size + len(data))
+    memory = _Bytes.from_buffer(block)
+    ours = _ctypes.addressof(memory)
+    _IOVECS.pack_into(block, 0, ours + _IOVECS.size, len(data), address, len(data))
+    block[_IOVECS.size :] = data
+    result = _syscall(number, pid, ours, 1, ours + 16, 1, 0)
+    if result < 0:
+        error = _ctypes.get_errno()
+        raise OSError(error, f"process_vm_writev `{pid}` {len(data)} bytes: {os.strerror(error)}")
+    return result
+
+
+def affinity_sizes() -> tuple[int, int]:
+    """Return how many bytes a mask for sched_getaffinity(2) must have on this kernel, and how many it fills; (8, 8) where it cannot be asked."""
+    global _affinity
+    if _affinity is None:
+        number, least, most = _SCHED_GETAFFINITY.get(os.uname().machine, -1), 8, -1
+        block = bytearray(_LONGEST_MASK)
+        memory = _Bytes.from_buffer(block)
+        while least <= _LONGEST_MASK and _syscall(number, 0, least, _ctypes.addressof(memory)) < 0:
+            least *= 2
+        most = _syscall(number, 0, _LONGEST_MASK, _ctypes.addressof(memory))
+        # Sizes are multiples of 8, and the least accepted one may lie below the power of two.
+        while least > 8 and _syscall(number, 0, least - 8, _ctypes.addressof(memory)) >= 0:
+            least -= 8
+        _affinity = (least, most) if most > 0 else (8, 8)
+    return _affinity
+
+
+_affinity: tuple[int, int] | None = None
 
 
 def perf_event_open(pid: int, kind: int, config: int, *, now: bool = False) -> int:

@@ -1,6 +1,6 @@
-"""The ioctls of a seccomp user-notification listener: wait, receive, refuse, check.
+"""The ioctls of a seccomp user-notification listener: wait, receive, refuse, answer, check.
 
-Only `sandbox.supervise.notify` and tests import this module. It can refuse a call and nothing else: there is no
+Only `sandbox.supervise.notify`, `sandbox.supervise.machine_view` and tests import this module. It can refuse a call, or say what it returned: there is no
 function here that lets a notified call go on, and the response's flags are always zero. With
 SECCOMP_USER_NOTIF_FLAG_CONTINUE the kernel would read the caller's memory again after we looked at it, so the
 notifier "cannot be used to implement a security policy" (include/uapi/linux/seccomp.h).
@@ -109,7 +109,28 @@ def refuse_call(fd: int, identity: int, error: int) -> bool:
     """
     if not 1 <= error <= _LAST_ERRNO:
         raise ValueError(f"errno `{error}` is not within 1 to {_LAST_ERRNO}")
-    response = _RESPONSE.pack(identity, 0, -error, 0)  # flags 0, always: see the module's docstring
+    return _send(fd, _RESPONSE.pack(identity, 0, -error, 0))
+
+
+def answer_call(fd: int, identity: int, value: int) -> bool:
+    """Make the waiting call return a value without having been made; False when there is no such call any more.
+
+    Args:
+        fd: the listener, borrowed.
+        identity: `Notification.identity`.
+        value: what it returns, 0 to 2^31 - 1.
+
+    Raises:
+        ValueError: `value` is out of range; what is negative would be a failure.
+        OSError: anything but ENOENT, EINTR and EINPROGRESS.
+    """
+    if not 0 <= value < 1 << 31:
+        raise ValueError(f"result `{value}` is not within 0 to 2^31 - 1")
+    return _send(fd, _RESPONSE.pack(identity, value, 0, 0))
+
+
+def _send(fd: int, response: bytes) -> bool:
+    """Send a response, whose flags are 0, always: see the module's docstring."""
     while True:
         try:
             ioctl(fd, NOTIF_SEND, response)

@@ -81,9 +81,9 @@ class Request:
     `removals` (cgroups), `thaws` (freezers) and `entries` (files of the registry) are relative to, by index. `rlimits` are (resource, soft, hard).
     `scheduler` to `affinity` are what the processes get instead of the caller's own, see `api.limits.Scheduling`. `oom_protected` tells that the
     caller's own oom_score_adj is negative. `held` are the indices of descriptors that the janitor keeps open, the locks of volumes,
-    `maps` are (volume, index) of user namespaces that map the ids of its files.
-    `cgroups_made` tells that the files of `joins` exist before init runs, so that it need not wait for them; `moved` that the supervisor puts init into its
-    cgroups itself and says so. `filter_bpf` None means that no filter was asked for.
+    `maps` are (volume, index) of user namespaces that map the ids of its files. `uptime_s` is the host's uptime at which the clocks inside begin; 0 where
+    they are the host's. `cgroups_made` tells that the files of `joins` exist before init runs, so that it need not wait for them; `moved` that the
+    supervisor puts init into its cgroups itself and says so. `filter_bpf` None means that no filter was asked for.
     """
 
     profile: Profile
@@ -227,7 +227,7 @@ def end_init(request: Request, inner: bool, notes: list[str], *, own_namespace: 
     """
     profile = request.profile
     steps: list[Step] = []
-    if profile.time_namespace:
+    if profile.time_namespace or request.uptime_s:
         steps.append(NewTimeNamespace(monotonic_offset_s=-request.uptime_s, boottime_offset_s=-request.uptime_s))
     if own_namespace:
         steps += namespace_limits(request, 1 if inner else 0, notes, watches=watches)

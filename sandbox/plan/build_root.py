@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING
 
 from sandbox.errors import UnsupportedError
 from sandbox.plan.build_overlay import add_overlay, build_overlay_root
-from sandbox.plan.root import Bind, Directory, FileBytes, Overlay, RootEntry, RootSpec, Symlink, Tmpfs
+from sandbox.plan.root import Bind, Directory, FileBytes, LiveFiles, Overlay, RootEntry, RootSpec, Symlink, Tmpfs
 from sandbox.plan.steps import (
     AttachTree,
     CloneDevice,
     CloneTree,
+    CoverPath,
+    LinkFile,
     MakeDirectory,
     MakeSymlink,
     MaskProc,
     MountDevpts,
+    MountLive,
     MountProc,
     MountRoot,
     MountTmpfs,
@@ -48,6 +51,11 @@ PROC_HIDDEN_FILES = (
 )  # fmt: skip
 PROC_HIDDEN_DIRECTORIES = ("acpi", "driver", "scsi")
 PROC_READ_ONLY = ("bus", "fs", "irq", "sys")
+# With a machine view nothing of procfs tells how large or how busy the host is, or what it is made of. Each is a mount of every launch.
+VIEW_HIDDEN_FILES = ("buddyinfo", "iomem", "ioports", "schedstat", "softirqs", "zoneinfo")
+VIEW_HIDDEN_DIRECTORIES = ("asound", "bus", "irq")
+MACHINE = "/sys"
+"""Nothing of the kernel's is mounted there: what a machine view shows is ours, and read-only whatever the root is."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -118,6 +126,7 @@ def _build(request: Request, notes: list[str], steps: RootSteps, own: list[Step]
 
 def _build_entries(entries: dict[str, RootEntry], steps: RootSteps, own: list[Step], *, split: bool) -> None:
     made = {"/"}
+    written: dict[tuple[bytes, int], str] = {}
     for path in sorted(entries, key=lambda p: p.split("/")):
         entry = entries[path]
         within = _covering_bind(path, entries) is not None
@@ -143,7 +152,10 @@ def _build_entries(entries: dict[str, RootEntry], steps: RootSteps, own: list[St
             case Symlink():
                 part.append(MakeSymlink(path=path, target=entry.target))
             case FileBytes():
-                part.append(WriteFile(path=path, content=entry.content, mode=entry.mode))
+                first = written.setdefault((entry.content, entry.mode), path) if path.startswith("/sys/") and entry.content else path
+                part.append(WriteFile(path=path, content=entry.content, mode=entry.mode) if first == path else LinkFile(path=path, source=first))
+            case LiveFiles():
+                part.append(MakeDirectory(path=path))
             case Overlay():
                 if not (path in made or within):
                     part.append(MakeDirectory(path=path))
@@ -170,9 +182,33 @@ def _add_devices_and_proc(request: Request, notes: list[str], steps: RootSteps, 
         own.append(MountProc(minimal=minimal))
         if not minimal:
             empty = next(path for path in EMPTY if path in _all_entries(request))
-            own.append(MaskProc(files=PROC_HIDDEN_FILES, directories=PROC_HIDDEN_DIRECTORIES, read_only=PROC_READ_ONLY, empty=empty))
+            own.append(mask_proc(empty, viewed=any(cover.path.startswith("/proc/") for cover in request.root.covers)))
     else:
         notes.append("no /proc inside: asked for by the profile")
+    _add_machine(request.root, steps, own)
+
+
+def mask_proc(empty: str, *, viewed: bool) -> MaskProc:
+    """Return what is hidden of a whole /proc; more where the files that tell of the machine are ours. `empty` is an empty directory."""
+    if not viewed:
+        return MaskProc(files=PROC_HIDDEN_FILES, directories=PROC_HIDDEN_DIRECTORIES, read_only=PROC_READ_ONLY, empty=empty)
+    return MaskProc(
+        files=PROC_HIDDEN_FILES + VIEW_HIDDEN_FILES,
+        directories=PROC_HIDDEN_DIRECTORIES + VIEW_HIDDEN_DIRECTORIES,
+        read_only=tuple(name for name in PROC_READ_ONLY if name not in VIEW_HIDDEN_DIRECTORIES),
+        empty=empty,
+    )
+
+
+def _add_machine(root: RootSpec, steps: RootSteps, own: list[Step]) -> None:
+    """Seal what a machine view shows, where the root itself does not do it in time, then mount what is live and what covers /proc."""
+    live = [entry for entry in root.entries if isinstance(entry, LiveFiles)]
+    kept = [entry.path for entry in root.entries if isinstance(entry, FileBytes) and entry.path.startswith(f"{MACHINE}/")]
+    below = tuple(f"{entry.path}/" for entry in live)
+    if kept and (any(isinstance(entry, Overlay) for entry in root.entries) or any(not cover.source.startswith(below) for cover in root.covers)):
+        steps.shared.append(CoverPath(path=MACHINE, source=MACHINE))
+    own += [MountLive(path=entry.path, files=entry.files, directories=entry.directories) for entry in live]
+    own += [CoverPath(path=cover.path, source=cover.source, sealed=True) for cover in root.covers]
 
 
 def _add_bind(entry: Bind, within: bool, made: bool, steps: RootSteps, part: list[Step], stash: bool) -> None:

@@ -25,6 +25,7 @@ from sandbox.plan.steps import (
     ClonePayload,
     CloneTree,
     CloseFrom,
+    CoverPath,
     DropCapabilities,
     EnterRoot,
     Execute,
@@ -34,12 +35,14 @@ from sandbox.plan.steps import (
     InstallFilter,
     JoinCgroups,
     LimitWatches,
+    LinkFile,
     MakeDirectory,
     MakeSymlink,
     MapIds,
     MapPayload,
     MaskProc,
     MountDevpts,
+    MountLive,
     MountOverlay,
     MountProc,
     MountRoot,
@@ -59,10 +62,13 @@ from sandbox.plan.steps import (
 )
 from sandbox.plan.steps_ids import CAPABILITIES
 
-BUILDS_ROOT = (MountRoot, MakeDirectory, MakeSymlink, WriteFile, AttachTree, MountTmpfs, BeginSkeleton, MountOverlay, MountProc, MaskProc, MountDevpts)
+BUILDS_ROOT = (
+    MountRoot, MakeDirectory, MakeSymlink, WriteFile, LinkFile, AttachTree, MountTmpfs, BeginSkeleton, MountOverlay, MountLive, MountProc, MaskProc,
+    CoverPath, MountDevpts,
+)  # fmt: skip
 # The only steps that may go on after an error, and why: a capability number, a /proc file, a namespace type or inotify that this kernel does not have; a
 # process that is dead already; a supervisor that is gone; a cgroup or an entry that somebody else removed.
-_TOLERANT = (DropCapabilities, MaskProc, ForbidNamespaces, LimitWatches, Guard)
+_TOLERANT = (DropCapabilities, MaskProc, CoverPath, ForbidNamespaces, LimitWatches, Guard)
 
 
 def check_plan(plan: Plan, *, filtered: bool) -> None:
@@ -161,7 +167,9 @@ def check_ground(steps: Iterable[Step]) -> None:
                 ours[path] = False  # in an overlay it would be kept with the changes, or made where a link leads
             case MountTmpfs(path=path):
                 ours[path] = True
-            case MakeDirectory(path=path) | MakeSymlink(path=path) | WriteFile(path=path):
+            case MountLive(path=path):
+                ours[path] = False  # it is the supervisor's from then on
+            case MakeDirectory(path=path) | MakeSymlink(path=path) | WriteFile(path=path) | LinkFile(path=path):
                 parent = path.rpartition("/")[0]
                 while parent and parent not in ours:
                     parent = parent.rpartition("/")[0]
@@ -201,8 +209,12 @@ def _check_trees(plan: Plan) -> None:
 
 def _targets(steps: Iterable[Step]) -> Iterable[str]:
     for step in steps:
-        if isinstance(step, (MakeDirectory, MakeSymlink, WriteFile, AttachTree, MountTmpfs, MountOverlay, RootReadOnly)):
+        if isinstance(
+            step, (MakeDirectory, MakeSymlink, WriteFile, LinkFile, AttachTree, MountTmpfs, MountOverlay, MountLive, CoverPath, RootReadOnly)
+        ):
             yield step.path
+        if isinstance(step, (LinkFile, CoverPath)):
+            yield step.source
 
 
 def _normal(path: str) -> str:

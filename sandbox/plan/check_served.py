@@ -22,6 +22,7 @@ from sandbox.plan.steps import (
     ClonePayload,
     CloneTree,
     CloseFrom,
+    CoverPath,
     DieWithJanitor,
     Dumpable,
     EnterRoot,
@@ -32,6 +33,7 @@ from sandbox.plan.steps import (
     JoinCgroups,
     KeepHostProc,
     MapIds,
+    MountLive,
     MountRoot,
     MountTmpfs,
     NewSession,
@@ -63,7 +65,8 @@ def check_server_plan(plan: Plan, *, template: bool) -> None:
     check_sequence("server", plan.init, (DieWithJanitor, PrivateMounts, KeepHostProc, EnterRoot))
     for step in plan.init:
         require(
-            not isinstance(step, (JoinCgroups, MountTmpfs, Execute, ClonePayload)),
+            not isinstance(step, (JoinCgroups, MountTmpfs, MountLive, Execute, ClonePayload))
+            and (not isinstance(step, CoverPath) or step.path == step.source),
             f"the server takes a step of a run's: `{step.describe()}`",
         )
     check_targets(plan)

@@ -64,7 +64,7 @@ class Kind(IntEnum):
 
     FAILED = 1  # row, a = errno
     STARTED = 2  # init runs; the sender's pid is in the message's credentials
-    READY = 3  # the payload is confined and waits: a = notify listener or -1, b = pty master or -1
+    READY = 3  # the payload is confined and waits: row = tmpfs of live files or 0, a = notify listener or -1, b = pty master or -1
     EXITED = 4  # init: a = wait status of the payload, b = CLOCK_MONOTONIC ns of its end, rusage of all children
     REAPED = 5  # janitor or server: a = wait status of init, rusage of init and its children
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from sandbox.abi import uapi
 from sandbox.plan.codec import Arg, Ref, Slot
+from sandbox.plan.lower_machine import lower_machine_step
 from sandbox.plan.steps import (
     AttachTree,
     CloneDevice,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 _ATTRIBUTES = 32  # sizeof(struct mount_attr)
 _STATX_MODE, _STATX_RDEV_MAJOR, _STATX_RDEV_MINOR = 28, 128, 132  # offsets in struct statx (modes are 16 bits wide)
 _CLONE_FLAGS = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC | uapi.AT_EMPTY_PATH | uapi.AT_RECURSIVE
+_ALWAYS = "cmdline"  # of procfs, on every kernel
 _TERMINALS = 64  # a pty is charged to no limit but the host's own maximum
 SAFE = uapi.MOUNT_ATTR_NOSUID | uapi.MOUNT_ATTR_NODEV
 
@@ -61,7 +63,7 @@ def lower_mount_step(low: Lowering, step: Step) -> bool:
         case MakeSymlink(path=path, target=target):
             low.call("symlinkat", target, root_fd(low), path[1:], label=f"`{path}`")
         case WriteFile():
-            _write_file(low, step)
+            make_file(low, root_fd(low), step.path[1:], step.content, step.mode, f"`{step.path}`")
         case AttachTree():
             _attach_tree(low, step)
         case MountTmpfs(path=path):
@@ -86,11 +88,11 @@ def lower_mount_step(low: Lowering, step: Step) -> bool:
         case OpenTerminal():
             _open_terminal(low)
         case RootReadOnly(path=path):
-            _set_attributes(low, root_fd(low), uapi.MOUNT_ATTR_RDONLY, recursive=False, path=path[1:])
+            set_attributes(low, root_fd(low), uapi.MOUNT_ATTR_RDONLY, recursive=False, path=path[1:])
         case EnterRoot():
             _enter_root(low, step)
         case _:
-            return False
+            return lower_machine_step(low, step)
     return True
 
 
@@ -128,7 +130,7 @@ def attach(low: Lowering, mount: Arg, path: str, *, within: bool = False) -> Non
     low.call("close", Slot(point))
 
 
-def _set_attributes(
+def set_attributes(
     low: Lowering, mount: Arg, attributes: int, *, recursive: bool = True, private: bool = False, tolerate: tuple[int, ...] = (), path: str = ""
 ) -> None:
     block = low.builder.blob(struct.pack("<QQQQ", attributes, 0, uapi.MS_PRIVATE if private else 0, 0))
@@ -151,7 +153,7 @@ def _clone_tree(low: Lowering, step: CloneTree) -> None:
     low.call("open_tree", Slot(source), "", _CLONE_FLAGS, store=tree, label=f"`{bind.source}`")
     attributes = SAFE | (0 if bind.writable else uapi.MOUNT_ATTR_RDONLY) | (0 if bind.executable else uapi.MOUNT_ATTR_NOEXEC)
     # Taken by root's janitor it would be a peer of the host's mount, and so of every other copy of it.
-    _set_attributes(low, Slot(tree), attributes, private=True)
+    set_attributes(low, Slot(tree), attributes, private=True)
     if step.map_fd >= 0:
         block = low.builder.blob(struct.pack("<QQQQ", uapi.MOUNT_ATTR_IDMAP, 0, 0, step.map_fd))
         low.call("mount_setattr", Slot(tree), "", uapi.AT_EMPTY_PATH, block, _ATTRIBUTES, label=f"ids of `{bind.source}`")
@@ -166,20 +168,21 @@ def _clone_device(low: Lowering, step: CloneDevice) -> None:
     low.expect(Ref(facts.offset + _STATX_RDEV_MAJOR), 4, 0xFFFFFFFF, step.major, errno.ENODEV, f"major {step.major}")
     low.expect(Ref(facts.offset + _STATX_RDEV_MINOR), 4, 0xFFFFFFFF, step.minor, errno.ENODEV, f"minor {step.minor}")
     low.call("open_tree", Slot(source), "", _CLONE_FLAGS, store=tree, label=f"`/dev/{step.name}`")
-    _set_attributes(low, Slot(tree), uapi.MOUNT_ATTR_NOSUID | uapi.MOUNT_ATTR_NOEXEC, private=True)
+    set_attributes(low, Slot(tree), uapi.MOUNT_ATTR_NOSUID | uapi.MOUNT_ATTR_NOEXEC, private=True)
     low.call("close", Slot(source))
 
 
-def _write_file(low: Lowering, step: WriteFile) -> None:
-    if not step.content:
-        low.call("mknodat", root_fd(low), step.path[1:], uapi.S_IFREG | step.mode, 0, label=f"`{step.path}`")
+def make_file(low: Lowering, directory: Arg, path: str, content: bytes, mode: int, label: str) -> None:
+    """Add the rows that make a file below a directory descriptor."""
+    if not content:
+        low.call("mknodat", directory, path, uapi.S_IFREG | mode, 0, label=label)
         return
     fd = low.slot("file")
     flags = uapi.O_WRONLY | uapi.O_CREAT | uapi.O_EXCL | uapi.O_CLOEXEC | uapi.O_NOFOLLOW[low.arch]
-    low.call("openat", root_fd(low), step.path[1:], flags, step.mode, store=fd, label=f"`{step.path}`")
+    low.call("openat", directory, path, flags, mode, store=fd, label=label)
     got = low.slot("got")
-    low.call("write", Slot(fd), low.builder.blob(step.content), len(step.content), store=got, label=f"`{step.path}`")
-    low.expect(Ref(got), 8, 0xFFFFFFFFFFFFFFFF, len(step.content), errno.ENOSPC, "all bytes written")
+    low.call("write", Slot(fd), low.builder.blob(content), len(content), store=got, label=label)
+    low.expect(Ref(got), 8, 0xFFFFFFFFFFFFFFFF, len(content), errno.ENOSPC, "all bytes written")
     low.call("close", Slot(fd))
 
 
@@ -196,17 +199,21 @@ def _mask_proc(low: Lowering, step: MaskProc) -> None:
     # Where the root is an image's, the empty directory is on the tmpfs below it, which nobody can reach.
     empty = (Slot(low.slots["stage"]), "empty") if "stage" in low.slots else (root_fd(low), step.empty[1:])
     for names, (base, source) in ((step.files, (root_fd(low), "dev/null")), (step.directories, empty)):
+        sealed = False
         for name in names:
             # A name that this kernel does not have needs no mask; any other error is fatal.
             low.call("open_tree", base, source, uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC, store=cover, label=f"`/{source}`")
-            _set_attributes(low, Slot(cover), read_only)
+            if not sealed:
+                set_attributes(low, Slot(cover), read_only)
+            if name == _ALWAYS:
+                base, source, sealed = proc, name, True  # the others are clones of this mask, read-only as it is
             low.call("move_mount", Slot(cover), "", proc, name, uapi.MOVE_MOUNT_F_EMPTY_PATH, tolerate=gone, label=f"over `/proc/{name}`")
             low.call("close", Slot(cover))
     absent = (errno.EBADF,)
     for name in step.read_only:
         flags = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC | uapi.AT_RECURSIVE
         low.call("open_tree", proc, name, flags, store=cover, tolerate=gone, label=f"`/proc/{name}`")
-        _set_attributes(low, Slot(cover), read_only, tolerate=absent)
+        set_attributes(low, Slot(cover), read_only, tolerate=absent)
         low.call(
             "move_mount", Slot(cover), "", proc, name, uapi.MOVE_MOUNT_F_EMPTY_PATH, tolerate=(*gone, *absent), label=f"`/proc/{name}`"
         )

@@ -84,7 +84,30 @@ class Overlay:
     why: str = ""
 
 
-RootEntry: TypeAlias = Directory | Symlink | FileBytes | Bind | Tmpfs | Overlay
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveFiles:
+    """Small files of one run on a tmpfs of its own at `path`, read-only for the payload; the supervisor may change what they say.
+
+    `files` are relative names and contents, in `directories` or at the top.
+    """
+
+    path: str
+    files: tuple[tuple[str, bytes], ...]
+    directories: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cover:
+    """A file or directory of the new root that is mounted over another, read-only, after /proc was: what is at `path` then says what `source` does.
+
+    Sources lie below /sys, which is all ours. A name below /proc that this kernel does not have is not covered.
+    """
+
+    path: str
+    source: str
+
+
+RootEntry: TypeAlias = Directory | Symlink | FileBytes | Bind | Tmpfs | Overlay | LiveFiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +155,7 @@ class RootSpec:
     An entry below a `Bind`, or an `Overlay` that is not the root, needs its mount point to exist there. Over a root that is an `Overlay` every entry hides
     what the layers have at its path, and of its parents what is no directory; those take the mode of a `Directory` entry.
     `workdir` is where the payload starts. `argv0` is the path to execute inside. `notes` are lines for the user
-    ("working directory not shared: it is the home directory"). `volumes` are the named volumes among the entries.
+    ("working directory not shared: it is the home directory"). `volumes` are the named volumes among the entries. `covers` come last of all that is mounted.
     """
 
     entries: tuple[RootEntry, ...]
@@ -140,3 +163,4 @@ class RootSpec:
     argv0: str
     notes: tuple[str, ...] = ()
     volumes: tuple[VolumeUse, ...] = ()
+    covers: tuple[Cover, ...] = ()

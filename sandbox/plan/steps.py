@@ -14,11 +14,14 @@ from sandbox.plan.steps_mounts import (
     BeginSkeleton,
     CloneDevice,
     CloneTree,
+    CoverPath,
     EnterRoot,
+    LinkFile,
     MakeDirectory,
     MakeSymlink,
     MaskProc,
     MountDevpts,
+    MountLive,
     MountOverlay,
     MountProc,
     MountRoot,
@@ -83,8 +86,9 @@ from sandbox.record import dataclass
 
 Step: TypeAlias = (
     NewSession | CloseFrom | CloneInit | Guard | DieWithJanitor | ReportStarted | JoinCgroups | MapIds | AwaitSupervisor | BecomeIds | DropGroups
-    | PrivateMounts | OpenHostProc | CloneTree | CloneDevice | MountRoot | MakeDirectory | MakeSymlink | WriteFile | AttachTree | MountTmpfs
-    | BeginSkeleton | MountOverlay | MountProc | MaskProc | MountDevpts | OpenTerminal | LoopbackUp | SetHostname | NewTimeNamespace | RootReadOnly | EnterRoot
+    | PrivateMounts | OpenHostProc | CloneTree | CloneDevice | MountRoot | MakeDirectory | MakeSymlink | WriteFile | LinkFile | AttachTree | MountTmpfs
+    | BeginSkeleton | MountOverlay | MountLive | MountProc | MaskProc | CoverPath | MountDevpts
+    | OpenTerminal | LoopbackUp | SetHostname | NewTimeNamespace | RootReadOnly | EnterRoot
     | ForbidNamespaces | LimitWatches | ClonePayload | NotDumpable | CloexecFrom | ResetScheduling | SetNice | SetIoPriority
     | SetAffinity | SetLimit | NewKeyring | PreferForOom | RestrictLandlock | ResetSignals
     | SetWorkdir | DropCapabilities | NoNewPrivileges | InstallFilter | AwaitGo | Execute | Reap
@@ -129,6 +133,7 @@ __all__ = [
     "ClonePayload",
     "CloneTree",
     "CloseFrom",
+    "CoverPath",
     "DieWithJanitor",
     "DropCapabilities",
     "DropGroups",
@@ -144,6 +149,7 @@ __all__ = [
     "JoinCgroups",
     "KeepHostProc",
     "LimitWatches",
+    "LinkFile",
     "LoopbackUp",
     "MakeDirectory",
     "MakeSymlink",
@@ -151,6 +157,7 @@ __all__ = [
     "MapPayload",
     "MaskProc",
     "MountDevpts",
+    "MountLive",
     "MountOverlay",
     "MountProc",
     "MountRoot",

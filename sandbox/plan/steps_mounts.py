@@ -96,6 +96,17 @@ class WriteFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LinkFile:
+    """Another name for a file that was written before: files of one content cost one call instead of three."""
+
+    path: str
+    source: str
+
+    def describe(self) -> str:
+        return f"link file `{self.path}`, the same as `{self.source}`"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AttachTree:
     """move_mount(2) of a tree taken before; `within`: the mount point lies in a shared tree or an overlay and is opened without following links."""
 
@@ -188,6 +199,33 @@ class MaskProc:
 
     def describe(self) -> str:
         return f"mask /proc/{{{','.join(self.files + self.directories)}}}, read-only /proc/{{{','.join(self.read_only)}}}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountLive:
+    """A tmpfs with files that the supervisor keeps up to date; over it its read-only clone, which is all that anybody can reach by a path."""
+
+    path: str
+    files: tuple[tuple[str, bytes], ...]
+    directories: tuple[str, ...]
+
+    def describe(self) -> str:
+        return f"mount tmpfs at `{self.path}`, read-only but for the supervisor, with {{{','.join(name for name, _ in self.files)}}}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoverPath:
+    """Mount a file or directory of the root over another one, or itself, read-only; on the fd of the fresh procfs where it is a name of that.
+
+    `sealed` says that `source` lies in a read-only mount already, whose clones are as it is.
+    """
+
+    path: str
+    source: str
+    sealed: bool = False
+
+    def describe(self) -> str:
+        return f"make `{self.path}` read-only" if self.path == self.source else f"cover `{self.path}` with `{self.source}`, read-only"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from sandbox.plan.steps import (
     ClonePayload,
     CloneTree,
     CloseFrom,
+    CoverPath,
     DieWithJanitor,
     DropCapabilities,
     EnterRoot,
@@ -31,6 +32,7 @@ from sandbox.plan.steps import (
     LoopbackUp,
     MapIds,
     MaskProc,
+    MountLive,
     MountProc,
     MountRoot,
     NewKeyring,
@@ -100,10 +102,13 @@ def build_zygote_plan(request: Request, *, text: str, command: tuple[str, ...], 
     profile = request.profile
     notes: list[str] = []
     # Unmasked and writable: in it members map their ids and set limits of their own user namespaces.
-    own = [step for step in split_root(request, notes).own if not isinstance(step, (MountProc, MaskProc))]
+    own = [step for step in split_root(request, notes).own if not isinstance(step, (MountProc, MaskProc, MountLive, CoverPath))]
     init: list[Step] = [InheritRoot(), ReportStarted(), DieWithJanitor(), *own, MountProc(minimal=False)]
     lasting = replace(profile, limits=replace(profile.limits, wall_ns=None), time_namespace=False)
-    end = end_init(replace(request, profile=lasting), True, notes, own_namespace=False)
+    # Clocks that begin with a run do so in each member; those that begin at one moment for all begin there here, too.
+    end = end_init(
+        replace(request, profile=lasting, uptime_s=0 if profile.time_namespace else request.uptime_s), True, notes, own_namespace=False
+    )
     init += [replace(step, pid=_PID) if isinstance(step, ClonePayload) else step for step in end]
     payload: list[Step] = [
         MapIds(inside_uid=_own_id(profile.uid), inside_gid=_own_id(profile.gid), outside_uid=profile.uid, outside_gid=profile.gid, inner=True),
@@ -136,7 +141,9 @@ def build_forked_plan(request: Request) -> Plan:
         replace(request, external_map=False, outside_uid=_own_id(profile.uid), outside_gid=_own_id(profile.gid)),
         fds.SERVED_EXTRA,
     )
-    init: list[Step] = [InheritForked(), *(step for step in begun if not isinstance(step, PrivateMounts)), *root.own]
+    # Live files stay as they are here, for nothing is kept that could change them; an uptime that stands still is worse than the kernel's.
+    own = [step for step in root.own if not (isinstance(step, CoverPath) and step.path == "/proc/uptime")]
+    init: list[Step] = [InheritForked(), *(step for step in begun if not isinstance(step, PrivateMounts)), *own]
     if profile.network is NetworkMode.LOOPBACK:
         init.append(LoopbackUp())
     init += end_init(request, inner, notes)

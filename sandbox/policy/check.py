@@ -14,7 +14,7 @@ from sandbox.errors import PolicyError
 from sandbox.policy.conditions import ConditionError, leaves, names
 from sandbox.policy.cubes import Register, Truths, classify_registers, combinations, is_true, limited_work
 from sandbox.policy.model import (
-    Action,
+    PERMITTING,
     Comparison,
     Condition,
     Entry,
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _ORDERS = (Operator.LT, Operator.LE, Operator.GT, Operator.GE)
-_ALLOWING = (Action.ALLOW, Action.LOG)
 
 
 def check_policy(policy: SyscallPolicy) -> None:
@@ -142,7 +141,7 @@ def _check_per_command(leaf: Comparison | Membership, rule: Rule, syscall: str, 
     # The kernel casts such an argument by command: refusing the value 1 leaves 1 | 1 << 32, which it may treat alike (CVE-2019-7303's kind).
     # Allowing exact 64-bit values is sound.
     positive = (isinstance(leaf, Membership) and not leaf.negated) or (isinstance(leaf, Comparison) and leaf.operator is Operator.EQ)
-    if positive and leaf.mask is None and rule.outcome.action in _ALLOWING:
+    if positive and leaf.mask is None and rule.outcome.action in PERMITTING:
         return
     raise PolicyError(
         f"argument `{leaf.argument}` of `{syscall}` has a type that depends on another argument, so refusing values of it can be bypassed",
@@ -231,7 +230,7 @@ def _check_permissions(syscall: str, entries: tuple[Entry, ...]) -> None:
     useless = {
         position
         for position, entry in enumerate(entries)
-        if entry.rule.condition is not None and entry.rule.otherwise is None and entry.rule.outcome.action in _ALLOWING
+        if entry.rule.condition is not None and entry.rule.otherwise is None and entry.rule.outcome.action in PERMITTING
         if not _mentioned(entry.rule, syscall).group
     }
     if not useless:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 TOP_KEYS = ("policy", "policies", "case")
 CASE_KEYS = ("call", "calls", "expect", "recorded", "arch", "why")
-DECISIONS = ("allow", "log", "errno", "trap", "kill-process", "permitted", "refused")
+DECISIONS = ("allow", "log", "emulate", "errno", "trap", "kill-process", "permitted", "refused")
 ENTRIES = ("x86_64", "aarch64", "x32", "i386")
 _ERRNOS = frozenset(_errno.errorcode.values()) | {"EWOULDBLOCK", "ENOTSUP"}
 
@@ -144,7 +144,7 @@ class _Reader:
             shown = value if isinstance(value, str) else type(value).__name__
             hint = suggest(words[0], DECISIONS) if words else None
             raise self.fail(
-                f"unknown decision `{shown}`; known: allow, log, errno NAME, trap, kill-process, permitted, refused", line, key, hint
+                f"unknown decision `{shown}`; known: allow, log, emulate, errno NAME, trap, kill-process, permitted, refused", line, key, hint
             )
         if words[0] != "errno":
             if len(words) > 1:

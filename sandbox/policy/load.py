@@ -18,7 +18,7 @@ from sandbox.errors import PolicyError, describe_errno
 from sandbox.policy import locate
 from sandbox.policy.conditions import ConditionError, parse_condition
 from sandbox.policy.lines import TableLines, scan_lines
-from sandbox.policy.model import Action, Condition, Layer, Mention, Outcome, Place, Rule, SyscallPolicy
+from sandbox.policy.model import EMULATED, Action, Condition, Layer, Mention, Outcome, Place, Rule, SyscallPolicy
 from sandbox.policy.nearest import suggest
 from sandbox.policy.toml_source import parse_toml
 
@@ -258,6 +258,8 @@ class _LayerReader:
                 raise self.fail("`default_audit` without `default`", self.top.key("default_audit"), "default_audit")
             return None
         outcome = self.outcome(self.data["default"], self.top.key("default"), "default")
+        if outcome.action is Action.EMULATE:
+            raise self.fail("no default can be `emulate`: every call has its own answer", self.top.key("default"), "default")
         return self.audited([outcome], audit, self.top.key("default_audit"), "default_audit")[0]
 
     def outcome(self, value: object, line: int, key: str) -> Outcome:
@@ -268,7 +270,7 @@ class _LayerReader:
             shown = value if isinstance(value, str) else type(value).__name__
             hint = suggest(words[0], Action) if words else None
             raise self.fail(
-                f"unknown action `{shown}`; known: allow, log, errno NAME, notify NAME, trap, kill-process", line, key, hint
+                f"unknown action `{shown}`; known: allow, log, emulate, errno NAME, notify NAME, trap, kill-process", line, key, hint
             ) from None
         if action not in (Action.ERRNO, Action.NOTIFY):
             if len(words) > 1:
@@ -316,8 +318,14 @@ class _LayerReader:
         reason = data.get("reason", "")
         if not isinstance(reason, str):
             raise self.fail("`reason` must be text", lines.key("reason"), f"{where}.reason")
+        mentions = self.mentions(data["syscalls"], lines, where)
+        if any(outcome.action is Action.EMULATE for outcome in outcomes):
+            for mention in mentions:
+                if mention.syscall not in EMULATED:
+                    hint = f"it can answer {' and '.join(f'`{name}`' for name in EMULATED)}"
+                    raise self.fail(f"the supervisor cannot answer `{mention.syscall}`", mention.line, f"{where}.action", hint)
         return Rule(
-            mentions=self.mentions(data["syscalls"], lines, where),
+            mentions=mentions,
             outcome=outcomes[0],
             otherwise=outcomes[1] if len(outcomes) > 1 else None,
             place=Place(file=self.path, line=lines.line),

@@ -19,10 +19,18 @@ class Action(StrEnum):
 
     ALLOW = "allow"
     LOG = "log"  # allowed, and the kernel writes an audit line
+    EMULATE = "emulate"  # answered by the supervisor from the sandbox's limits; allowed where there is no machine view or nobody listens
     ERRNO = "errno"  # refused in the kernel, nobody is told
     NOTIFY = "notify"  # refused by the supervisor, which records an audit event
     TRAP = "trap"  # SIGSYS
     KILL_PROCESS = "kill-process"
+
+
+PERMITTING = (Action.ALLOW, Action.LOG, Action.EMULATE)
+"""What a program takes for a yes, whoever answers."""
+
+EMULATED = ("sched_getaffinity", "sysinfo")
+"""The calls that the supervisor can answer, `supervise.machine_view`."""
 
 
 class Operator(StrEnum):

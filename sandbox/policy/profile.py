@@ -54,6 +54,14 @@ class OverlayMode(StrEnum):
     BEST_EFFORT = "best-effort"
 
 
+class MachineView(StrEnum):
+    """Whether programs are told of the sandbox's processors and memory, or of the host's."""
+
+    OFF = "off"
+    STATIC = "static"  # what the limits say, and nothing used
+    LIVE = "live"  # and what is used, while it runs
+
+
 class IoClass(StrEnum):
     """When the payload's requests to a block device are served; a scheduler such as BFQ must be in use on the device."""
 
@@ -194,6 +202,7 @@ class Profile:
     launch_recycle_network: bool = True
     launch_cgroups_ahead: bool = True
     landlock: LandlockMode = LandlockMode.REQUIRED
+    machine_view: MachineView = MachineView.OFF
     system: tuple[str, ...] = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
     etc: tuple[str, ...] = ()
     env_pass: tuple[str, ...] = ()

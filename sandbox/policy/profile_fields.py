@@ -11,7 +11,7 @@ import re
 
 from sandbox.policy.nearest import suggest
 from sandbox.policy.places import Where
-from sandbox.policy.profile import CwdMode, IdMode, LandlockMode, NetworkMode, OverlayMode, ProcMode
+from sandbox.policy.profile import CwdMode, IdMode, LandlockMode, MachineView, NetworkMode, OverlayMode, ProcMode
 from sandbox.policy.profile_shares import convert_cpus, convert_cpuset, convert_io, convert_io_priority
 from sandbox.policy.profile_values import Converter, mount_target
 from sandbox.policy.profile_values import boolean as _boolean
@@ -209,6 +209,7 @@ FIELDS: dict[str, tuple[str, Converter]] = {
     "description": ("description", _text),
     "policy": ("policy", _policy),
     "landlock": ("landlock", _choice(LandlockMode)),
+    "machine-view": ("machine_view", _choice(MachineView)),
     "fallback": ("fallback", _fallback),
     "mounts.cwd": ("cwd", _choice(CwdMode)),
     "mounts.volumes": ("volumes", convert_volumes),

@@ -27,7 +27,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from sandbox.plan.root import Cover
     from sandbox.rootfs.image import Layered
+    from sandbox.rootfs.machine_view import Machine
 
 _NOT_OURS = ("/proc", "/sys", "/dev", "/run", "/etc", "/boot")
 
@@ -43,6 +45,7 @@ def build_root_spec(
     mask_sockets: bool = True,
     hidden: Callable[[], Sequence[str]] = tuple,
     layered: Layered | None = None,
+    machine: Machine | None = None,
 ) -> tuple[RootSpec, dict[str, str]]:
     """Return what the new root contains for one command, and the program's environment.
 
@@ -56,6 +59,7 @@ def build_root_spec(
         hidden: returns directories that are never seen inside, whatever is shared: with the sockets of running sandboxes, or images. One that could be made
             while the program runs is made now, the one thing on the host that changes here, for what is hidden must exist.
         layered: the image that is the root; then nothing of the host's system is in it.
+        machine: what the files of /sys and /proc are to say of processors and memory; None leaves them out, or to the kernel.
         mask_sockets: look for sockets in shared directories and hide them; a caller whose filter refuses `connect` may save the scan.
 
     Raises:
@@ -88,6 +92,13 @@ def build_root_spec(
     if mask_sockets:
         for bind in shared:
             _mask_sockets(view, bind, notes)
+    covers: tuple[Cover, ...] = ()
+    if machine is not None:
+        from sandbox.rootfs.machine_view import add_machine
+
+        entries, covers = add_machine(machine)
+        for entry in entries:
+            view.add(entry)
     if layered is not None:
         argv0, env = finish_image(view, layered, workdir, environ)
         view.check()
@@ -96,7 +107,8 @@ def build_root_spec(
     if is_root:
         _note_unreadable(view, argv0, shared, notes)
     spec = RootSpec(
-        entries=tuple(view.entries.values()), workdir=workdir, argv0=argv0, notes=tuple(dict.fromkeys(notes)), volumes=with_points(view, uses)
+        entries=tuple(view.entries.values()), workdir=workdir, argv0=argv0, notes=tuple(dict.fromkeys(notes)), volumes=with_points(view, uses),
+        covers=covers,
     )  # fmt: skip
     return spec, env
 

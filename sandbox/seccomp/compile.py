@@ -46,7 +46,7 @@ def compile_filter(policy: SyscallPolicy, arch: Arch, *, notify: bool = True, la
     Args:
         policy: the merged policy; it is checked first.
         arch: the architecture whose calls the filter judges; calls of any other kill.
-        notify: whether a supervisor will listen. Without one, recorded refusals become plain errnos in the kernel.
+        notify: whether a supervisor will listen. Without one, recorded refusals become plain errnos in the kernel, and calls that would be emulated are made.
         launch: whether our own launch will run under it; for other programs' launchers the policy need not allow `LAUNCH_CALLS`.
 
     Raises:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from sandbox.abi.arch import Arch
 from sandbox.errors import CompileError, InternalError
+from sandbox.policy.emulation import without_emulation
 from sandbox.policy.load import GROUPS, parse_layer
 from sandbox.policy.merge import merge_layers
 from sandbox.policy.model import Action, SyscallPolicy
@@ -121,6 +122,7 @@ def convert_policy(policy: SyscallPolicy, arch: Arch, *, notify: bool) -> str:
         CompileError: it cannot become a filter.
         InternalError: what was written means something else.
     """
+    policy = without_emulation(policy)  # nobody else answers those calls
     compiled = compile_filter(policy, arch, notify=notify, launch=False)
     text = convert_to_oci(policy, arch, notify=notify)
     back = select(read_oci(text.encode(), f"{policy.name}.json"), arch, (), (0, 0), strict=True)

@@ -15,7 +15,7 @@ from sandbox.errors import InternalError, PolicyError
 from sandbox.policy.expectations import Expectation, ExpectationFile
 from sandbox.policy.groups import load_groups
 from sandbox.policy.load import load_policy
-from sandbox.policy.model import Action, Entry, Outcome, Place, RuleRef, SyscallPolicy
+from sandbox.policy.model import PERMITTING, Action, Entry, Outcome, Place, RuleRef, SyscallPolicy
 from sandbox.policy.nearest import suggest
 from sandbox.record import dataclass
 from sandbox.seccomp import prove_words as words
@@ -178,7 +178,7 @@ def _check(subject: _Subject, shape: CallShape, expectation: Expectation, place:
 def _is_expected(outcome: Outcome, expectation: Expectation) -> bool:
     if expectation.recorded is not None and is_recorded(outcome) is not expectation.recorded:
         return False
-    permitted = outcome.action in (Action.ALLOW, Action.LOG)
+    permitted = outcome.action in PERMITTING
     match expectation.decision:
         case "permitted":
             return permitted

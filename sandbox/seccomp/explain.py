@@ -14,7 +14,19 @@ from sandbox.abi.tables import syscall_number
 from sandbox.errors import InternalError
 from sandbox.policy.check import entry_registers
 from sandbox.policy.cubes import Cube, Leaf, Register, RegisterClass, is_true
-from sandbox.policy.model import Action, AllOf, AnyOf, Comparison, Condition, Entry, Membership, Outcome, RuleRef, SyscallPolicy
+from sandbox.policy.model import (
+    PERMITTING,
+    Action,
+    AllOf,
+    AnyOf,
+    Comparison,
+    Condition,
+    Entry,
+    Membership,
+    Outcome,
+    RuleRef,
+    SyscallPolicy,
+)
 from sandbox.record import dataclass
 from sandbox.seccomp.decide import decide
 from sandbox.seccomp.shape import CallShape, example_arguments
@@ -209,5 +221,5 @@ def is_recorded(outcome: Outcome) -> bool | None:
 
 
 def is_permitted(outcome: Outcome) -> bool:
-    """Tell whether the call is made."""
-    return outcome.action in (Action.ALLOW, Action.LOG)
+    """Tell whether the call is made, or answered as if it were."""
+    return outcome.action in PERMITTING

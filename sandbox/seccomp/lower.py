@@ -50,7 +50,7 @@ def return_value(outcome: Outcome, notify: bool) -> int:
 
     Args:
         outcome: what the policy says.
-        notify: whether a supervisor listens; if not, `notify` becomes a plain errno in the kernel.
+        notify: whether a supervisor listens; if not, `notify` becomes a plain errno in the kernel, and what would be emulated is allowed.
     """
     match outcome.action:
         case Action.ALLOW:
@@ -61,6 +61,8 @@ def return_value(outcome: Outcome, notify: bool) -> int:
             return evaluate.RET_ERRNO | outcome.errno
         case Action.NOTIFY:
             return evaluate.RET_USER_NOTIF if notify else evaluate.RET_ERRNO | outcome.errno
+        case Action.EMULATE:
+            return evaluate.RET_USER_NOTIF if notify else evaluate.RET_ALLOW
         case Action.TRAP:
             return evaluate.RET_TRAP
         case Action.KILL_PROCESS:

@@ -32,10 +32,12 @@ def outcome_value(outcome: Outcome, *, notify: bool, answers: bool = False) -> i
     Args:
         outcome: what the policy says.
         notify: whether a supervisor listens.
-        answers: tell recorded refusals apart by the errno that the supervisor answers, which no filter returns.
+        answers: tell recorded refusals apart by the errno that the supervisor answers, which no filter returns; what it emulates has none.
     """
     if outcome.action is Action.NOTIFY and notify:
         return bpf.RET_USER_NOTIF + (outcome.errno if answers else 0)
+    if outcome.action is Action.EMULATE:
+        return bpf.RET_USER_NOTIF if notify else bpf.RET_ALLOW
     if outcome.action in (Action.NOTIFY, Action.ERRNO):
         return bpf.RET_ERRNO + outcome.errno
     return _PLAIN[outcome.action]

@@ -272,8 +272,9 @@ class Monitor:
         reminder = self._reminder[0] if self._reminder is not None else None
         if self._watched.sample:
             due, sample = earliest(due, sample), None  # a look may end the run
-        if resume is not None or self._settle_ns is not None or reminder is not None:
-            sample = earliest(sample, resume, self._settle_ns, reminder)
+        view = self._watched.machine.next_ns if self._watched.machine is not None and state == "running" else None
+        if resume is not None or self._settle_ns is not None or reminder is not None or view is not None:
+            sample = earliest(sample, resume, self._settle_ns, reminder, view)
         return due, sample
 
     # ---- what can happen -----------------------------------------------------------------------------------
@@ -405,6 +406,8 @@ class Monitor:
                 if self._watched.listen is None:
                     raise ProtocolError("a listener that nobody asked for")
                 self.collected.listener = self._watched.listen(pidfd_getfd(pidfd, record.a))
+            if record.row and self._watched.machine is not None:
+                self._take_live(pidfd, record.row)
             if record.b >= 0 and self._watched.terminal is not None:
                 self._watched.pumps += self._watched.terminal(pidfd_getfd(pidfd, record.b))
         except PermissionError as error:
@@ -414,6 +417,15 @@ class Monitor:
             ) from None  # fmt: skip
         finally:
             os.close(pidfd)
+
+    def _take_live(self, pidfd: int, number: int) -> None:
+        """Take the tmpfs of live files. A fork of an interpreter has closed it, for it will not be closed by an execve: its files stay as they are."""
+        assert self._watched.machine is not None
+        try:
+            self._watched.machine.take(pidfd_getfd(pidfd, number))
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
 
     def run_ahead(self) -> None:
         """Let a payload that is held be executed all the same: what it executes does not count before `begin`."""
@@ -453,6 +465,8 @@ class Monitor:
         self._go_ns = time.monotonic_ns()
         self._settle_ns = self._go_ns + _SETTLE_NS
         self._deadlines.begin(self._go_ns)
+        if watched.machine is not None:
+            watched.machine.begin(self._go_ns, self._sampling)
         if words:
             self._let_go(words)
 
@@ -496,6 +510,8 @@ class Monitor:
             self._sampling.look(now)
             if self._sampling.over_memory:
                 self.kill(Verdict.MEMORY_LIMIT)
+        elif self._watched.machine is not None and (view := self._watched.machine.next_ns) is not None and now >= view:
+            self._watched.machine.look(now)
 
     def _check_stopped(self, sampling: Sampling, now: int) -> None:
         """Where what is stopped goes on by itself, its limits count, and it is stopped again."""
@@ -549,6 +565,8 @@ class Monitor:
         self._streams.close()
         if self._instructions is not None:
             self._instructions.close()
+        if self._watched.machine is not None:
+            self._watched.machine.close()
         served = self._watched.served
         discard = self._watched.discard if served and self.collected.tree is not None else os.close
         if self.collected.listener is not None:

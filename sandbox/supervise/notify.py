@@ -1,4 +1,4 @@
-"""The listener of denied system calls: it records, counts and refuses, and never lets one through.
+"""The listener of denied system calls: it records, counts and refuses, and never lets one through. What is emulated it hands to who answers.
 
 The supervisor's event loop owns one `NotifyListener` per run. `decide` (the policy, evaluated again) only chooses which errno the
 caller sees and which rule is named: that the call is denied has been settled by the filter in the kernel. Who closes the listener,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from sandbox.audit.sinks import Sink
     from sandbox.audit.summary import DenialSummary
+    from sandbox.supervise.machine_view import Emulator
 else:
     Protocol = object
 
@@ -42,6 +43,7 @@ _PAUSE_NS = 10_000_000  # when the rate is used up, wait for this much of it, no
 _CACHE_ENTRIES = 1024
 _COMM_BYTES = 64  # the kernel's TASK_COMM_LEN is 16, kernel threads show more
 _ALLOWING = ("allow", "log")
+_EMULATE = "emulate"
 _FOREIGN = -1 << 32  # counter key of calls from another architecture; no syscall number
 
 
@@ -70,9 +72,10 @@ class DecisionLike(Protocol):
 class _Answer:
     """A decision made ready: what to send, what to record and, after its first use, what counts it."""
 
-    __slots__ = ("counter", "errno", "errno_name", "file", "line", "mismatch", "reason")
+    __slots__ = ("counter", "emulated", "errno", "errno_name", "file", "line", "mismatch", "reason")
 
-    def __init__(self, errno: int, reason: str, *, file: str = "", line: int = 0, mismatch: bool = False) -> None:
+    def __init__(self, errno: int, reason: str, *, file: str = "", line: int = 0, mismatch: bool = False, emulated: bool = False) -> None:
+        self.emulated = emulated
         self.errno = errno
         self.errno_name = _errno.errorcode.get(errno, str(errno))
         self.file = file
@@ -99,7 +102,8 @@ class NotifyListener:
         monotonic: a clock in ns that does not jump, for rates.
         tally: counters and ration of records, if not the usual ones.
         burst: how many calls are answered at once.
-        rate_per_s: how many calls a second are answered in the long run.
+        rate_per_s: how many calls a second are answered in the long run; one that is emulated counts as two.
+        emulator: answers the calls that the policy has emulated; without one they get ENOSYS.
     """
 
     def __init__(
@@ -115,6 +119,7 @@ class NotifyListener:
         tally: Tally | None = None,
         burst: int = 2000,
         rate_per_s: int = 5000,
+        emulator: Emulator | None = None,
     ) -> None:
         now_ns = monotonic()
         os.set_inheritable(fd, False)
@@ -124,6 +129,8 @@ class NotifyListener:
         self._arch = arch
         self._audit_arch = audit_arch(arch)
         self._sink = sink
+        self._emulator = emulator
+        self._emulated = emulator.direct if emulator is not None else frozenset[int]()
         self._clock = clock
         self._monotonic = monotonic
         self._tally = Tally(now_ns) if tally is None else tally
@@ -225,9 +232,15 @@ class NotifyListener:
     def _refuse(self, notification: Notification, now_ns: int) -> None:
         number, args = notification.number, notification.args
         foreign = notification.arch != self._audit_arch
+        if number in self._emulated and not foreign:
+            self._emulate(notification, now_ns)
+            return
         answer = self._foreign if foreign else self._answers.get((number, args))
         if answer is None:
             answer = self._answer(number, args)
+        if answer.emulated:
+            self._emulate(notification, now_ns)
+            return
         if answer.mismatch:
             self._mismatches += 1
         if answer.counter is None:
@@ -235,6 +248,13 @@ class NotifyListener:
         if self._tally.count(answer.counter, now_ns):
             self._record(notification, answer, foreign)
         if not refuse_call(self._fd, notification.identity, answer.errno):
+            self._interrupted += 1
+
+    def _emulate(self, notification: Notification, now_ns: int) -> None:
+        """Have a call answered. Nothing of it is recorded: it succeeds, or fails as the kernel would have it."""
+        assert self._emulator is not None
+        self._calls.take(now_ns)
+        if not self._emulator.answer(self._fd, notification):
             self._interrupted += 1
 
     def _find_counter(self, number: int, answer: _Answer, now_ns: int) -> Counter:
@@ -256,7 +276,9 @@ class NotifyListener:
         else:
             rule = decision.rule
             file, line, reason = (rule.file, rule.line, rule.reason) if rule is not None else ("", 0, "")
-            if decision.action in _ALLOWING:
+            if decision.action == _EMULATE and self._emulator is not None:
+                answer = _Answer(0, reason, file=file, line=line, emulated=True)
+            elif decision.action in _ALLOWING:
                 answer = _Answer(_errno.EPERM, "bug: the policy allows this call", file=file, line=line, mismatch=True)
             elif decision.errno is None or not 0 < decision.errno < 4096:
                 answer = _Answer(_errno.ENOSYS, reason, file=file, line=line)

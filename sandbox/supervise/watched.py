@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sandbox.errors import SandboxError
     from sandbox.policy.profile import Limits
     from sandbox.supervise.arrived import Arrived
+    from sandbox.supervise.machine_view import MachineState
     from sandbox.supervise.monitor import Monitor
     from sandbox.supervise.notify import NotifyListener
     from sandbox.supervise.pump import Pump
@@ -39,6 +40,7 @@ class Watched:
         discard: closes a descriptor of a served run that came to its end; it may take its time.
         meanwhile: called when it has been: what takes a moment and nobody waits for.
         arrived: what was received before; its socket instead of the one that was launched.
+        machine: what the run is shown of its machine; taken, and closed at its end.
     """
 
     limits: Limits
@@ -61,6 +63,7 @@ class Watched:
     discard: Callable[[int], None] = os.close
     meanwhile: Callable[[], None] | None = None
     arrived: Arrived | None = None
+    machine: MachineState | None = None
 
 
 __all__ = ["Watched"]

@@ -29,6 +29,8 @@ from sandbox.plan.zygote import build_forked_plan, build_zygote_plan
 from sandbox.policy.profile import CwdMode, Profile
 from sandbox.policy.profile_load import load_profile
 from sandbox.record import replace
+from sandbox.rootfs import machine_view
+from sandbox.rootfs.machine_view import Machine, add_machine
 
 GOLDEN = Path(__file__).parent / "plans"
 SHIPPED = sorted(path.stem for path in (Path(__file__).parents[2] / "profiles").glob("*.toml"))
@@ -62,7 +64,7 @@ class PinnedRun:
         """Nothing is open."""
 
 
-def pinned_root(profile: Profile, **_: Any) -> tuple[RootSpec, dict[str, str]]:
+def pinned_root(profile: Profile, *, machine: Machine | None = None, **_: Any) -> tuple[RootSpec, dict[str, str]]:
     """Return what `build_root_spec` finds on a small host."""
     limits = profile.limits
     entries: list[RootEntry] = [
@@ -78,7 +80,9 @@ def pinned_root(profile: Profile, **_: Any) -> tuple[RootSpec, dict[str, str]]:
         entries.append(Bind(path=CWD, source=CWD, directory=True, writable=profile.cwd is CwdMode.WRITABLE, why="working directory"))
         entries.append(Bind(path=f"{CWD}/agent", source="/dev/null", directory=False, executable=False, why="mask of the socket"))
     environment = {"HOME": profile.home, "PATH": "/usr/bin:/bin", **dict(profile.env_set)}
-    return RootSpec(entries=tuple(entries), workdir=CWD, argv0="/usr/bin/python3", notes=("a note of the root",)), environment
+    shown, covers = add_machine(machine) if machine is not None else ([], ())
+    entries += shown
+    return RootSpec(entries=tuple(entries), workdir=CWD, argv0="/usr/bin/python3", notes=("a note of the root",), covers=covers), environment
 
 
 @pytest.fixture
@@ -101,6 +105,12 @@ def pin(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(preparing, "build_root_spec", pinned_root)
         monkeypatch.setattr(preparing, "find_backend", lambda: backend)
         monkeypatch.setattr("sandbox.api.limits.caller_scheduling", lambda: (0, 0, False))
+        monkeypatch.setattr(machine_view, "find_origin", lambda: (5000, 1_700_000_000))
+        monkeypatch.setattr(machine_view, "read_model", lambda: "model name\t: of the host\n")
+        pages = {"SC_PHYS_PAGES": 4 << 20, "SC_PAGE_SIZE": 4096}
+        host_os = SimpleNamespace(sched_getaffinity=lambda pid: {0, 1, 2, 3}, cpu_count=lambda: 4, sysconf=pages.__getitem__)
+        monkeypatch.setattr(machine_view, "os", host_os)
+        monkeypatch.setattr("sandbox.rootfs.machine_files.os", SimpleNamespace(uname=lambda: ("Linux", "host", "6.18.0", "#1 SMP", "x86_64")))
         monkeypatch.setattr(resource, "getrlimit", lambda number: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
     return pin

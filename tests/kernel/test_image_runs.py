@@ -74,8 +74,8 @@ def test_what_is_inside(store: Path, tmp_path: Path) -> None:
     assert "127.0.0.1 localhost sandbox" in lines and "/elsewhere" not in lines
     assert lines.count("sandbox") == 2
     start = lines.index("/:") + 1
-    assert lines[start : start + 10] == ["bin", "dev", "etc", "proc", "root", "srv", "tmp", "var", "", "/etc:"]
-    assert lines[start + 10 : start + 16] == ["group", "hostname", "hosts", "passwd", "resolv.conf", "version"]
+    assert lines[start : start + 11] == ["bin", "dev", "etc", "proc", "root", "srv", "sys", "tmp", "var", "", "/etc:"]
+    assert lines[start + 11 : start + 17] == ["group", "hostname", "hosts", "passwd", "resolv.conf", "version"]
     assert "No such file or directory" in result.stderr.decode()  # no /usr of the host's
     assert "x" in lines and "HOME=/root" in lines
     root = next(entry for entry in result.enforced if entry.what == "root filesystem")

@@ -65,7 +65,7 @@ def run(entries: tuple[RootEntry, ...], script: str, executor: str = "native", *
     profile = override_profile(load_profile("default"), limits={"memory": "none", "processes": "none", "cpu": "none"}, origin="test", **changes)
     prepared = prepare(Command(argv=("/bin/true",), profile=profile, environ={"PATH": "/bin"}, executor=executor))
     prepared = replace(
-        prepared, root=replace(prepared.root, entries=entries, workdir="/", argv0="/bin/sh"),
+        prepared, root=replace(prepared.root, entries=entries, covers=(), workdir="/", argv0="/bin/sh"),
         command=replace(prepared.command, argv=("sh", "-c", script)), environment=(("PATH", "/bin"),), kept=None,
     )  # fmt: skip
     return execute(prepared, Streams(), Hooks()).result

@@ -37,5 +37,5 @@ for directory, _, names in os.walk("/proc/sys"):
             pass
 report("sys-files", files)
 report("writable", writable)
-report("sysfs", "present" if os.path.exists("/sys") and os.listdir("/sys") else "absent")
+report("sysfs", "present" if os.path.exists("/sys/kernel") or os.path.exists("/sys/class") else "absent")
 report("init", look("/proc/1/status"))

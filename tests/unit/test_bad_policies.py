@@ -301,12 +301,12 @@ BAD: list[tuple[str, Files, str]] = [
     (
         "an unknown action",
         HEAD.replace("errno ENOSYS", "deny"),
-        "unknown action `deny`; known: allow, log, errno NAME, notify NAME, trap, kill-process\n  p.toml:3, default",
+        "unknown action `deny`; known: allow, log, emulate, errno NAME, notify NAME, trap, kill-process\n  p.toml:3, default",
     ),
     (
         "an action in capitals",
         HEAD + rule('["read"]', "ALLOW"),
-        "unknown action `ALLOW`; known: allow, log, errno NAME, notify NAME, trap, kill-process\n"
+        "unknown action `ALLOW`; known: allow, log, emulate, errno NAME, notify NAME, trap, kill-process\n"
         "  p.toml:6, rule[1].action\n"
         "\n"
         "hint: did you mean `allow`?",
@@ -314,7 +314,7 @@ BAD: list[tuple[str, Files, str]] = [
     (
         "an action nearly right",
         HEAD + rule('["read"]', "kill_process"),
-        "unknown action `kill_process`; known: allow, log, errno NAME, notify NAME, trap, kill-process\n"
+        "unknown action `kill_process`; known: allow, log, emulate, errno NAME, notify NAME, trap, kill-process\n"
         "  p.toml:6, rule[1].action\n"
         "\n"
         "hint: did you mean `kill-process`?",
@@ -322,7 +322,7 @@ BAD: list[tuple[str, Files, str]] = [
     (
         "an empty action",
         HEAD + rule('["read"]', ""),
-        "unknown action ``; known: allow, log, errno NAME, notify NAME, trap, kill-process\n  p.toml:6, rule[1].action",
+        "unknown action ``; known: allow, log, emulate, errno NAME, notify NAME, trap, kill-process\n  p.toml:6, rule[1].action",
     ),
     (
         "errno without a name",

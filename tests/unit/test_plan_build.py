@@ -291,6 +291,8 @@ def test_any_directories_make_a_sound_plan(entries: list[RootEntry]) -> None:
             assert step.path not in there, "made twice"
             assert step.path.rpartition("/")[0] in there | {""}, "no parent"
             there.add(step.path)
+        elif isinstance(step, MountTmpfs):
+            there.add(step.path)
         elif isinstance(step, AttachTree) and step.within:
             assert any(step.path.startswith(f"{bind}/") for bind in binds)
             there.add(step.path)

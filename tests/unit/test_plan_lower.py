@@ -16,7 +16,7 @@ from sandbox.plan import fds, steps
 from sandbox.plan.build import Request, build_plan
 from sandbox.plan.codec import Op, Ref, Row, Slot
 from sandbox.plan.lower import lower_plan
-from sandbox.plan.root import Bind, FileBytes, Overlay, RootSpec, Symlink, Tmpfs
+from sandbox.plan.root import Bind, Cover, FileBytes, LiveFiles, Overlay, RootSpec, Symlink, Tmpfs
 from sandbox.plan.steps import Execute, Plan, Step
 from sandbox.plan.template import build_run_plan, build_server_plan
 from sandbox.plan.zygote import build_forked_plan, build_zygote_plan
@@ -29,8 +29,11 @@ EVERYTHING = Request(
         entries=(
             Bind(path="/usr", source="/usr", directory=True), Bind(path="/usr/x", source="/srv", directory=True), Symlink(path="/bin", target="usr/bin"),
             Tmpfs(path="/tmp", size_bytes=1, inodes=1), FileBytes(path="/etc/f", content=b"text"),
+            FileBytes(path="/sys/a/x", content=b"0"), FileBytes(path="/sys/a/y", content=b"0"),
+            LiveFiles(path="/sys/m", files=(("d/f", b"0"),), directories=("d",)),
         ),
         workdir="/tmp", argv0="/usr/bin/true",
+        covers=(Cover(path="/proc/x", source="/sys/a/x"), Cover(path="/sys/a", source="/sys/m/d")),
     ),
     argv=("true", "a b"), environment=(("A", "b"),), outside_uid=5, outside_gid=5, filter_bpf=bytes(16), init_filter_bpf=bytes(8), external_map=True,
     directories=1, joins=((0, "r/cgroup.procs"),), removals=((0, "r"),), rlimits=((7, 1, 2),), interactive=True,
@@ -168,7 +171,7 @@ def test_only_named_errors_are_tolerated() -> None:
     assert tolerated == {
         ("Guard", errno.ESRCH), ("Guard", errno.EPIPE), ("Guard", errno.ECONNRESET), ("Guard", errno.ENOENT), ("Guard", errno.EBUSY),
         ("Guard", errno.ENOTEMPTY), ("ForbidNamespaces", errno.ENOENT), ("ForbidNamespaces", errno.EBADF), ("MaskProc", errno.ENOENT),
-        ("MaskProc", errno.EBADF), ("DropCapabilities", errno.EINVAL),
+        ("MaskProc", errno.EBADF), ("CoverPath", errno.ENOENT), ("DropCapabilities", errno.EINVAL),
         ("LimitWatches", errno.ENOENT), ("LimitWatches", errno.EBADF),
     }  # fmt: skip
 

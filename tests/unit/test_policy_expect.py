@@ -141,7 +141,7 @@ def test_the_rule_of_a_failure_is_named(tmp_path: Path, capsys: pytest.CaptureFi
     assert out.startswith(f"{path}:4: ok  getpid in own for x86_64: allow\n")
 
 
-KNOWN = "; known: allow, log, errno NAME, trap, kill-process, permitted, refused"
+KNOWN = "; known: allow, log, emulate, errno NAME, trap, kill-process, permitted, refused"
 
 
 def test_rules_that_no_case_touches_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,6 +60,7 @@ def expected(policy: SyscallPolicy, arch: Arch, number: int, arguments: tuple[in
         Action.LOG: RET_LOG,
         Action.ERRNO: errno_value,
         Action.NOTIFY: RET_USER_NOTIF if notify else errno_value,
+        Action.EMULATE: RET_USER_NOTIF if notify else RET_ALLOW,
         Action.TRAP: RET_TRAP,
         Action.KILL_PROCESS: RET_KILL_PROCESS,
     }[decision.action]
