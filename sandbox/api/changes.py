@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from sandbox.changes.choose import Choices, Chosen
-    from sandbox.changes.takeup import Applied
 
 
 class ConflictError(SandboxError):
@@ -277,10 +276,11 @@ def shown_path(change: Change, trees: Sequence[Tree]) -> str:
 def _apply(run: RunChanges, choices: Choices, *, dry_run: bool, keep: bool, on_change: Callable[[Change], object] | None = None) -> Report:
     from sandbox.changes.apply import apply
     from sandbox.changes.choose import choose
-    from sandbox.changes.takeup import begin_apply, end_apply
+    from sandbox.changes.takeup import begin_apply, end_apply, tidy
 
     with run.open() as opened:
         trees = opened.record.trees
+        kept = [] if dry_run else tidy(opened)
         chosen = choose(opened, choices)
         _refuse(run, chosen, choices, trees, dry_run=dry_run)
         report = _report(chosen, choices, trees)
@@ -299,13 +299,13 @@ def _apply(run: RunChanges, choices: Choices, *, dry_run: bool, keep: bool, on_c
             hint=f"`sandbox apply {run.short_id}` tries those again",
             failed=failed,
         )
-    return _finish(run, chosen, report, applied, keep=keep)
+    return _finish(run, chosen, report, kept, keep=keep)
 
 
-def _finish(run: RunChanges, chosen: Chosen, report: Report, applied: Applied, *, keep: bool) -> Report:
+def _finish(run: RunChanges, chosen: Chosen, report: Report, kept: Sequence[str], *, keep: bool) -> Report:
     from sandbox.record import replace
 
-    notes = (*report.notes, *(f"`{path}` is of neither the run nor the original, and was left" for path in applied.kept))
+    notes = (*report.notes, *(f"`{path}` is of neither the run nor the original, and was left" for path in kept))
     whole = not (chosen.unchosen or report.left or (chosen.conflicts and len(chosen.todo) + chosen.done < len(chosen.named)))
     removed = whole and not keep and run.discard()
     return replace(report, notes=notes, removed=removed)

@@ -17,8 +17,8 @@ import stat
 
 from sandbox.changes.files import OWN, data_segments, look, open_directory, open_file, xattrs_of
 from sandbox.changes.model import Change, Facts, Kind, Type
-from sandbox.changes.status import SET_ID, Source, Status, identity, identity_of
-from sandbox.changes.takeup import Applied, file_format, remove, take_up, temporary_name
+from sandbox.changes.status import FIRST_MODE, SET_ID, Source, Status, identity, identity_of
+from sandbox.changes.takeup import Applied, file_format, remove, temporary_name
 from sandbox.errors import describe_errno
 from sandbox.kernel.calls import RENAME_EXCHANGE, RENAME_NOREPLACE, rename_with
 
@@ -51,7 +51,6 @@ def apply(opened: Opened, chosen: Chosen, choices: Choices, on_change: Callable[
     for number in range(len(opened.record.trees)):
         uppers, lowers = opened.layers(number)
         todo = [(change, status) for change, status in chosen.todo if change.tree == number]
-        take_up(opened.record.run, lowers[0], [change for change in chosen.named if change.tree == number], applied)
         _Tree(opened.record.run, lowers[0], Source(uppers), choices, applied, on_change).run(todo)
     return applied
 
@@ -104,7 +103,7 @@ class _Tree:
         else:
             self._applied.made += 1
             if change.after is not None and change.after.type is Type.DIRECTORY:
-                self._unfinished.append((change, status.now is None or status.now.type is not Type.DIRECTORY))
+                self._unfinished.append((change, change.kind is not Kind.MODIFIED or status.now is None or status.now.type is not Type.DIRECTORY))
             if self._on_change is not None:
                 self._on_change(change)
 
@@ -142,8 +141,10 @@ class _Tree:
             self._alter(parent, name, change, after, status.now)
             return
         match after.type:
+            case Type.DIRECTORY if status.now is not None and status.now.type is Type.DIRECTORY and change.kind is not Kind.MODIFIED:
+                pass  # a killed `apply` has made it
             case Type.DIRECTORY:
-                self._put(parent, name, status, lambda temporary: os.mkdir(temporary, 0o700, dir_fd=parent))
+                self._put(parent, name, status, lambda temporary: os.mkdir(temporary, FIRST_MODE, dir_fd=parent))
             case Type.SYMLINK:
                 self._put(parent, name, status, lambda temporary: os.symlink(after.target, temporary, dir_fd=parent))
             case Type.FIFO:

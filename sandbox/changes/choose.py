@@ -11,6 +11,7 @@ from sandbox.changes.autorun import why_autorun
 from sandbox.changes.files import open_directory
 from sandbox.changes.model import Change, Kind, Type
 from sandbox.changes.status import SET_ID, Source, Standing, Status, is_outward, stand
+from sandbox.changes.takeup import is_applying, temporary_name
 from sandbox.errors import PolicyError
 from sandbox.record import dataclass, field
 
@@ -92,9 +93,10 @@ def choose(opened: Opened, choices: Choices) -> Chosen:
     sources = {number: Source(opened.layers(number)[0]) for number in range(len(record.trees))}
     chosen.named = [changes[number] for number in sorted(wanted)]
     below = [{change.path for change in changes if change.tree == number and _makes_directory(change)} for number in range(len(record.trees))]
+    again = is_applying(opened)
     for change in chosen.named:
         tree = record.trees[change.tree]
-        status = stand(change, opened.layers(change.tree)[1][0], sources[change.tree], record.since_ns, below[change.tree])
+        status = stand(change, opened.layers(change.tree)[1][0], sources[change.tree], record.since_ns, below[change.tree], again=again)
         if status.standing is Standing.DONE:
             chosen.done += 1
             continue
@@ -228,8 +230,10 @@ def _newcomer(opened: Opened, change: Change, gone: set[tuple[int, str]]) -> str
     except OSError:
         return ""
     try:
+        ours = temporary_name(opened.record.run)  # of an `apply` that was killed
         with os.scandir(fd) as entries:
-            return next((entry.name for entry in entries if (change.tree, f"{change.path}/{entry.name}") not in gone), "")
+            names = (entry.name for entry in entries if entry.name != ours)
+            return next((name for name in names if (change.tree, f"{change.path}/{name}") not in gone), "")
     finally:
         os.close(fd)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from _thread import allocate_lock
 
 from sandbox.changes.model import Facts, Type
 from sandbox.kernel.calls import open_beneath
@@ -19,6 +20,7 @@ from sandbox.kernel.calls import open_beneath
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import ClassVar
 
 OPAQUE = "user.overlay.opaque"
 OWN = "user.overlay."
@@ -38,8 +40,59 @@ _TYPES = {
 }
 
 
+class Ajar:
+    """While one of these is open, directories that shut their owner, us, out are held open: to list one, and to look at what is in it, takes rights over it and
+    over every one above. The last that closes gives all of them their modes back; a kill meanwhile leaves them readable for their owner.
+    """
+
+    _lock = allocate_lock()
+    _open = 0
+    _held: ClassVar[dict[tuple[int, int], tuple[int, int]]] = {}  # of a directory: a descriptor and the mode
+
+    def __init__(self) -> None:
+        self._closed = False
+        with Ajar._lock:
+            Ajar._open += 1
+
+    @classmethod
+    def mode_of(cls, status: os.stat_result) -> int:
+        """Return the mode that a file has, or will have again."""
+        held = cls._held.get((status.st_dev, status.st_ino))
+        return stat.S_IMODE(status.st_mode) if held is None else held[1]
+
+    @classmethod
+    def force(cls, handle: int) -> bool:
+        """Hold a directory open; return whether that changed anything."""
+        status = os.fstat(handle)
+        key, mode = (status.st_dev, status.st_ino), stat.S_IMODE(status.st_mode)
+        with cls._lock:
+            if not cls._open or key in cls._held or mode & 0o500 == 0o500 or status.st_uid != os.geteuid():
+                return False
+            os.chmod(f"/proc/self/fd/{handle}", mode | 0o500)
+            cls._held[key] = (os.dup(handle), mode)
+            return True
+
+    def close(self) -> None:
+        """Let go; idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        with Ajar._lock:
+            Ajar._open -= 1
+            if Ajar._open:
+                return
+            held = list(Ajar._held.values())
+            Ajar._held.clear()
+        for fd, mode in reversed(held):
+            try:
+                os.chmod(f"/proc/self/fd/{fd}", mode)
+            except OSError:
+                pass  # removed meanwhile
+            os.close(fd)
+
+
 def open_directory(root: int, path: str) -> int:
-    """Open a directory below another, "" being itself; one that its owner, us, may not read is read all the same.
+    """Open a directory below another, "" being itself; with an `Ajar` open, also one whose owner, us, is shut out.
 
     Raises:
         OSError: it is not there, no directory, behind a link, or too deep (ENAMETOOLONG).
@@ -47,11 +100,14 @@ def open_directory(root: int, path: str) -> int:
     try:
         return open_beneath(root, path or ".", _DIRECTORY)
     except PermissionError:
-        handle = open_beneath(root, path or ".", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            return _open_locked(handle, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, 0o500)
-        finally:
-            os.close(handle)
+        parts = path.split("/")
+        for count in range(len(parts) + 1):
+            handle = open_beneath(root, "/".join(parts[:count]) or ".", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                Ajar.force(handle)
+            finally:
+                os.close(handle)
+        return open_beneath(root, path or ".", _DIRECTORY)
 
 
 def open_file(directory: int, name: str) -> int:
@@ -118,7 +174,7 @@ def make_facts(directory: int, name: str, status: os.stat_result) -> Facts:
     kind = _TYPES.get(stat.S_IFMT(status.st_mode), Type.DEVICE)
     return Facts(
         type=kind,
-        mode=stat.S_IMODE(status.st_mode),
+        mode=Ajar.mode_of(status),
         size=0 if kind is Type.DIRECTORY else status.st_size,
         mtime_ns=status.st_mtime_ns,
         device=status.st_dev,
@@ -203,5 +259,5 @@ def _next_data(fd: int, at: int, size: int) -> int:
 
 
 __all__ = [
-    "OWN", "data_segments", "is_opaque", "is_whiteout", "look", "make_facts", "open_directory", "open_file", "read_xattrs", "same_content", "xattrs_of",
+    "OWN", "Ajar", "data_segments", "is_opaque", "is_whiteout", "look", "make_facts", "open_directory", "open_file", "read_xattrs", "same_content", "xattrs_of",
 ]  # fmt: skip

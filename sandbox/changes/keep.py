@@ -11,7 +11,7 @@ import stat
 import time
 
 from sandbox.changes import compare
-from sandbox.changes.files import open_directory
+from sandbox.changes.files import Ajar, open_directory
 from sandbox.changes.model import Change, Record, State, Tree
 from sandbox.changes.place import MAXIMUM_BYTES, MAXIMUM_RUNS, Turn, is_held, list_runs, lock_run, open_place, open_run
 from sandbox.changes.record import RECORD, read_all, read_changes, read_record, read_run, snapshot_runs, write_changes, write_record
@@ -189,6 +189,7 @@ class Opened:
 
     def __init__(self, path: str, run: str) -> None:
         self._fds: list[int] = []
+        self._ajar = Ajar()
         self._layers: dict[int, tuple[list[int], list[int]]] = {}
         try:
             place = open_place(path, make=False)
@@ -226,6 +227,7 @@ class Opened:
 
     def close(self) -> None:
         """Let go of it; idempotent."""
+        self._ajar.close()
         for fd in reversed(self._fds):
             os.close(fd)
         self._fds = []
@@ -318,13 +320,17 @@ def _open_layers(place: int, record: Record, tree: int) -> tuple[list[int], list
 def _list(place: int, directory: int, record: Record) -> Record:
     """Find out what was changed, write the listing and then the record."""
     found = compare.Found(changes=[])
-    for number in range(len(record.trees)):
-        uppers, lowers = _open_layers(place, record, number)
-        try:
-            compare.compare(number, uppers, lowers, found)
-        finally:
-            for fd in (*uppers, *lowers):
-                os.close(fd)
+    ajar = Ajar()
+    try:
+        for number in range(len(record.trees)):
+            uppers, lowers = _open_layers(place, record, number)
+            try:
+                compare.compare(number, uppers, lowers, found)
+            finally:
+                for fd in (*uppers, *lowers):
+                    os.close(fd)
+    finally:
+        ajar.close()
     found.changes = _with_base(place, record, found.changes)
     counts: dict[str, int] = {}
     for change in found.changes:

@@ -19,6 +19,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
 
+FIRST_MODE = 0o700
+"""Of a directory that is being made; it gets its own when everything is in it."""
 SET_ID = stat.S_ISUID | stat.S_ISGID
 
 
@@ -68,7 +70,7 @@ class Source:
         raise FileNotFoundError(2, os.strerror(2), path)
 
 
-def stand(change: Change, root: int, source: Source, since_ns: int, made: Container[str] = ()) -> Status:
+def stand(change: Change, root: int, source: Source, since_ns: int, made: Container[str] = (), *, again: bool = False) -> Status:
     """Say how a change stands.
 
     Args:
@@ -77,6 +79,7 @@ def stand(change: Change, root: int, source: Source, since_ns: int, made: Contai
         source: the run's files.
         since_ns: when the run, or the first of its chain, began.
         made: the paths of directories that the run made, or put in the place of something else: what is below one has nothing to stand against.
+        again: an `apply` was killed: a directory of the mode that it gives them at first may be its own.
     """
     directory, _, name = change.path.rpartition("/")
     try:
@@ -90,6 +93,8 @@ def stand(change: Change, root: int, source: Source, since_ns: int, made: Contai
     try:
         status = look(parent, name)
         now = None if status is None else make_facts(parent, name, status)
+        if again and _is_half_made(change, now):
+            return Status(standing=Standing.PENDING, now=now)
         return _compare(change, now, since_ns, same=_is_as_after(change, parent, name, now, source))
     finally:
         os.close(parent)
@@ -119,6 +124,13 @@ def _compare(change: Change, now: Facts | None, since_ns: int, *, same: bool) ->
         # Recorded at the end of the run it looks as it did then, but the run has seen, or copied, what it was before.
         return Status(standing=Standing.CONFLICT, now=now, reason="it was changed in the original after the run began")
     return Status(standing=Standing.PENDING, now=now)
+
+
+def _is_half_made(change: Change, now: Facts | None) -> bool:
+    after = change.after
+    if after is None or now is None or change.kind is Kind.MODIFIED:
+        return False
+    return after.type is now.type is Type.DIRECTORY and now.mode == FIRST_MODE != after.mode
 
 
 def _is_below(path: str, made: Container[str]) -> bool:
@@ -218,4 +230,4 @@ def is_outward(change: Change) -> bool:
     return False
 
 
-__all__ = ["SET_ID", "Source", "Standing", "Status", "identity", "identity_of", "is_outward", "stand"]
+__all__ = ["FIRST_MODE", "SET_ID", "Source", "Standing", "Status", "identity", "identity_of", "is_outward", "stand"]

@@ -27,7 +27,6 @@ class Applied:
 
     made: int = 0
     failed: list[tuple[Change, str]] = field(default_factory=list)
-    kept: list[str] = field(default_factory=list)
 
 
 def temporary_name(run: str) -> str:
@@ -40,30 +39,44 @@ def begin_apply(opened: Opened) -> None:
     os.close(os.open(_NOTE, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=opened.directory))
 
 
+def is_applying(opened: Opened) -> bool:
+    """Whether changes are being made, or were when a kill came."""
+    return os.access(_NOTE, os.F_OK, dir_fd=opened.directory)
+
+
 def end_apply(opened: Opened) -> None:
     """Take the note away."""
     os.unlink(_NOTE, dir_fd=opened.directory)
 
 
-def tidy(opened: Opened) -> None:
-    """Remove from the original what a killed `apply` has left there, before its run is let go."""
-    if not os.access(_NOTE, os.F_OK, dir_fd=opened.directory):
-        return
+def tidy(opened: Opened) -> list[str]:
+    """Remove from the original what a killed `apply` has left there, before the next one or before its run is let go.
+
+    Returns:
+        names of what is there, is not of the run, and stays.
+    """
+    kept: list[str] = []
+    if not is_applying(opened):
+        return kept
     changes = list(opened.changes())
     for number, tree in enumerate(opened.record.trees):
         if not tree.image:
-            take_up(opened.record.run, opened.layers(number)[1][0], [change for change in changes if change.tree == number], Applied())
+            kept += take_up(opened.record.run, opened.layers(number)[1][0], [change for change in changes if change.tree == number])
+    return kept
 
 
-def take_up(run: str, root: int, changes: Sequence[Change], applied: Applied) -> None:
+def take_up(run: str, root: int, changes: Sequence[Change]) -> list[str]:
     """Remove what a killed `apply` has left: the old file after an exchange, or the new one before it; anything else is somebody's work, and stays.
 
     Args:
         run: its id.
         root: descriptor of the original; borrowed.
         changes: in whose directories to look.
-        applied: is told of what stays.
+
+    Returns:
+        as `tidy`.
     """
+    stays: list[str] = []
     below: dict[str, list[Change]] = {}
     for change in changes:
         below.setdefault(change.path.rpartition("/")[0], []).append(change)
@@ -80,11 +93,12 @@ def take_up(run: str, root: int, changes: Sequence[Change], applied: Applied) ->
             if _is_ours(parent, name, status, those):
                 remove(parent, name)
             else:
-                applied.kept.append(f"{directory}/{_keep(parent, name)}".lstrip("/"))
+                stays.append(f"{directory}/{_keep(parent, name)}".lstrip("/"))
         except OSError as error:
-            applied.kept.append(f"{directory}/{name}".lstrip("/") + f": {describe_errno(error.errno or 0)}")
+            stays.append(f"{directory}/{name}".lstrip("/") + f": {describe_errno(error.errno or 0)}")
         finally:
             os.close(parent)
+    return stays
 
 
 def _is_ours(parent: int, name: str, status: os.stat_result, changes: Sequence[Change]) -> bool:
@@ -133,4 +147,4 @@ def file_format(kind: Type) -> int:
     }[kind]  # fmt: skip
 
 
-__all__ = ["Applied", "begin_apply", "end_apply", "file_format", "remove", "take_up", "temporary_name", "tidy"]
+__all__ = ["Applied", "begin_apply", "end_apply", "file_format", "is_applying", "remove", "take_up", "temporary_name", "tidy"]
