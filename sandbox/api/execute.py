@@ -316,6 +316,10 @@ class Spawned(Start):
                     from sandbox.api.volumes import open_maps
 
                     self._maps = open_maps(prepared.opened, self._host_id.number)
+                for owner in prepared.owners:
+                    from sandbox.launch.idmap import make_namespace
+
+                    self._maps.append(make_namespace(owner, self._host_id.number))
             if prepared.backend is not None:
                 self.cgroup = prepared.backend.reserve(prepared.run_id, prepared.cgroup_limits)
                 self.cgroup.clear_way()

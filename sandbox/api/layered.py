@@ -72,6 +72,8 @@ def compose(image: Image, command: Command) -> Layered:
         if trial.reason:
             listener.void = "overlayfs is refused"
     if not trial.reason:
+        if not trial.mapped:
+            layered = replace(layered, root=replace(layered.root, owner=-1), notes=(*layered.notes, NO_MAPS))
         return layered if trial.attributes else replace(layered, notes=(*layered.notes, NO_ATTRIBUTES))
     if command.profile.overlay is OverlayMode.REQUIRED:
         raise refused(trial, layered.root.why)
@@ -85,6 +87,9 @@ def compose(image: Image, command: Command) -> Layered:
 NO_ATTRIBUTES = (
     "this kernel keeps no extended attributes on a tmpfs (Linux 6.6 does): `rm -r DIR; mkdir DIR` of a directory of the image fails (EIO) inside"
 )
+
+
+NO_MAPS = "no id-mapped mounts here (overlayfs has them from Linux 5.19 on): what is root's in the image cannot be changed inside"
 
 
 def refused(trial: Trial, needed_by: str) -> UnsupportedError:
@@ -125,14 +130,14 @@ def recall_trial(overlay: Overlay, environ: Mapping[str, str], executor: str = "
     directory = open_directory(cache_path(environ, "overlays"))
     try:
         content = read_entry(directory, key, 64) if directory is not None else None
-        if content in (b"ok\n", b"no attributes\n"):
-            found = Trial(attributes=content == b"ok\n")
+        if content in _ENTRIES:
+            found = _ENTRIES[content]
         else:
             found = try_overlay(overlay, executor=executor)
             if found.call and not found.call.startswith("mount overlay"):
                 return Trial()  # it is something else that is refused, and the run will say so
             if not found.reason and directory is not None:
-                write_entry(directory, key, b"ok\n" if found.attributes else b"no attributes\n")
+                write_entry(directory, key, next(text for text, trial in _ENTRIES.items() if trial == found))
     finally:
         if directory is not None:
             os.close(directory)
@@ -141,6 +146,9 @@ def recall_trial(overlay: Overlay, environ: Mapping[str, str], executor: str = "
     return found
 
 
+_ENTRIES = {
+    b"ok\n": Trial(), b"no attributes\n": Trial(attributes=False), b"no maps\n": Trial(mapped=False), b"neither\n": Trial(attributes=False, mapped=False),
+}  # fmt: skip
 _known: dict[str, Trial] = {}
 
 

@@ -16,7 +16,7 @@ from sandbox.cgroup.find import explain_backend, find_backend
 from sandbox.errors import PolicyError, SetupError, UnsupportedError
 from sandbox.kernel.probe import probe_host
 from sandbox.plan.build import Request
-from sandbox.plan.root import Bind, RootSpec
+from sandbox.plan.root import Bind, Overlay, RootSpec
 from sandbox.policy.emulation import emulates
 from sandbox.policy.model import EMULATED, PERMITTING
 from sandbox.policy.profile import IdMode, LandlockMode, Limits, MachineView, Profile
@@ -123,6 +123,12 @@ class Prepared:
     def external_map(self) -> bool:
         """Whether the supervisor writes the id maps."""
         return self.as_root or self.profile.ids is IdMode.RANGE
+
+    @property
+    def owners(self) -> tuple[int, ...]:
+        """The host uids whose files in a root run's layers are to be the payload's."""
+        found = {entry.owner for entry in self.root.entries if isinstance(entry, Overlay) and entry.owner >= 0} if self.as_root else set()
+        return tuple(sorted(found))
 
     def whole(self) -> Prepared:
         """Return this: a launch from disk (`stored.Stored`) is less than that."""
@@ -286,9 +292,9 @@ def build_request(prepared: Prepared, *, outside_id: int, cgroup: CgroupRun | No
         entries: the files of the run's entry, in the directory whose descriptor comes after those of `cgroup_directories`.
     """
     index = {fd: number for number, fd in enumerate(cgroup_directories(cgroup))}
-    names = sorted({use.name for use in prepared.root.volumes})
+    names = [*sorted({use.name for use in prepared.root.volumes}), *(f":{owner}" for owner in prepared.owners)]
     locks = len(index) + bool(entries)  # of what a copy-on-write run changes, then of volumes; the janitor only holds them
-    maps = locks + bool(prepared.keeping is not None and prepared.keeping.path) + len(names)
+    maps = locks + bool(prepared.keeping is not None and prepared.keeping.path) + len({use.name for use in prepared.root.volumes})
 
     def indexed(files: tuple[tuple[int, str], ...]) -> tuple[tuple[int, str], ...]:
         return tuple((index[fd], path) for fd, path in files)

@@ -167,6 +167,7 @@ class Stored:
         self.as_root: bool = plain["as_root"]
         self.external_map: bool = plain["external_map"]
         self.machine: Any = None if plain["machine"] is None else _Light(plain["machine"], lambda: self.whole().machine)
+        self.owners: tuple[int, ...] = plain["owners"]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.whole(), name)

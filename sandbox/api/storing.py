@@ -201,6 +201,7 @@ def _describe_launch(prepared: Prepared, noted: Noted) -> dict[str, Any] | None:
             "cgroup_limits": _plain_fields(prepared.cgroup_limits),
             "policy": {"name": policy.name, "digest": policy.digest},
             "notes": prepared.notes, "sampled": tuple(sorted(prepared.sampled)), "as_root": prepared.as_root, "external_map": prepared.external_map,
+            "owners": prepared.owners,
             "arch": str(prepared.arch), "passed": tuple(profile.env_pass), "fixed": fixed, "below": listener.environment, "before": listener.before,
             "image": "" if prepared.image is None else prepared.image.digest, "cwd": command.cwd,
             "enforced": tuple((entry.what, entry.how, entry.weaker) for entry in prepared.enforced),

@@ -12,6 +12,8 @@ from sandbox.errors import SetupError, UnsupportedError
 
 _LOWEST, _HIGHEST = 0x70000000, 0x7FFFFFFF  # above systemd's dynamic, container and nspawn ranges (UIDS-GIDS of systemd.io)
 _TRIES = 64
+_PROGRAMS = ("/usr/bin/unshare", "/bin/unshare")
+_ECHO = ("/bin/cat", "/usr/bin/cat")
 
 
 class HostId:
@@ -180,3 +182,47 @@ def write_range_maps(pid: int, *, inside_uid: int, inside_gid: int, uid: int, gi
                 step="id range",
                 hint="newuidmap needs its setuid bit: no_new_privs or `nosuid` takes it away",
             )
+
+
+def make_namespace(inside: int, outside: int) -> int:
+    """Make a user namespace that maps one id, for mounts of root's files as the run's; the caller owns the descriptor.
+
+    Of a process that only lives to have it: our own has threads, which may not enter one.
+
+    Args:
+        inside: the id of the files on the disk.
+        outside: the host id that they shall have.
+
+    Raises:
+        UnsupportedError: unshare(1) is missing.
+        SetupError: it cannot be made.
+    """
+    program = next((path for path in _PROGRAMS if os.access(path, os.X_OK)), None)
+    echo = next((path for path in _ECHO if os.access(path, os.X_OK)), None)
+    if program is None or echo is None:
+        raise UnsupportedError("unshare(1)", "root", reason="root's runs need an id map for what they write to", hint="install util-linux")
+    ends: list[int] = []
+    child = 0
+    try:
+        for _ in range(2):
+            ends += os.pipe2(os.O_CLOEXEC)
+        in_r, in_w, out_r, out_w = ends
+        actions = [(os.POSIX_SPAWN_DUP2, in_r, 0), (os.POSIX_SPAWN_DUP2, out_w, 1)]
+        child = os.posix_spawn(program, ["unshare", "--user", "--", echo], {}, file_actions=actions)
+        for fd in (in_r, out_w):
+            ends.remove(fd)
+            os.close(fd)
+        # What comes back has passed through the new namespace.
+        os.write(in_w, b"x")
+        if os.read(out_r, 1) != b"x":
+            raise SetupError("make a user namespace for an id map", 1, step="id map of a mount")
+        write_maps(child, inside_uid=inside, inside_gid=inside, outside=outside)
+        return os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        for fd in ends:
+            os.close(fd)
+        if child:
+            try:
+                os.waitpid(child, 0)
+            except ChildProcessError:
+                pass  # the caller's own SIGCHLD handling was faster

@@ -8,24 +8,33 @@ from __future__ import annotations
 import os
 
 from sandbox.errors import InternalError, describe_errno
+from sandbox.launch.idmap import make_namespace
 from sandbox.launch.spawn import Owned, executor_command, sealed_memory, spawn_executor
 from sandbox.plan import fds
 from sandbox.plan.codec import RECORD
 from sandbox.plan.trial import XATTR, build_trial
-from sandbox.record import dataclass
+from sandbox.record import dataclass, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.plan.root import Overlay
 
 
+_NAMESPACE = fds.FIRST_EXTRA
+_SOMEBODY = 65534
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """What came of it: the call that failed with its errno, or none; `attributes` tells whether what is removed and made again can be told apart."""
+    """What came of it: the call that failed with its errno, or none.
+
+    `attributes` tells whether what is removed and made again can be told apart, `mapped` whether root's files in layers can be the payload's.
+    """
 
     call: str = ""
     errno: int = 0
     attributes: bool = True
+    mapped: bool = True
 
     @property
     def reason(self) -> str:
@@ -39,16 +48,30 @@ def try_overlay(overlay: Overlay, *, executor: str = "auto") -> Trial:
     Raises:
         OSError: the process could not be started.
     """
+    if overlay.owner >= 0:
+        namespace = make_namespace(overlay.owner, _SOMEBODY)
+        try:
+            found = _try(overlay, executor, namespace)
+        finally:
+            os.close(namespace)
+        if not found.call.startswith("mount_setattr ids"):
+            return found
+        return replace(_try(overlay, executor, -1), mapped=False)
+    return _try(overlay, executor, -1)
+
+
+def _try(overlay: Overlay, executor: str, namespace: int) -> Trial:
     import _socket
 
-    table = build_trial(os.uname().machine, overlay, os.geteuid(), os.getegid())
+    table = build_trial(os.uname().machine, overlay, os.geteuid(), os.getegid(), _NAMESPACE if namespace >= 0 else -1)
     ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC, 0)
     try:
         with Owned() as own:
             memory, status = own(sealed_memory(table)), own(theirs.detach())
             null = own(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
             pids: list[int] = []
-            spawn_executor(executor_command(executor), "sandbox-trial", {0: null, 1: null, 2: null, fds.TABLE: memory, fds.STATUS: status}, pids)
+            wanted = {0: null, 1: null, 2: null, fds.TABLE: memory, fds.STATUS: status, **({_NAMESPACE: namespace} if namespace >= 0 else {})}
+            spawn_executor(executor_command(executor), "sandbox-trial", wanted, pids)
         answer = ours.recv(RECORD.size)  # the end of the process is an end of file
     finally:
         ours.close()

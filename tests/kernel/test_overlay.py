@@ -25,6 +25,7 @@ EXECUTORS = ("native", "python")
 BUSYBOX = shutil.which("busybox")
 if BUSYBOX is None:
     pytest.skip("no busybox, of which the layers are made", allow_module_level=True)
+OWNER = 0 if os.geteuid() == 0 else -1
 TMPFS_KEEPS = parse_release(os.uname().release) >= (6, 6)
 """Whether a tmpfs has user attributes, so that a directory of a lower layer can be made again."""
 TOOLS = ("sh", "ls", "cat", "mkdir", "rm", "ln", "mv", "stat", "chmod", "dd", "touch", "rmdir", "true", "readlink", "head")
@@ -53,10 +54,10 @@ def layers(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
     (top / "opt").mkdir()
     (top / "opt/new").write_text("new\n")
     os.setxattr(top / "opt", "user.overlay.opaque", b"y")
-    tmp_path.chmod(0o755)
-    for parent in tmp_path.parents:  # root's payload is somebody else
-        if parent.owner() == "root" and os.geteuid() == 0 and not parent.stat().st_mode & 0o005:
-            parent.chmod(parent.stat().st_mode | 0o055)
+    for path in (tmp_path, *tmp_path.parents):  # root's payload is somebody else
+        status = path.stat()
+        if status.st_uid == os.geteuid() and status.st_mode & 0o005 != 0o005:
+            path.chmod(stat.S_IMODE(status.st_mode) | 0o055)
     yield top, base
 
 
@@ -73,7 +74,7 @@ def run(entries: tuple[RootEntry, ...], script: str, executor: str = "native", *
 
 def image(layers: tuple[Path, ...], **fields: Any) -> tuple[RootEntry, ...]:
     """Return the entries of a run on layers."""
-    given: dict[str, Any] = {"size_bytes": 4 << 20, "inodes": 200} | fields
+    given: dict[str, Any] = {"size_bytes": 4 << 20, "inodes": 200, "owner": OWNER} | fields
     root = Overlay(path="/", lowers=tuple(str(layer) for layer in layers), why="image `test`", **given)
     return (
         root, Directory(path="/etc"), FileBytes(path="/etc/hostname", content=b"inside\n"), FileBytes(path="/etc/hosts", content=b"127.0.0.1 localhost\n"),
@@ -125,7 +126,7 @@ def test_what_is_written_is_in_no_layer_and_gone_afterwards(layers: tuple[Path, 
         "echo changed >/etc/issue; rm -r /var; ln -s /etc /var; echo late >/etc/late; chmod 700 /opt; rm /opt/new; mkdir /proc2; "
         f"rm -r /opt; {again}; cat /etc/issue"
     )
-    assert text(run(image(layers), script, executor)) == "changed\n" or os.geteuid() == 0
+    assert text(run(image(layers), script, executor)) == "changed\n"
     assert [state_of(layer) for layer in layers] == before
     assert text(run(image(layers), "cat /etc/issue; ls /etc/late", executor)).startswith("top\nls: ")
 
@@ -143,8 +144,15 @@ def test_bytes_and_inodes_are_capped(layers: tuple[Path, Path], executor: str) -
     assert text(result) == f"{100 << 16}\n"
 
 
+@pytest.mark.root
+def test_without_the_id_map_roots_files_stay_as_they_are(layers: tuple[Path, Path]) -> None:
+    """Control: root's files are nobody's inside, and cannot be copied up for anybody."""
+    said = text(run(image(layers, owner=-1), "stat -c %u /bin; touch /bin/new; chmod 700 /bin; rm /bin/ls"))
+    assert said.startswith("65534\n") and said.count("\n") >= 3
+    assert text(run(image(layers), "stat -c %u /bin; touch /bin/new; chmod 700 /bin; rm /bin/ls")) == "1000\n"
+
+
 @pytest.mark.parametrize("executor", EXECUTORS)
-@pytest.mark.skipif(os.geteuid() == 0, reason="root's payload owns nothing that lies in a layer")
 def test_copying_up_counts(layers: tuple[Path, Path], executor: str) -> None:
     """A byte appended to a file of 1 MiB takes a whole MiB of the cap."""
     small = image(layers, size_bytes=512 << 10)
@@ -172,7 +180,6 @@ def test_changes_in_a_directory(layers: tuple[Path, Path], tmp_path: Path, execu
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
-@pytest.mark.skipif(os.geteuid() == 0, reason="a tree of root's cannot be changed by its payload")
 def test_a_tree_in_the_ordinary_root(tmp_path: Path, executor: str) -> None:
     tree = tmp_path / "tree"
     (tree / "src").mkdir(parents=True)
@@ -182,7 +189,7 @@ def test_a_tree_in_the_ordinary_root(tmp_path: Path, executor: str) -> None:
     again = "rm -r src && mkdir src;" if TMPFS_KEEPS else ""
     prepared = prepare(Command(argv=("/bin/sh", "-c", f"echo b >>src/a; {again} echo c >src/c; cat src/c; pwd"), profile=profile,
                                cwd=None, environ={"PATH": "/usr/bin:/bin"}, executor=executor))  # fmt: skip
-    overlay = Overlay(path="/work/tree", lowers=(str(tree),), size_bytes=1 << 20, inodes=100, why="copy-on-write")
+    overlay = Overlay(path="/work/tree", lowers=(str(tree),), size_bytes=1 << 20, inodes=100, why="copy-on-write", owner=OWNER)
     prepared = replace(prepared, root=replace(prepared.root, entries=(*prepared.root.entries, overlay), workdir="/work/tree"), kept=None)
     result = execute(prepared, Streams(), Hooks()).result
     assert text(result) == "c\n/work/tree\n"
