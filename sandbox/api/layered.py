@@ -85,7 +85,7 @@ def compose(image: Image, command: Command) -> Layered:
 
 
 NO_ATTRIBUTES = (
-    "this kernel keeps no extended attributes on a tmpfs (Linux 6.6 does): `rm -r DIR; mkdir DIR` of a directory of the image fails (EIO) inside"
+    "this kernel keeps no extended attributes on a tmpfs (Linux 6.6 does): a directory of the image cannot be removed inside (EIO)"
 )
 
 
