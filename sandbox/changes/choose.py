@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 
-from sandbox.changes.autorun import why_autorun
-from sandbox.changes.files import open_directory
+from sandbox.changes.autorun import may_be_of_bare, why_autorun
+from sandbox.changes.files import look, open_directory
 from sandbox.changes.model import Change, Kind, Type
 from sandbox.changes.status import SET_ID, Source, Standing, Status, is_outward, stand
 from sandbox.changes.takeup import is_applying, temporary_name
@@ -103,7 +103,7 @@ def choose(opened: Opened, choices: Choices) -> Chosen:
         if reason := _why_left(change, choices):
             chosen.left.append((change, reason))
             continue
-        if reason := why_autorun(change, tree.path, choices.search):
+        if reason := why_autorun(change, tree.path, choices.search, bare=_is_in_bare(opened.layers(change.tree)[1][0], change)):
             chosen.autorun.append((change, reason))
             if choices.autorun == "skip":
                 continue
@@ -204,6 +204,21 @@ def _why_left(change: Change, choices: Choices) -> str:
         if (before | SET_ID) == (after.mode | SET_ID):
             return "a set-id bit; `--set-id` applies it"
     return ""
+
+
+def _is_in_bare(root: int, change: Change) -> bool:
+    """Whether a file lies where git would obey it in the original: a directory with a HEAD is a repository, whatever it is called."""
+    directory, below = may_be_of_bare(change.path)
+    if not below:
+        return False
+    try:
+        fd = open_directory(root, directory)
+    except OSError:
+        return False
+    try:
+        return look(fd, "HEAD") is not None
+    finally:
+        os.close(fd)
 
 
 def _find_newcomers(opened: Opened, chosen: Chosen, choices: Choices) -> None:
