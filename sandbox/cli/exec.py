@@ -177,7 +177,8 @@ def _prepare(options: dict[str, list[str]], argv: list[str], cwd: str) -> Prepar
     if "pull" in options:
         _pull(profile, options["pull"][0])
     # An image has a directory of its own to start in; the caller's is shared with it only when that is asked for.
-    shared = cwd if not profile.image or "cwd" in options else None
+    copied = [os.path.join(os.path.realpath(directory), "") for directory in options.get("cow", ())]
+    shared = cwd if not profile.image or "cwd" in options or any((cwd + "/").startswith(directory) for directory in copied) else None
     entrypoint = (tuple(options["entrypoint"]) if options["entrypoint"][0] else ()) if "entrypoint" in options else None
     return prepare(
         Command(
