@@ -12,6 +12,8 @@ limits
     Every way past every limit (tests/limits) where cgroup v2 holds them, as an ordinary user in such a scope; `limits-root` the same as root. On request.
 refused
     User namespaces and what they need refused to an ordinary user in each known way: `sandbox doctor` and `sandbox exec` name the right fix.
+volumes
+    Named volumes on that older kernel, and their size held by a project quota, as root.
 suite
     The tests of the kernel's behaviour and of escapes, on that older kernel, as an ordinary user in such a scope.
 
@@ -40,6 +42,7 @@ ON_REQUEST = {"leftovers", "limits", "limits-root"}
 STAGES = {
     "limits": 900.0,
     "limits-root": 900.0,
+    "volumes": 600.0,
     "v2": 540.0,
     "initramfs": 400.0,
     "layers": 400.0,

@@ -58,9 +58,9 @@ _HOOKS = (
     f'name=$(apt-cache depends --important {KERNEL} | sed -n "s/.*Depends: \\(linux-image-[0-9].*\\)/\\1/p") && '
     'apt-get -q download "$name" && '
     'dpkg-deb --fsys-tarfile "$name"_*.deb | tar -x --strip-components=2 --wildcards "./boot/vmlinuz-*" && '
-    # Two modules: a file system with a page cache, on a file of the guest, and overlayfs.
+    # A few modules: a file system with a page cache, on a file of the guest, overlayfs, and quotas.
     'dpkg-deb --fsys-tarfile "$name"_*.deb | tar -x -C "$1" --wildcards "./lib/modules/*/kernel/drivers/block/loop.ko*" '
-    '"./lib/modules/*/kernel/fs/overlayfs/overlay.ko*" && rm "$name"_*.deb',
+    '"./lib/modules/*/kernel/fs/overlayfs/overlay.ko*" "./lib/modules/*/kernel/fs/quota/*.ko*" && rm "$name"_*.deb',
     # Loads every profile that Debian has, which takes seconds; the stage loads its own.
     'ln -sf /dev/null "$1/etc/systemd/system/apparmor.service"',
     'chroot "$1" useradd --create-home --uid 1000 --shell /bin/bash user',
