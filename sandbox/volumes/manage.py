@@ -200,16 +200,18 @@ def _look(store: Store, name: str) -> NamedVolume | None:
     if volume is None:
         return None
     try:
-        mutex = take_mutex(volume)
+        mutex = take_mutex(volume, wait=False)  # somebody may be filling it, for minutes
         try:
             if not store.is_current(name, volume):
                 return None
             facts = _facts(name, volume)
-            uses = find_uses(volume)
-            remove_tree(volume, FILL)  # a fill has the mutex: this one was killed
+            uses = find_uses(volume, sweep=mutex >= 0)
+            if mutex >= 0:
+                remove_tree(volume, FILL)  # a fill has the mutex: this one was killed
             last = os.stat(RUNS, dir_fd=volume, follow_symlinks=False).st_mtime_ns
         finally:
-            os.close(mutex)
+            if mutex >= 0:
+                os.close(mutex)
     finally:
         os.close(volume)
     return NamedVolume(

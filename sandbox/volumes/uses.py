@@ -47,24 +47,27 @@ class VolumeInUse(SandboxError):
         self.uses = tuple(uses)
 
 
-def take_mutex(volume: int) -> int:
-    """Wait for a volume's mutex and return its descriptor, whose closing lets go."""
+def take_mutex(volume: int, *, wait: bool = True) -> int:
+    """Wait for a volume's mutex and return its descriptor, whose closing lets go; without `wait` -1 where somebody has it."""
     fd = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=volume)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return -1
     except BaseException:
         os.close(fd)
         raise
     return fd
 
 
-def find_uses(volume: int) -> list[Use]:
-    """Return who uses a volume, and remove the entries of those that are gone; the caller has the mutex."""
+def find_uses(volume: int, *, sweep: bool = True) -> list[Use]:
+    """Return who uses a volume, and with `sweep` remove the entries of those that are gone; the caller has the mutex then."""
     found = []
     directory = os.open(RUNS, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=volume)
     try:
         for name in sorted(os.listdir(directory)):
-            use = _read_living(directory, name)
+            use = _read_living(directory, name, sweep)
             if use is not None:
                 found.append(use)
     finally:
@@ -72,7 +75,7 @@ def find_uses(volume: int) -> list[Use]:
     return found
 
 
-def _read_living(directory: int, name: str) -> Use | None:
+def _read_living(directory: int, name: str, sweep: bool) -> Use | None:
     try:
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
     except OSError:
@@ -83,7 +86,8 @@ def _read_living(directory: int, name: str) -> Use | None:
         except BlockingIOError:
             return _decode(os.pread(fd, _ENTRY_BYTES, 0), name)
         try:
-            os.unlink(name, dir_fd=directory)
+            if sweep:
+                os.unlink(name, dir_fd=directory)
         except FileNotFoundError:
             pass  # its run was faster
         return None

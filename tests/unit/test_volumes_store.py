@@ -336,6 +336,17 @@ def test_a_removal_waits_for_whoever_decides_and_a_run_sees_that_it_was_removed(
     got[0].close()
 
 
+def test_a_look_does_not_wait_for_whoever_fills(store: Path) -> None:
+    with opening(store):
+        fd = os.open(store / "v", os.O_RDONLY)
+        mutex = take_mutex(fd)
+        (store / "v/fill").mkdir()
+        assert [each.run_id for each in find("v").uses] == ["r1"] and (store / "v/fill").exists()
+        os.close(mutex)
+        os.close(fd)
+        assert find("v") and not (store / "v/fill").exists()  # the control: nobody fills it
+
+
 def test_an_entry_that_says_nothing_known_is_taken_for_the_strictest(store: Path) -> None:
     with opening(store, use(store, writable=False)):
         (entry,) = (store / "v/runs").iterdir()
