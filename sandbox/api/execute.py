@@ -263,7 +263,8 @@ def _run(make: Callable[[Prepared, bool], Start], prepared: Prepared, streams: S
         finished = finish(prepared, plan, collected, counted, enforced, stdout, stderr, killed_by, opened.tier)
         names = ("standard output", "standard error")
         lost = tuple(f"{name} was lost: {describe_errno(pump.error)}" for name, pump in zip(names, outputs, strict=False) if pump.error)
-        notes = (*lost, *opened.notes, *([f"not listed by `sandbox ps`: {entry.refused}"] if entry.refused else []))
+        standing = ("the files of the machine view stay as they were at the start",) if state is not None and state.stands else ()
+        notes = (*lost, *standing, *opened.notes, *([f"not listed by `sandbox ps`: {entry.refused}"] if entry.refused else []))
         if notes:
             from sandbox.record import replace
 

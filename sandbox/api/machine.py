@@ -42,7 +42,6 @@ def open_state(prepared: Prepared) -> MachineState:
         memory_bytes=machine.memory_bytes,
         calls=machine.calls,
         live=machine.live,
-        nested=profile.nested_namespaces,
         proc=machine.proc,
         origin_s=origin,
         render=render,

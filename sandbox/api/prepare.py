@@ -163,7 +163,8 @@ def prepare(command: Command) -> Prepared:
         if not _is_refused(policy, "userfaultfd"):
             # With it a program could hold up who writes to its memory for as long as it likes.
             policy = recall_without_emulation(policy)
-        machine = see_machine(profile, time_namespace=host.time_namespace, calls=_emulated_calls(policy, arch))
+        rooted = all(_is_refused(policy, name) for name in ("chroot", "fchroot", "pivot_root"))
+        machine = see_machine(profile, time_namespace=host.time_namespace, rooted=rooted, calls=_emulated_calls(policy, arch))
     compiled = recall_filter(policy, arch, notify=command.audit)
     image = layered = None
     if profile.image:

@@ -195,7 +195,7 @@ def _describe_launch(prepared: Prepared, noted: Noted) -> dict[str, Any] | None:
         "plain": {
             "profile": {
                 "name": profile.name, "digest": profile.digest, "measure_instructions": profile.measure_instructions, "time_namespace": False,
-                "uid": profile.uid, "gid": profile.gid, "nested_namespaces": profile.nested_namespaces, "limits": _plain_fields(profile.limits),
+                "uid": profile.uid, "gid": profile.gid, "limits": _plain_fields(profile.limits),
             },
             "machine": None if prepared.machine is None else _plain_fields(prepared.machine),
             "cgroup_limits": _plain_fields(prepared.cgroup_limits),

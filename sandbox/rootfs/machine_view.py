@@ -50,7 +50,7 @@ class Machine:
         origin_s: the host's uptime at which the clocks inside begin; 0 where they are the host's or begin with the run.
         boot_s: CLOCK_REALTIME of that moment.
         model: lines of /proc/cpuinfo that all processors have.
-        proc: whether there is a /proc at all.
+        proc: whether there is a /proc of the run's in which a caller's pids can be looked up: nobody inside can put another root before it.
         calls: number, name and whether all of it is answered, of the calls that the supervisor answers.
     """
 
@@ -70,11 +70,14 @@ class Machine:
     calls: tuple[tuple[int, str, bool], ...] = ()
 
 
-def see_machine(profile: Profile, *, time_namespace: bool, calls: tuple[tuple[int, str, bool], ...] = ()) -> Machine | None:
+def see_machine(
+    profile: Profile, *, time_namespace: bool, rooted: bool = True, calls: tuple[tuple[int, str, bool], ...] = ()
+) -> Machine | None:
     """Return the machine of a profile's runs, or None where they see the host's.
 
     Args:
         profile: its limits say how much there is; what is not limited is as the host has it.
+        rooted: whether the policy refuses every call that changes a root.
         calls: see `Machine`.
         time_namespace: whether this kernel can let clocks begin at another moment.
     """
@@ -104,7 +107,7 @@ def see_machine(profile: Profile, *, time_namespace: bool, calls: tuple[tuple[in
         origin_s=origin if shifted else 0,
         boot_s=boot if shifted else boot - origin if files else 0,
         model=read_model() if files else "",
-        proc=profile.proc is not ProcMode.NONE,
+        proc=profile.proc is not ProcMode.NONE and rooted and not profile.nested_namespaces,
         calls=calls,
     )
 

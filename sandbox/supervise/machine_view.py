@@ -46,8 +46,7 @@ class Shown:
         memory_bytes: all there is.
         calls: number, name and whether every call of it is answered.
         live: whether files are kept up to date.
-        nested: whether pids of a caller may be of a pid namespace that is not the run's.
-        proc: whether a procfs is mounted inside.
+        proc: whether a caller's pids are those of the procfs at its root; else every pid is taken to have the caller's own mask.
         origin_s: the host's uptime at which the clocks inside begin; None where they are to begin with the run.
         render: makes the files that change, by name.
         begin: makes those that are to be right from the start.
@@ -57,7 +56,6 @@ class Shown:
     memory_bytes: int
     calls: tuple[tuple[int, str, bool], ...]
     live: bool
-    nested: bool
     proc: bool
     origin_s: int | None
     render: Callable[[Moment], Mapping[str, bytes]]
@@ -94,6 +92,7 @@ class MachineState:
         self.looks = 0
         self._monotonic = monotonic
         self._fd = -1
+        self._stands = True
         self._sampling: Sampling | None = None
         self._began_ns = 0
         self._boot_s = 0
@@ -103,9 +102,15 @@ class MachineState:
         self._used = Moment()
         self._written: dict[str, bytes] = {}
 
+    @property
+    def stands(self) -> bool:
+        """Whether files that were to be live stay, or stayed, as they were."""
+        return self.shown.live and self._stands
+
     def take(self, fd: int) -> None:
         """Take the directory of the live files, as whoever may write to it has it."""
         self._fd = fd
+        self._stands = False
 
     def begin(self, now_ns: int, sampling: Sampling) -> None:
         """The payload is let go; from now on `sampling` can be asked what it uses."""
@@ -122,7 +127,7 @@ class MachineState:
             for name, content in self.shown.begin(self._moment(now_ns)).items():
                 self._write(name, content)
         except OSError:
-            self.next_ns = None
+            self._give_up()
 
     def look(self, now_ns: int) -> None:
         """Measure, and write what has changed to the files. Whatever goes wrong with them, the run goes on: then they say what they said."""
@@ -134,7 +139,7 @@ class MachineState:
                     self._write(name, content)
                     self._written[name] = content
         except OSError:
-            self.next_ns = None
+            self._give_up()
             return
         self.cost_ns += time.thread_time_ns() - began
         self.looks += 1
@@ -160,6 +165,10 @@ class MachineState:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+    def _give_up(self) -> None:
+        self._stands = True
+        self.next_ns = None
 
     def _moment(self, now_ns: int) -> Moment:
         used = self._used
@@ -259,8 +268,8 @@ class Emulator:
         shown = self._state.shown
         if pid < 0:
             return set()
-        if pid and shown.proc and not shown.nested:
-            # Nobody inside can change the root, or what is mounted there; so this is the run's own procfs.
+        if pid and shown.proc:
+            # Nobody inside can change the root, or what is mounted there; so this is the run's own procfs, and no FIFO of the payload's.
             status = _read(f"/proc/{notification.pid}/root/proc/{pid}/status")
             at = status.find(b"\nCpus_allowed_list:")
             if at >= 0:
@@ -300,7 +309,7 @@ def _parse_list(text: bytes) -> list[int]:
 
 def _read(path: str) -> bytes:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
         return b""
     try:
