@@ -45,7 +45,10 @@ def overlay_steps(entry: Overlay, taken: int = 0) -> tuple[list[CloneTree], Moun
             f"{len(entry.lowers)} layers", entry.why or f"overlay at `{entry.path}`", reason=f"overlayfs takes {MAXIMUM_LAYERS} and ours",
             hint="make one layer of several: export the image and import it again",
         )  # fmt: skip
-    binds = [Bind(path=entry.path, source=lower, directory=True, executable=entry.executable, why=f"layer of {entry.why}", mapped=entry.mapping) for lower in entry.lowers]
+    why = f"layer of {entry.why}"
+    binds = [
+        Bind(path=entry.path, source=lower, directory=True, executable=entry.executable, why=why, mapped=entry.mapping) for lower in entry.lowers
+    ]  # fmt: skip
     if entry.upper is not None:
         binds.append(Bind(path=entry.path, source=entry.upper, directory=True, writable=True, why=f"changes of {entry.why}"))
     trees = [CloneTree(bind=bind, key=f"tree:{number}") for number, bind in enumerate(binds, start=taken)]

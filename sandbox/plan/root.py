@@ -71,8 +71,8 @@ class Overlay:
     `lowers` are host directories with every symlink resolved, topmost first, in overlay form (a whiteout is the character device 0/0, an opaque directory
     has the xattr ``user.overlay.opaque``). `upper` is a host directory that has ``upper`` and ``work``, on one file system and both the caller's own, for the
     run alone; ``upper`` has the mode that the tree's top is to have. None: both are on a tmpfs of the run, capped by `size_bytes` and `inodes`, which say
-    nothing of a directory, its top of `mode`. `owner` is the host uid whose files in the layers are the payload's own where root calls (an id-mapped
-    mount), or -1: they are nobody's, then, and cannot be changed. `why` is shown in the plan and in errors ("image `debian:12`", "copy-on-write `/home/me/tree`").
+    nothing of a directory, its top of `mode`. `owner` is the host uid whose files in the layers are the payload's own where root calls (an id-mapped mount),
+    or -1: they are nobody's, then, and cannot be changed. `why` is shown in the plan and in errors ("image `debian:12`", "copy-on-write `/home/me/tree`").
     """
 
     path: str
