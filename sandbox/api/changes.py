@@ -291,7 +291,7 @@ def _apply(run: RunChanges, choices: Choices, *, dry_run: bool, keep: bool, on_c
         end_apply(opened)
         failed = [(shown_path(change, trees), reason) for change, reason in applied.failed]
     if failed:
-        lines = "\n".join(f"`{path}`: {reason}" for path, reason in failed[:20])
+        lines = "\n".join(f"`{_line(path)}`: {reason}" for path, reason in failed[:20])
         more = f"\nand {len(failed) - 20} more" if len(failed) > 20 else ""
         raise ApplyError(
             f"apply run `{run.short_id}`: {len(failed)} of {len(chosen.todo)} changes could not be made, the others are",
@@ -326,11 +326,11 @@ def _refuse(run: RunChanges, chosen: Chosen, choices: Choices, trees: Sequence[T
     hints = []
     if conflicts:
         words.append(f"{len(conflicts)} {'is' if len(conflicts) == 1 else 'are'} in conflict with the original")
-        lines += [f"conflict: `{path}`: {why}" for path, why in conflicts[:50]]
+        lines += [f"conflict: `{_line(path)}`: {_line(why)}" for path, why in conflicts[:50]]
         hints.append("`--skip-conflicts` leaves those out, `--force` lets the run's version win")
     if autorun:
         words.append(f"{len(autorun)} run{'s by itself' if len(autorun) == 1 else ' by themselves'}")
-        lines += [f"runs by itself: `{path}`: {why}" for path, why in autorun[:50]]
+        lines += [f"runs by itself: `{_line(path)}`: {why}" for path, why in autorun[:50]]
         hints.append("look at them with `sandbox changes RUN --diff`; then `--autorun apply` makes them too, `--autorun skip` leaves them out")
     if len(conflicts) > 50 or len(autorun) > 50:
         lines.append("and more")
@@ -338,6 +338,11 @@ def _refuse(run: RunChanges, chosen: Chosen, choices: Choices, trees: Sequence[T
         f"apply run `{run.short_id}`: nothing was touched, for of its changes {' and '.join(words)}",
         origin="\n".join(lines), hint="; ".join(hints), conflicts=conflicts, autorun=autorun,
     )  # fmt: skip
+
+
+def _line(text: str) -> str:
+    """Return a name on one line: what comes after a line's end in it must not look like another item."""
+    return text.replace("\n", "\\n")
 
 
 def _report(chosen: Chosen, choices: Choices, trees: Sequence[Tree]) -> Report:

@@ -183,7 +183,7 @@ class _Tree:
 
         mine = self._source.parent(change.path, after)
         try:
-            first, second = open_file(mine, change.path.rpartition("/")[2]), -1
+            first, second = open_file(mine, change.path.rpartition("/")[2], force=True), -1
             try:
                 second = open_file(there, leaf)
                 return same_content(first, second) and (os.fstat(second).st_mode | SET_ID) & 0o7777 == after.mode | SET_ID
@@ -237,7 +237,7 @@ class _Tree:
     def _write_file(self, parent: int, name: str, change: Change, after: Facts, status: Status) -> None:
         theirs = self._source.parent(change.path, after)
         try:
-            source = open_file(theirs, change.path.rpartition("/")[2])
+            source = open_file(theirs, change.path.rpartition("/")[2], force=True)
         finally:
             os.close(theirs)
         try:
@@ -303,7 +303,7 @@ class _Tree:
         theirs = self._source.parent(change.path, after)
         leaf = change.path.rpartition("/")[2]
         try:
-            fd = open_file(theirs, leaf) if after.type is Type.FILE else open_directory(theirs, leaf)
+            fd = open_file(theirs, leaf, force=True) if after.type is Type.FILE else open_directory(theirs, leaf)
         finally:
             os.close(theirs)
         try:

@@ -116,7 +116,8 @@ def choose(opened: Opened, choices: Choices) -> Chosen:
         if change.before is not None and change.before.links > 1 and change.before.type is Type.FILE and "content" in change.what:
             chosen.linked.append((change, f"{change.before.links - 1} other names of it in the original keep what they have"))
         chosen.todo.append((change, status))
-    _find_newcomers(opened, chosen, choices)
+    _leave_out_below(chosen)
+    _find_newcomers(opened, chosen)
     return chosen
 
 
@@ -140,6 +141,8 @@ def _select(changes: Sequence[Change], trees: Sequence[Tree], patterns: Sequence
         return set(range(len(changes)))
     chosen: set[int] = set()
     for text in patterns:
+        if not text:
+            raise PolicyError("apply ``: an empty path names nothing", hint="leave it out for everything; a shell's variable may be empty")
         parts = [_parse(text, tree) for tree in trees]
         found = {
             number for number, change in enumerate(changes) if (wanted := parts[change.tree]) is not None and _matches(change.path.split("/"), wanted)
@@ -206,6 +209,23 @@ def _why_left(change: Change, choices: Choices) -> str:
     return ""
 
 
+def _leave_out_below(chosen: Chosen) -> None:
+    """What a directory of the run was to hold stays out with it."""
+    todo = {(change.tree, change.path) for change, _ in chosen.todo}
+    out = {(change.tree, change.path) for change, _ in chosen.conflicts if _makes_directory(change)} - todo
+    if not out:
+        return
+    kept = []
+    for change, status in chosen.todo:
+        parts = change.path.split("/")
+        above = next((path for size in range(1, len(parts)) if (change.tree, path := "/".join(parts[:size])) in out), "")
+        if above and change.kind is not Kind.DELETED:
+            chosen.conflicts.append((change, f"`{above}` is left out"))
+        else:
+            kept.append((change, status))
+    chosen.todo = kept
+
+
 def _is_in_bare(root: int, change: Change) -> bool:
     """Whether a file lies where git would obey it in the original: a directory with a HEAD is a repository, whatever it is called."""
     directory, below = may_be_of_bare(change.path)
@@ -221,22 +241,23 @@ def _is_in_bare(root: int, change: Change) -> bool:
         os.close(fd)
 
 
-def _find_newcomers(opened: Opened, chosen: Chosen, choices: Choices) -> None:
-    """A directory that is to go, and that has something in it which stays, cannot go."""
+def _find_newcomers(opened: Opened, chosen: Chosen) -> None:
+    """A directory that is to go, and that has something in it which stays, cannot go; nor can the one that it is in."""
     gone = {
         (change.tree, change.path)
         for change, _ in chosen.todo
         if change.kind is Kind.DELETED or (change.kind is Kind.REPLACED and change.before is not None)
     }
     kept = []
-    for change, status in chosen.todo:
+    for change, status in reversed(chosen.todo):  # what is in a directory comes after it
         goes = change.before is not None and change.before.type is Type.DIRECTORY and change.kind in (Kind.DELETED, Kind.REPLACED)
         stays = _newcomer(opened, change, gone) if goes else ""
         if not stays:
             kept.append((change, status))
             continue
+        gone.discard((change.tree, change.path))
         chosen.conflicts.append((change, f"`{stays}` in it stays"))
-    chosen.todo = kept
+    chosen.todo = kept[::-1]
 
 
 def _newcomer(opened: Opened, change: Change, gone: set[tuple[int, str]]) -> str:

@@ -180,22 +180,25 @@ class _Walk:
             self._add(Change(tree=self._tree, path=whole, kind=Kind.REPLACED, before=before, after=after))
         else:
             assert now is not None and then is not None
-            what = () if now.layer == then.layer else self._differences(opened[then.layer], opened[now.layer], name, before, after)
+            theirs = now.layer < self._first_lower
+            same = now.layer == then.layer
+            what = () if same else self._differences(opened[then.layer], opened[now.layer], name, before, after, force=theirs)
             if what:
                 self._add(Change(tree=self._tree, path=whole, kind=Kind.MODIFIED, what=what, before=before, after=after))
             if merged_now == merged_then:
                 return []
         return [(whole, merged_now, merged_then)] if merged_now or merged_then else []
 
-    def _differences(self, one: int, other: int, name: str, before: Facts, after: Facts) -> tuple[str, ...]:
+    def _differences(self, one: int, other: int, name: str, before: Facts, after: Facts, *, force: bool) -> tuple[str, ...]:
         what = []
-        if after.type is Type.FILE and not _same_file(one, other, name, before, after):
+        if after.type is Type.FILE and not _same_file(one, other, name, before, after, force=force):
             what.append("content")
         if after.type is Type.SYMLINK and before.target != after.target:
             what.append("content")
         if before.mode != after.mode and after.type is not Type.SYMLINK:
             what.append("mode")
-        if read_xattrs(one, name, before.type) != read_xattrs(other, name, after.type):
+        original = read_xattrs(one, name, before.type)
+        if original is not None and original != read_xattrs(other, name, after.type, force=force):
             what.append("xattrs")
         if not what and after.type is Type.FILE and before.mtime_ns != after.mtime_ns:
             what.append("times")
@@ -228,15 +231,17 @@ class _Walk:
                     )
 
 
-def _same_file(one: int, other: int, name: str, before: Facts, after: Facts) -> bool:
+def _same_file(one: int, other: int, name: str, before: Facts, after: Facts, *, force: bool) -> bool:
     if before.size != after.size:
         return False
     try:
         first = open_file(one, name)
+    except PermissionError:
+        return before.mtime_ns == after.mtime_ns  # what its owner may not read, and a run could only write
     except OSError:
         return False
     try:
-        second = open_file(other, name)
+        second = open_file(other, name, force=force)
     except OSError:
         os.close(first)
         return False

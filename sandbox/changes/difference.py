@@ -91,7 +91,7 @@ def _content(opened: Opened, change: Change, *, original: bool) -> bytes | str:
     try:
         parent = _parent_of_original(lowers, directory, name) if original else Source(uppers).parent(change.path, facts)
         try:
-            fd = open_file(parent, name)
+            fd = open_file(parent, name, force=not original)
         finally:
             os.close(parent)
         with open(fd, "rb") as file:

@@ -110,15 +110,23 @@ def open_directory(root: int, path: str) -> int:
         return open_beneath(root, path or ".", _DIRECTORY)
 
 
-def open_file(directory: int, name: str) -> int:
-    """Open a regular file for reading, its owner's rights notwithstanding.
+def open_file(directory: int, name: str, *, force: bool = False) -> int:
+    """Open a regular file for reading.
+
+    Args:
+        directory: borrowed.
+        name: in it.
+        force: its owner's rights notwithstanding: a run's own file, not one of the original, which would be another after that (its ctime, and its mode
+            after a kill).
 
     Raises:
-        OSError: it is not there, or is no regular file (EINVAL).
+        OSError: it is not there, is no regular file (EINVAL), or may not be read.
     """
     try:
         fd = os.open(name, _READ, dir_fd=directory)
     except PermissionError:
+        if not force:
+            raise
         handle = os.open(name, _HANDLE, dir_fd=directory)
         try:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -185,17 +193,23 @@ def make_facts(directory: int, name: str, status: os.stat_result) -> Facts:
     )
 
 
-def read_xattrs(directory: int, name: str, kind: Type) -> dict[str, bytes]:
-    """Return the attributes that a program sees through the overlay, but for the security modules' own.
+def read_xattrs(directory: int, name: str, kind: Type, *, force: bool = False) -> dict[str, bytes] | None:
+    """Return the attributes that a program sees through the overlay, but for the security modules' own; None where they cannot be read.
 
-    Of a file that cannot be opened, of a link and of special files there are none: the kernel lets nobody set `user.*` there.
+    Of a link and of special files there are none: the kernel lets nobody set `user.*` there.
+
+    Args:
+        directory: borrowed.
+        name: in it.
+        kind: what it is.
+        force: see `open_file`.
     """
     if kind not in (Type.FILE, Type.DIRECTORY):
         return {}
     try:
-        fd = open_file(directory, name) if kind is Type.FILE else open_directory(directory, name)
+        fd = open_file(directory, name, force=force) if kind is Type.FILE else open_directory(directory, name)
     except OSError:
-        return {}
+        return None
     try:
         return xattrs_of(fd)
     finally:

@@ -176,11 +176,12 @@ def _is_as_after(change: Change, parent: int, name: str, now: Facts | None, sour
         return False
     try:
         leaf = change.path.rpartition("/")[2]
-        if read_xattrs(theirs, leaf, after.type) != read_xattrs(parent, name, now.type):
+        original = read_xattrs(parent, name, now.type)
+        if original is not None and original != read_xattrs(theirs, leaf, after.type, force=True):
             return False
         if change.link:
             return _is_link(change, parent, now)
-        return after.type is Type.DIRECTORY or _holds_same(theirs, leaf, parent, name)
+        return after.type is Type.DIRECTORY or _holds_same(theirs, leaf, parent, name, unreadable=after.mtime_ns == now.mtime_ns)
     finally:
         os.close(theirs)
 
@@ -195,13 +196,16 @@ def _is_link(change: Change, parent: int, now: Facts) -> bool:
     return (status.st_dev, status.st_ino) == (now.device, now.inode)
 
 
-def _holds_same(one: int, leaf: str, other: int, name: str) -> bool:
+def _holds_same(one: int, leaf: str, other: int, name: str, *, unreadable: bool) -> bool:
     try:
-        first = open_file(one, leaf)
+        first = open_file(one, leaf, force=True)
     except OSError:
         return False
     try:
         second = open_file(other, name)
+    except PermissionError:
+        os.close(first)
+        return unreadable
     except OSError:
         os.close(first)
         return False
