@@ -26,18 +26,19 @@ class Arrived:
         init: a descriptor of init's process, or -1; of whoever takes it out.
         stat: /proc/PID/stat of init, read through that pid while the descriptor was open; empty before.
         listener: of the payload's filter, or -1; likewise.
+        live: the tmpfs of its live files, or -1; likewise.
         whole: nothing more is to come before the command.
         dead: it came to its end, or sent what is no record.
     """
 
-    __slots__ = ("channel", "dead", "init", "listener", "records", "stat", "whole")
+    __slots__ = ("channel", "dead", "init", "listener", "live", "records", "stat", "whole")
 
     def __init__(self, status: int) -> None:
         self.channel = StatusChannel(status)
         self.records: list[Record] = []
         self.init = -1
         self.stat = b""
-        self.listener = -1
+        self.listener = self.live = -1
         self.whole = self.dead = False
 
     def look(self) -> None:
@@ -60,6 +61,8 @@ class Arrived:
                 elif record.kind is Kind.READY and record.a >= 0:
                     payload = os.pidfd_open(record.pid)
                     try:
+                        if record.row:
+                            self.live = pidfd_getfd(payload, record.row)
                         self.listener = pidfd_getfd(payload, record.a)
                     finally:
                         os.close(payload)
@@ -76,9 +79,14 @@ class Arrived:
         fd, self.listener = self.listener, -1
         return fd
 
+    def take_live(self) -> int:
+        """Return the tmpfs of live files, for the caller to close, or -1."""
+        fd, self.live = self.live, -1
+        return fd
+
     def close(self) -> None:
         """Close what nobody took, and the socket; idempotent."""
-        for fd in (self.take_init()[0], self.take_listener()):
+        for fd in (self.take_init()[0], self.take_listener(), self.take_live()):
             if fd >= 0:
                 os.close(fd)
         self.channel.close()

@@ -399,6 +399,12 @@ class Monitor:
         if listener >= 0:
             assert self._watched.listen is not None and self._watched.terminal is None
             self.collected.listener = self._watched.listen(listener)
+            assert arrived is not None
+            live = arrived.take_live()
+            if live >= 0 and self._watched.machine is not None:
+                self._watched.machine.take(live)
+            elif live >= 0:
+                os.close(live)
             return
         pidfd = os.pidfd_open(record.pid)
         try:
