@@ -129,6 +129,8 @@ def _entry_name(options: dict[str, list[str]], argv: list[str], cwd: str) -> str
     """Return the name under which a launch like this one is stored; empty where it is not to be."""
     if "cow" in options or "resume" in options:  # no other run writes where this one does
         return ""
+    if options.get("pull") == ["always"]:  # what is stored would not ask the registry
+        return ""
     if "no-cache" in options or not argv or any("=" in text for text in options.get("env", [])):  # values may be secret
         return ""
     from sandbox.api.stored import entry_name, store_path

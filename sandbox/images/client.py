@@ -57,7 +57,11 @@ _MEANINGS: tuple[tuple[str, str, str | None], ...] = (
         "what the registry sent has another digest than the one it stands for",
         "the registry or something on the way to it is broken or lies; nothing of it was kept",
     ),
-    (r"rejected by policy|Source image rejected|[Ss]ignature.*(?:required|exist|invalid|valid)", "the host's signature policy refuses the image", "see containers-policy.json(5)"),
+    (
+        r"rejected by policy|Source image rejected|[Ss]ignature.*(?:required|exist|invalid|valid)",
+        "the host's signature policy refuses the image",
+        "see containers-policy.json(5)",
+    ),
     (r"policy\.json", "the host has no signature policy", "`apt install golang-github-containers-common` brings a usual one, see containers-policy.json(5)"),
     (r"no such host|[Nn]ame or service not known|server misbehaving", "the registry's name cannot be resolved", None),
     (r"connection refused|network is unreachable|no route to host|i/o timeout|TLS handshake timeout", "the registry cannot be reached", None),

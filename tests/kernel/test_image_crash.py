@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kernel.image_bytes import Built, digest_of, image_of, tar_of
@@ -185,6 +186,24 @@ def test_the_client_does_not_outlive_us(tmp_path: Path) -> None:
         assert not registry.ended.is_set()
 
 
+def test_interrupted(tmp_path: Path, sandbox_cli: Any) -> None:
+    """Ctrl-C ends skopeo, too, and tidies up."""
+    built = victim()
+    with serving() as registry:
+        reference = registry.add("some/thing", built, "1")
+        registry.hold_after = 3 * len(built.manifest) + 2 * len(built.config) + 50_000
+        process = sandbox_cli.popen("image", "pull", "--tls-verify=false", reference, env=environ(tmp_path))
+        assert registry.reached.wait(DEADLINE_S)
+        client = client_of(process)
+        assert client is not None
+        with os.fdopen(os.pidfd_open(client)) as pidfd:
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=DEADLINE_S)
+            assert process.returncode == 130
+            assert select.select([pidfd], [], [], DEADLINE_S)[0]
+    assert check_store(tmp_path)["manifests"] == 0
+
+
 @pytest.mark.parametrize("part", range(2))
 def test_cut_off_at_many_bytes(tmp_path: Path, part: int) -> None:
     """The registry, or the way to it, ends at a byte; the pull says so, and the next one succeeds."""
@@ -229,6 +248,7 @@ CHECK = """
 import sys
 sys.path[:0] = sys.argv[1:3]
 from pathlib import Path
+from typing import Any
 from kernel.pulls import check_store
 assert check_store(Path(sys.argv[3]))["manifests"] == 0
 """

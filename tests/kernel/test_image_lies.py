@@ -5,17 +5,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kernel.image_bytes import DOCKER, OCI, Built, digest_of, dumps, image_of, index_of, member, tar_of, write_layout
-from kernel.pulls import MIB, check_store, pull, some_image
+from kernel.pulls import MIB, check_store, environ, pull, some_image
 from kernel.registries import Handler, Registry, debian_registry, needs_registry, needs_skopeo, serving
 
 from sandbox.errors import SandboxError
+from sandbox.images.client import find_client
+from sandbox.images.pulling import pull_image
 from sandbox.images.registry import host_architecture
+from sandbox.images.store import open_store
+from sandbox.images.transfer import Transfer
 
 pytestmark = needs_skopeo
 
@@ -277,3 +283,60 @@ def test_a_hostile_layer_is_refused_as_anywhere_else(tmp_path: Path) -> None:
         with pytest.raises(SandboxError, match=r"a path with `\.\.`"):
             pull(registry.add("some/thing", image_of(layers), "1"), tmp_path)
     assert check_store(tmp_path)["manifests"] == 0
+
+
+# ---- a client that lies ----------------------------------------------------------------------------------------------
+
+# skopeo compares digests itself, so that the registry's lies above stop there. These show that we would not believe it either.
+FAKE = """#!/bin/sh
+verb=$1
+case $FAKE:$verb in
+manifest:inspect) case $* in *--config*) ;; *) exec printf '{"schemaVersion": 2}' ;; esac ;;
+config:inspect) case $* in *--config*) "$REAL" "$@" | tr l L; exit 0 ;; esac ;;
+talk:inspect) exec yes ;;
+esac
+"$REAL" "$@" || exit
+[ "$verb" = copy ] || exit 0
+for word; do last=$word; done
+blobs=${last#oci:}; blobs=${blobs%:*}/blobs/sha256
+case $FAKE in
+flip) for file in "$blobs"/*; do [ "$(stat -c %h "$file")" = 1 ] && printf X | dd of="$file" conv=notrunc bs=1 seek=9 status=none; done ;;
+longer) for file in "$blobs"/*; do [ "$(stat -c %h "$file")" = 1 ] && printf X >> "$file"; done ;;
+link) for file in "$blobs"/*; do rm "$file"; ln -s /etc/passwd "$file"; done ;;
+fifo) for file in "$blobs"/*; do rm "$file"; mkfifo "$file"; done ;;
+nothing) rm "$blobs"/* ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("manifest", r"manifest with another digest"),
+        ("config", r"configuration that is not"),
+        ("talk", r"sent more than"),
+        ("flip", r"layer that is not"),
+        ("longer", r"bytes, the manifest says"),
+        ("link", r"symbolic links|did not arrive"),
+        ("fifo", r"bytes, the manifest says"),
+        ("nothing", r"did not arrive"),
+    ],
+)
+def test_the_client_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, words: str) -> None:
+    real = shutil.which("skopeo")
+    assert real is not None
+    fake = tmp_path / "bin" / "skopeo"
+    fake.parent.mkdir()
+    fake.write_text(FAKE)
+    fake.chmod(0o755)
+    built = some_image(sizes=(40_000,))
+    with serving() as registry:
+        reference = registry.add("some/thing", built)
+        client = find_client({**environ(tmp_path), "PATH": f"{fake.parent}:{os.environ['PATH']}", "FAKE": how, "REAL": real}, tls_verify=False)
+        # What is whole is looked at while skopeo runs, too; the lie has to be told before.
+        monkeypatch.setattr(Transfer, "_count", lambda self: 0)
+        with open_store(environ(tmp_path)) as store, pytest.raises(SandboxError, match=words):
+            pull_image(store, client, reference)
+        assert check_store(tmp_path)["manifests"] == 0
+        monkeypatch.undo()
+        assert pull(reference, tmp_path).digest == built.digest

@@ -306,6 +306,15 @@ def test_a_run_asks_when_it_is_told_to(tmp_path: Path, sandbox_cli: Any) -> None
         assert unknown.returncode == 125 and b"sometimes" in unknown.stderr
 
 
+def test_a_stored_launch_does_not_stand_in_for_a_pull(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sandbox.cli.exec import _entry_name
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    options = {"image": ["x"], "no-tty": [""]}
+    assert _entry_name(options, ["true"], "/") and _entry_name({**options, "pull": ["missing"]}, ["true"], "/")
+    assert not _entry_name({**options, "pull": ["always"]}, ["true"], "/")
+
+
 # ---- certificates ----------------------------------------------------------------------------------------------------
 
 
