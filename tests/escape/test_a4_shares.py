@@ -111,12 +111,12 @@ def test_mounts_below_a_shared_directory_are_read_only_too(tmp_path: Path, monke
     host = share(tmp_path / "d", file="untouched")
     shared_directory(host / "below")
     if not walled:
-        real = lower_mounts._set_attributes
+        real = lower_mounts.set_attributes
 
         def flat(low: Any, mount: Any, attributes: int, **options: Any) -> None:
             real(low, mount, attributes, **{**options, "recursive": False})
 
-        monkeypatch.setattr(lower_mounts, "_set_attributes", flat)
+        monkeypatch.setattr(lower_mounts, "set_attributes", flat)
 
     def attack() -> tuple[Run, list[str]]:
         if ctypes.CDLL(None, use_errno=True).mount(b"tmpfs", os.fsencode(host / "below"), b"tmpfs", ctypes.c_ulong(0), b"mode=777"):
@@ -150,7 +150,7 @@ def test_the_root_is_read_only(alter: Sequence[Alteration], created: bool) -> No
 def test_no_mount_honours_setuid_or_devices(monkeypatch: pytest.MonkeyPatch, walled: bool) -> None:
     """Rule: every mount nosuid, and nodev but the six nodes; of every mount inside, by /proc's own word. Removed: the attributes."""
     if not walled:
-        monkeypatch.setattr(lower_mounts, "_SAFE", 0)
+        monkeypatch.setattr(lower_mounts, "SAFE", 0)
     run = run_payload(["/bin/cat", "/proc/self/mountinfo"], profile="default")
     mounts = [(fields[4], set(fields[5].split(","))) for fields in map(str.split, run.out.decode().splitlines())]
     assert len(mounts) > 10

@@ -19,6 +19,6 @@ for name in ("null", "zero", "full", "random", "urandom", "tty"):
     report(f"device-{name}", f"{stat.S_ISCHR(status.st_mode)} {os.major(status.st_rdev)}:{os.minor(status.st_rdev)}")
 report("dev", " ".join(sorted(os.listdir("/dev"))))
 report("proc", " ".join(sorted(name for name in os.listdir("/proc") if not name.isdecimal())))
-report("sys", os.path.exists("/sys"))
+report("sys", " ".join(sorted(os.listdir("/sys"))) if os.path.exists("/sys") else "absent")
 with open("/proc/self/mountinfo", encoding="utf-8") as file:
     report("mounts", " ".join(sorted(line.split()[4] for line in file)))
