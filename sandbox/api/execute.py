@@ -125,7 +125,8 @@ def execute_once(prepared: Prepared, streams: Streams, hooks: Hooks, launcher: L
     if prepared.volumes and prepared.opened is None:
         from sandbox.volumes.opening import open_volumes
 
-        with open_volumes(prepared.volumes, run_id=prepared.run_id, name=prepared.command.name) as opened:
+        wakes = [fd for fd, _ in hooks.watches]  # a word for a run that waits for a lock ends the waiting
+        with open_volumes(prepared.volumes, run_id=prepared.run_id, name=prepared.command.name, wakes=wakes) as opened:
             return execute_once(prepared.with_volumes(opened), streams, hooks, launcher)
     held = -1
     if prepared.image is not None:

@@ -53,13 +53,14 @@ class Opened:
         self.locks.append(lock)
 
 
-def open_volumes(uses: Sequence[VolumeUse], *, run_id: str, name: str = "") -> Opened:
+def open_volumes(uses: Sequence[VolumeUse], *, run_id: str, name: str = "", wakes: Sequence[int] = ()) -> Opened:
     """Make, fill and lock the volumes of a run, in the order of their names, so that two runs cannot each wait for what the other has.
 
     Args:
         uses: the run's mounts of named volumes.
         run_id: whose.
         name: the run's name, for messages.
+        wakes: see `uses.await_end`.
 
     Raises:
         VolumeInUse: another run keeps one of them.
@@ -71,7 +72,7 @@ def open_volumes(uses: Sequence[VolumeUse], *, run_id: str, name: str = "") -> O
         for use in uses:
             by_name.setdefault(use.name, []).append(use)
         for _, mounts in sorted(by_name.items()):
-            _open(opened, mounts, run_id, name)
+            _open(opened, mounts, run_id, name, wakes)
         return opened
     except OSError as error:
         opened.close()
@@ -81,7 +82,7 @@ def open_volumes(uses: Sequence[VolumeUse], *, run_id: str, name: str = "") -> O
         raise
 
 
-def _open(opened: Opened, mounts: list[VolumeUse], run_id: str, run_name: str) -> None:
+def _open(opened: Opened, mounts: list[VolumeUse], run_id: str, run_name: str, wakes: Sequence[int]) -> None:
     first = mounts[0]
     wanted = Use(
         run_id=run_id, name=run_name, pid=os.getpid(), writable=any(use.writable for use in mounts), locked=first.lock,
@@ -108,7 +109,7 @@ def _open(opened: Opened, mounts: list[VolumeUse], run_id: str, run_name: str) -
                         return
                 finally:
                     os.close(mutex)
-                if not await_end(volume, in_the_way[0], deadline):
+                if not await_end(volume, in_the_way[0], deadline, wakes):
                     raise _in_use(first, wanted, in_the_way)
             finally:
                 if volume >= 0:

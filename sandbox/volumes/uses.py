@@ -146,13 +146,26 @@ def _make_locked(directory: int, name: str, content: bytes) -> int:
     return fd
 
 
-def await_end(volume: int, use: Use, deadline_ns: int) -> bool:
-    """Wait until a use has ended; return whether it has by then. The caller does not have the mutex."""
+def await_end(volume: int, use: Use, deadline_ns: int, wakes: Sequence[int] = ()) -> bool:
+    """Wait until a use has ended; return whether it has by then. The caller does not have the mutex.
+
+    Args:
+        volume: descriptor; borrowed.
+        use: what is in the way.
+        deadline_ns: CLOCK_MONOTONIC.
+        wakes: descriptors, borrowed; when one is readable nobody wants to wait any more.
+
+    Raises:
+        SandboxError: one of `wakes` was readable.
+    """
     try:
         fd = os.open(f"{RUNS}/{use.entry}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=volume)
     except FileNotFoundError:
         return True
     step = 0.005
+    poll = select.poll()
+    for wake in wakes:
+        poll.register(wake, select.POLLIN)
     try:
         while True:
             try:
@@ -163,7 +176,8 @@ def await_end(volume: int, use: Use, deadline_ns: int) -> bool:
                 if left <= 0:
                     return False
                 # A lock has no descriptor that tells of its end.
-                select.select((), (), (), min(step, left))
+                if poll.poll(min(step, left) * 1000):
+                    raise SandboxError("the run was ended while it waited for a volume") from None
                 step = min(2 * step, _STEP_S)
     finally:
         os.close(fd)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import signal
@@ -323,6 +324,24 @@ def test_a_lock_can_be_waited_for_and_ends_with_the_run(store: Path, sandbox_cli
     finally:
         holder.end()
     assert sandbox_cli("volume", "rm", "v", env=environ).returncode == 0
+
+
+def test_a_run_that_waits_for_a_lock_can_be_cancelled(store: Path) -> None:
+    """Within a library nobody's signal handler would interrupt the waiting."""
+
+    async def cancel(box: sandbox.Sandbox) -> None:
+        waiting = asyncio.ensure_future(box.run_async(["true"], volumes=["v:/v:lock,wait=1h"]))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(waiting, 15)
+
+    with sandbox.Sandbox(resident=False) as box, box.popen(["sh", "-c", "echo here; read line"], stdin=sandbox.PIPE, volumes=["v:/v:lock"]) as first:
+        assert first.stdout is not None and first.stdout.readline() == b"here\n"
+        asyncio.run(cancel(box))
+        assert [use.locked for use in sandbox.volumes.find("v").uses] == [True]
+        first.kill()
+        first.wait(30)
 
 
 def test_the_program_has_nothing_of_the_volume_but_its_files(store: Path) -> None:

@@ -297,6 +297,33 @@ def test_waiting_for_a_lock_is_bounded_and_ends_with_the_lock(store: Path) -> No
     got[0].close()
 
 
+def test_waiting_ends_when_nobody_wants_it_any_more(store: Path) -> None:
+    wake = os.eventfd(0)
+    try:
+        with opening(store, use(store, lock=True)):
+            os.eventfd_write(wake, 1)
+            with pytest.raises(SandboxError, match="the run was ended while it waited for a volume"):
+                open_volumes([use(store, lock=True, wait_ns=3600 * S)], run_id="r2", wakes=[wake])
+    finally:
+        os.close(wake)
+
+
+def test_an_entry_is_made_where_a_file_cannot_be_nameless(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+
+    def without(path: str, flags: int, *words: int, **named: int) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(95, "Operation not supported")
+        return real(path, flags, *words, **named)
+
+    monkeypatch.setattr(os, "open", without)
+    with opening(store, use(store, lock=True)):
+        assert [each.run_id for each in find("v").uses] == ["r1"]
+        with pytest.raises(VolumeInUse):
+            opening(store, run="r2")
+    assert find("v").uses == ()
+
+
 def test_a_lock_lives_as_long_as_one_of_its_holders(store: Path) -> None:
     """The janitor has a copy of the description, so the end of the caller alone frees nothing."""
     opened = opening(store, use(store, lock=True))
