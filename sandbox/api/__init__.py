@@ -54,6 +54,7 @@ def run(
     cow: Sequence[str | os.PathLike[str]] = (),
     cow_size: int | str = 0,
     cow_memory: bool = False,
+    keep: bool = False,
     resume: str | RunChanges = "",
 ) -> Result:
     """Run a command in a sandbox of its own and wait for its end.
@@ -86,6 +87,7 @@ def run(
         cow: host directories that the program sees writable at their own paths and that stay as they are; `Result.changes` has what it changed.
         cow_size: bytes that it may write there, ``"4G"`` unless given; more ends the run.
         cow_memory: keep that in memory, and nothing of it afterwards.
+        keep: with `image`: keep what is written over it, for `Result.changes` and ``sandbox image commit``.
         resume: a kept run, its id or a snapshot's name, to go on from, in the place of `cow`.
 
     Raises:
@@ -102,7 +104,7 @@ def run(
 
     settings = Settings(
         profile=profile, policy=policy, cwd=cwd, audit=audit, require_cgroup=require_cgroup, executor=executor, image=image, entrypoint=entrypoint,
-        cow=cow, cow_size=cow_size, cow_memory=cow_memory, resume=resume,
+        cow=cow, cow_size=cow_size, cow_memory=cow_memory, keep=keep, resume=resume,
         machine_view=machine_view,
     )  # fmt: skip
     changes = Changes(files=files, volumes=volumes, limits=limits, timeout=timeout, env=env, collect=collect, collect_limit=collect_limit, name=name)

@@ -53,6 +53,7 @@ class Settings:
     cow: Sequence[str | os.PathLike[str]] = ()
     cow_size: int | str = 0
     cow_memory: bool = False
+    keep: bool = False
     resume: str | RunChanges = ""
     machine_view: str | None = None
 
@@ -104,7 +105,7 @@ def prepare_call(argv: Words, settings: Settings, changes: Changes, *, origin: s
     if isinstance(settings.entrypoint, (str, bytes)):
         raise TypeError("entrypoint must be a sequence of words, not one text")
     files = read_files(changes.files)
-    if recipes is None or settings.cow or settings.resume:  # each run writes to a place of its own
+    if recipes is None or settings.cow or settings.resume or settings.keep:  # each run writes to a place of its own
         return _make_call(words, settings, changes, files, origin)
     if image:  # never kept: its name means what it means now, and the command line is partly the image's
         call = _make_call(words, settings, changes, files, origin)
@@ -156,6 +157,12 @@ def _make_call(words: tuple[str, ...], settings: Settings, changes: Changes, fil
     if changes.timeout is not None:
         limits["wall"] = changes.timeout
     volumes = [parse_volume(item, os.getcwd()) if isinstance(item, str) else item for item in (*settings.volumes, *changes.volumes)]
+    cow = _cow(settings, origin)
+    image = settings.image
+    if cow is not None and cow.resume and image is None:
+        from sandbox.api.keeping import image_of
+
+        image = image_of(cow.resume, os.environ) or None
     prepared = prepare(
         Command(
             argv=words,
@@ -165,7 +172,7 @@ def _make_call(words: tuple[str, ...], settings: Settings, changes: Changes, fil
                 volumes=volumes,
                 env=env or None,
                 policy=settings.policy,
-                image=settings.image,
+                image=image,
                 machine_view=settings.machine_view,
                 origin=origin,
             ),
@@ -176,7 +183,7 @@ def _make_call(words: tuple[str, ...], settings: Settings, changes: Changes, fil
             require_cgroup=settings.require_cgroup,
             executor=settings.executor,
             name=changes.name,
-            cow=_cow(settings, origin),
+            cow=cow,
         )
     )
     if isinstance(settings.audit, (str, os.PathLike)):
@@ -186,7 +193,7 @@ def _make_call(words: tuple[str, ...], settings: Settings, changes: Changes, fil
 
 def _cow(settings: Settings, origin: str) -> CowRequest | None:
     """Return what is to be seen copy-on-write; nothing for a run without."""
-    if not settings.cow and not settings.resume:
+    if not settings.cow and not settings.resume and not settings.keep:
         if settings.cow_memory or settings.cow_size:
             raise PolicyError("`cow_memory` and `cow_size` say how `cow` is kept, which is not given", origin=origin)
         return None
@@ -202,6 +209,7 @@ def _cow(settings: Settings, origin: str) -> CowRequest | None:
     return CowRequest(
         directories=tuple(os.fspath(path) for path in settings.cow),
         resume=resume,
+        root=settings.keep,
         memory=settings.cow_memory,
         limit_bytes=parse_size(settings.cow_size, where=f"{origin}, cow_size") if settings.cow_size else 0,
     )

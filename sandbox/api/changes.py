@@ -166,7 +166,9 @@ class RunChanges:
                     tidy(opened)
             except PolicyError:
                 pass  # running, which `discard` says; or its original is gone, and what was left there with it
-        return discard(self._path, self.run_id)
+        gone = discard(self._path, self.run_id)
+        _let_images_go(self._path)
+        return gone
 
     def snapshot(self, name: str) -> None:
         """Give the run a name, which `resume=` takes; its files stay as long as the name does."""
@@ -245,6 +247,7 @@ def discard_word(word: str) -> str:
     shelf = open_shelf()
     if word in shelf.snapshots:
         drop_snapshot(shelf.path, word)
+        _let_images_go(shelf.path)
         return f"snapshot `{word}` is gone"
     run = find_kept(word, shelf)
     if run.discard():
@@ -252,6 +255,21 @@ def discard_word(word: str) -> str:
     needed = [name for name, named in shelf.snapshots.items() if named == run.run_id]
     why = f"snapshot `{needed[0]}` names it" if needed else "another run goes on from it"
     return f"run `{run.short_id}` is discarded; its files stay, for {why}"
+
+
+def _let_images_go(path: str) -> None:
+    """Take away what keeps images in the store for runs that are not kept any more."""
+    from sandbox.api.keeping import PIN
+    from sandbox.images.lookup import store_path
+    from sandbox.images.pins import unpin_image
+
+    try:
+        pins = [name for name in os.listdir(f"{store_path(os.environ)}/pins") if name.startswith(PIN)]
+    except (OSError, PolicyError):
+        return
+    for name in pins:
+        if not os.path.lexists(os.path.join(path, name[len(PIN) :])):
+            unpin_image(os.environ, name)
 
 
 def statuses(opened: Opened, changes: Sequence[Change]) -> Iterator[tuple[Change, Status]]:

@@ -11,12 +11,13 @@ import stat
 import time
 
 from sandbox.changes.keep import Kept, abandon_changes, finish_changes, prepare_changes, upper_path
+from sandbox.changes.measure import give_tree, measure_tree
 from sandbox.changes.model import Record, Tree
 from sandbox.changes.place import changes_path, open_place
 from sandbox.changes.record import read_record
-from sandbox.errors import PolicyError, SandboxError, describe_errno
+from sandbox.errors import PolicyError, SandboxError, UnsupportedError, describe_errno
 from sandbox.kernel.calls import timerfd_create, timerfd_settime
-from sandbox.plan.root import Bind, Overlay, RootSpec
+from sandbox.plan.root import Bind, Overlay, RootEntry, RootSpec
 from sandbox.policy.profile import Volume
 from sandbox.record import dataclass, replace
 from sandbox.result import Verdict
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from sandbox.api.execute import Hooks, Streams
     from sandbox.api.finish import Finished
     from sandbox.api.prepare import Prepared
+    from sandbox.images.model import Image
     from sandbox.supervise.monitor import Monitor
 
 DISK_BYTES = 4 << 30
@@ -39,6 +41,8 @@ MAXIMUM_INODES = 1_000_000
 RESERVE_BYTES = 256 << 20
 """What is left free on the file system of the changes, whatever a run may write."""
 _MEMORY_INODES = 262_144
+PIN = "changes-"
+"""How what keeps an image in the store for a kept run is called; the run's id follows."""
 _LOOK_NS = 250_000_000
 _KERNEL_TREES = ("/proc", "/sys", "/dev")
 
@@ -50,12 +54,14 @@ class CowRequest:
     Attributes:
         directories: host directories, as they were written.
         resume: the id of the kept run to go on from, resolved; its trees are taken.
+        root: keep what is written over the image that is the root.
         memory: keep the changes in memory, and no record of them.
         limit_bytes: what may be written; 0 takes the default.
     """
 
     directories: tuple[str, ...] = ()
     resume: str = ""
+    root: bool = False
     memory: bool = False
     limit_bytes: int = 0
 
@@ -93,6 +99,8 @@ def plan_keeping(request: CowRequest, environ: Mapping[str, str]) -> Keeping:
     """
     if request.resume and (request.directories or request.memory):
         raise PolicyError("go on from a kept run: it brings its own directories, so `cow` is not to be given with it")
+    if request.root and request.memory:
+        raise PolicyError("keep what is written over an image: that is on the disk, not in memory")
     path = "" if request.memory else changes_path(environ)
     base = _find_base(path, request.resume) if request.resume else None
     if base is not None:
@@ -107,6 +115,35 @@ def plan_keeping(request: CowRequest, environ: Mapping[str, str]) -> Keeping:
     return Keeping(
         path=path, trees=trees, modes=modes, base=base, limit_bytes=request.limit_bytes or (MEMORY_BYTES if request.memory else DISK_BYTES)
     )  # fmt: skip
+
+
+def keep_image(keeping: Keeping, request: CowRequest, image: Image) -> tuple[Keeping, Image]:
+    """Return what is to be kept with the image, where that is asked for, and the image as the run that is gone on from has left it.
+
+    Raises:
+        PolicyError: the run to go on from was on another image.
+    """
+    of_image = [number for number, tree in enumerate(keeping.trees) if tree.image]
+    if keeping.base is not None and of_image:
+        number = of_image[0]
+        if keeping.trees[number].image != image.digest:
+            raise PolicyError(f"go on from run `{keeping.base.run}`: it was on image `{keeping.trees[number].image[7:19]}`, this is `{image.short_id}`")
+        uppers = [
+            os.path.join(upper_path(os.path.join(keeping.path, run), number), "upper") for run in (keeping.base.run, *keeping.base.chain)
+        ]
+        return keeping, replace(image, layers=(*uppers, *image.layers))
+    if not request.root:
+        return keeping, image
+    if keeping.base is not None:
+        raise PolicyError(f"go on from run `{keeping.base.run}`: it kept nothing of an image")
+    tree = Tree(path="/", lowers=image.layers, image=image.digest)
+    return replace(keeping, trees=(*keeping.trees, tree), modes=(*keeping.modes, 0o755)), image
+
+
+def image_of(run: str, environ: Mapping[str, str]) -> str:
+    """Return the digest of the image that a kept run was on, where it kept what it wrote over it."""
+    base = _find_base(changes_path(environ), run)
+    return next((tree.image for tree in base.trees if tree.image), "")
 
 
 def _find_base(path: str, run: str) -> Record:
@@ -172,8 +209,7 @@ def with_overlays(root: RootSpec, keeping: Keeping, run: str, *, is_root: bool) 
     """Return the root with each of those volumes in overlay form."""
     directory = os.path.join(keeping.path, run) if keeping.path else ""
     base = [] if keeping.base is None else [keeping.base.run, *keeping.base.chain]
-    entries = []
-    notes = list(root.notes)
+    entries: list[RootEntry] = []
     numbers = {tree.path: number for number, tree in enumerate(keeping.trees)}
     for entry in root.entries:
         number = numbers.get(entry.path, -1)
@@ -183,8 +219,8 @@ def with_overlays(root: RootSpec, keeping: Keeping, run: str, *, is_root: bool) 
         tree = keeping.trees[number]
         uppers = tuple(os.path.join(upper_path(os.path.join(keeping.path, one), number), "upper") for one in base)
         where = upper_path(directory, number) if directory else None
-        if isinstance(entry, Overlay):
-            entries.append(replace(entry, lowers=(*uppers, *entry.lowers), upper=where))
+        if isinstance(entry, Overlay):  # of an image, whose layers have those uppers on top already
+            entries.append(replace(entry, upper=where, size_bytes=0, inodes=0) if where else entry)
             continue
         overlay = Overlay(
             path=tree.path,
@@ -195,11 +231,12 @@ def with_overlays(root: RootSpec, keeping: Keeping, run: str, *, is_root: bool) 
             mode=keeping.modes[number],
             executable=entry.executable,
             why=entry.why,
+            owner=os.stat(tree.lowers[0]).st_uid if is_root else -1,
         )
         entries.append(overlay)
-        if is_root:
-            notes.append(f"`{tree.path}`: the program runs as another user than root, and can change only what that user could; run as who owns it")
-    return replace(root, entries=tuple(entries), notes=tuple(dict.fromkeys(notes)))
+    if any(tree.image for tree in keeping.trees) and not any(isinstance(entry, Overlay) and entry.path == "/" for entry in entries):
+        raise UnsupportedError("an overlay mount in a user namespace", "keep", reason="the image is a read-only copy without one")
+    return replace(root, entries=tuple(entries))
 
 
 def execute_keeping(prepared: Prepared, streams: Streams, hooks: Hooks) -> Finished:
@@ -223,9 +260,17 @@ def execute_keeping(prepared: Prepared, streams: Streams, hooks: Hooks) -> Finis
             if not _has_content(kept, len(keeping.trees)):
                 abandon_changes(kept)
             raise
+        if prepared.as_root:
+            for number, tree in enumerate(keeping.trees):
+                owner = os.stat(tree.lowers[0])
+                give_tree(kept.directory, f"trees/{number}/upper", owner.st_uid, owner.st_gid)
         record = finish_changes(kept, finished.result.exit_code)
         if record is None:
             return finished
+        if prepared.image is not None and any(tree.image for tree in keeping.trees):
+            from sandbox.images.pins import pin_image
+
+            pin_image(prepared.image, prepared.command.environ or os.environ, PIN + record.run)
         from sandbox.api.changes import RunChanges
 
         return replace(finished, result=replace(finished.result, changes=RunChanges(keeping.path, record)))
@@ -304,8 +349,6 @@ class _Bound:
             monitor.kill(Verdict.SIGNALED)
 
     def _measure(self) -> tuple[int, int]:
-        from sandbox.changes.measure import measure_tree
-
         return measure_tree(self._kept.directory, "trees", limit_bytes=self._limit, limit_files=MAXIMUM_INODES)
 
     def close(self) -> None:
@@ -315,4 +358,4 @@ class _Bound:
             self.fd = -1
 
 
-__all__ = ["CowRequest", "Keeping", "execute_keeping", "give_to", "plan_keeping", "volumes_of", "with_overlays"]
+__all__ = ["PIN", "CowRequest", "Keeping", "execute_keeping", "give_to", "image_of", "keep_image", "plan_keeping", "volumes_of", "with_overlays"]

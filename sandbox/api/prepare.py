@@ -166,23 +166,28 @@ def prepare(command: Command) -> Prepared:
         rooted = all(_is_refused(policy, name) for name in ("chroot", "fchroot", "pivot_root"))
         machine = see_machine(profile, time_namespace=host.time_namespace, rooted=rooted, calls=_emulated_calls(policy, arch))
     compiled = recall_filter(policy, arch, notify=command.audit)
+    keeping = None
+    if command.cow is not None:
+        from sandbox.api.keeping import keep_image, plan_keeping, volumes_of, with_overlays
+
+        keeping = plan_keeping(command.cow, command.environ)
+        if not profile.image and (command.cow.root or any(tree.image for tree in keeping.trees)):
+            raise PolicyError("keep what is written over an image: there is none", hint="`--image NAME`, or `mounts.image` in the profile")
     image = layered = None
     if profile.image:
         from sandbox.api.layered import compose, find
 
         image = find(profile, command.environ)
+        if command.cow is not None and keeping is not None:
+            keeping, image = keep_image(keeping, command.cow, image)
         layered = compose(image, command)
         profile = layered.profile
         command = replace(command, argv=layered.argv, profile=profile)
     elif command.entrypoint is not None:
         raise PolicyError("an entry point was given, and no image", hint="`--image NAME`, or `mounts.image` in the profile")
     run_id = new_run_id()
-    keeping = None
     shown = profile
-    if command.cow is not None:
-        from sandbox.api.keeping import plan_keeping, volumes_of, with_overlays
-
-        keeping = plan_keeping(command.cow, command.environ)
+    if keeping is not None:
         shown = replace(profile, volumes=(*profile.volumes, *volumes_of(keeping)))
     root, environment = build_root_spec(
         shown,

@@ -64,9 +64,10 @@ class Sandbox:
         executor: ``auto``, ``native`` or ``python``.
         image: an image of the store to be the root of every run; each has what it writes for itself.
         entrypoint: words in the place of the image's entry point and command.
-        cow: directories that every run sees writable and that stay as they are; see `sandbox.run`, also for the next three.
+        cow: directories that every run sees writable and that stay as they are; see `sandbox.run`, also for the next four.
         cow_size: see there.
         cow_memory: see there.
+        keep: see there.
         resume: see there.
         machine_view: ``off``, ``static`` or ``live`` instead of what the profile says.
         resident: keep a server that starts the runs, where it can (`Result.launched`); False starts each as `sandbox.run` does.
@@ -92,6 +93,7 @@ class Sandbox:
         cow: Sequence[str | os.PathLike[str]] = (),
         cow_size: int | str = 0,
         cow_memory: bool = False,
+        keep: bool = False,
         resume: str | RunChanges = "",
         machine_view: str | None = None,
         resident: bool = True,
@@ -113,11 +115,12 @@ class Sandbox:
             cow=cow if isinstance(cow, (str, bytes)) else tuple(cow),
             cow_size=cow_size,
             cow_memory=cow_memory,
+            keep=keep,
             resume=resume,
             machine_view=machine_view,
         )
-        if (cow or resume) and (pool or python is not False):
-            raise PolicyError("what is made ahead writes to nothing of yours: `pool` and `python` are not to be given with `cow` or `resume`")
+        if (cow or resume or keep) and (pool or python is not False):
+            raise PolicyError("what is made ahead writes to nothing of yours: `pool` and `python` are not to be given with `cow`, `keep` or `resume`")
         self._recipes = Recipes()
         _all.add(self)
         self._lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""What a directory takes on the disk while a program writes to it: by descriptor, through no link, and no longer than it takes to pass a bound.
+"""What a directory takes on the disk while a program writes to it, and whose it is afterwards: by descriptor, and through no link.
 
 `api` imports it.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from sandbox.changes.files import open_directory
 
@@ -55,4 +56,35 @@ def measure_tree(parent: int, name: str, *, limit_bytes: int, limit_files: int) 
     return used, count
 
 
-__all__ = ["measure_tree"]
+def give_tree(parent: int, name: str, uid: int, gid: int) -> None:
+    """Let everything below a directory, and itself, belong to somebody; for root, whose payload was another user. Nothing writes there any more.
+
+    Args:
+        parent: the directory that it is in; borrowed.
+        name: its path below that.
+        uid: the new owner.
+        gid: the new group.
+    """
+    pending = [name]
+    while pending:
+        place = pending.pop()
+        try:
+            directory = open_directory(parent, place)
+        except OSError:
+            continue  # deeper than a path can say: nobody goes on from there
+        try:
+            os.fchown(directory, uid, gid)
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(f"{place}/{entry.name}")
+                    else:
+                        mode = entry.stat(follow_symlinks=False).st_mode
+                        os.chown(entry.name, uid, gid, dir_fd=directory, follow_symlinks=False)
+                        if stat.S_ISREG(mode) and mode & 0o6000:  # a change of owner takes them away
+                            os.chmod(entry.name, stat.S_IMODE(mode), dir_fd=directory)
+        finally:
+            os.close(directory)
+
+
+__all__ = ["give_tree", "measure_tree"]

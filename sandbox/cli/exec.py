@@ -38,6 +38,7 @@ OPTIONS = (
     Option(name="cow", metavar="DIR", help="it may write there, and DIR stays as it is", many=True, values=("@files",)),
     Option(name="cow-size", metavar="SIZE", help="how much it may write there (default: 4G)"),
     Option(name="cow-tmpfs", help="keep what it writes there in memory only"),
+    Option(name="keep", help="keep what it writes over the image, too"),
     Option(name="resume", metavar="RUN", help="go on from a kept run or a snapshot of one"),
     Option(name="network", metavar="none|loopback", help="what the run's own network has", values=("none", "loopback")),
     Option(
@@ -111,12 +112,12 @@ def _check(options: dict[str, list[str]]) -> None:
         raise UsageError("`--audit` and `--no-audit` exclude each other")
     if "tty" in options and "no-tty" in options:
         raise UsageError("`--tty` and `--no-tty` exclude each other")
-    if "cow" not in options and "resume" not in options:
+    if not {"cow", "resume", "keep"} & options.keys():
         for name in ("cow-size", "cow-tmpfs"):
             if name in options:
                 raise UsageError(f"`--{name}` needs `--cow DIR`")
-    if "resume" in options and ("cow" in options or "cow-tmpfs" in options):
-        raise UsageError("`--resume` brings its own directories: `--cow` and `--cow-tmpfs` are not to be given with it")
+    if "resume" in options and {"cow", "cow-tmpfs", "keep"} & options.keys():
+        raise UsageError("`--resume` brings its own directories: `--cow`, `--cow-tmpfs` and `--keep` are not to be given with it")
     if _is_interactive(options) and not os.isatty(0):
         raise UsageError("`--tty` needs a terminal as standard input")
 
@@ -127,7 +128,7 @@ def _is_interactive(options: dict[str, list[str]]) -> bool:
 
 def _entry_name(options: dict[str, list[str]], argv: list[str], cwd: str) -> str:
     """Return the name under which a launch like this one is stored; empty where it is not to be."""
-    if "cow" in options or "resume" in options:  # no other run writes where this one does
+    if "cow" in options or "resume" in options or "keep" in options:  # no other run writes where this one does
         return ""
     if options.get("pull") == ["always"]:  # what is stored would not ask the registry
         return ""
@@ -168,10 +169,16 @@ def _prepare(options: dict[str, list[str]], argv: list[str], cwd: str) -> Prepar
             env[key] = value
         else:
             passed.append(text)
+    cow = _cow(options)
+    image = options.get("image", [None])[0]
+    if cow is not None and cow.resume and image is None:
+        from sandbox.api.keeping import image_of
+
+        image = image_of(cow.resume, os.environ) or None
     profile = build_profile(
         name, limits=limits, volumes=options.get("volume", []), tmpfs=options.get("tmpfs", []), base=cwd, env=env, env_pass=passed,
         policy=options.get("policy", [None])[0], cwd=options.get("cwd", [None])[0], network=options.get("network", [None])[0],
-        image=options.get("image", [None])[0], overlay="required" if "require-overlay" in options else None,
+        image=image, overlay="required" if "require-overlay" in options else None,
         machine_view=options.get("machine-view", [None])[0], origin="command line",
     )  # fmt: skip
     if not argv and not profile.image:
@@ -186,14 +193,14 @@ def _prepare(options: dict[str, list[str]], argv: list[str], cwd: str) -> Prepar
         Command(
             argv=tuple(argv), profile=profile, cwd=shared, environ=os.environ, entrypoint=entrypoint, audit="no-audit" not in options,
             name=options.get("name", [""])[0], require_cgroup="require-cgroup" in options, interactive=_is_interactive(options),
-            executor=options.get("executor", ["auto"])[0], cow=_cow(options),
+            executor=options.get("executor", ["auto"])[0], cow=cow,
         )
     )  # fmt: skip
 
 
 def _cow(options: dict[str, list[str]]) -> CowRequest | None:
     """Return what is to be seen copy-on-write; nothing for a run without."""
-    if "cow" not in options and "resume" not in options:
+    if "cow" not in options and "resume" not in options and "keep" not in options:
         return None
     from sandbox.api.keeping import CowRequest
     from sandbox.units import parse_size
@@ -206,7 +213,7 @@ def _cow(options: dict[str, list[str]]) -> CowRequest | None:
     size = parse_size(options["cow-size"][0], where="option `--cow-size`") if "cow-size" in options else 0
     if "cow-size" in options and size <= 0:
         raise UsageError("`--cow-size 0`: nothing could be written", hint="leave `--cow` out to share the directory read-only")
-    return CowRequest(directories=tuple(options.get("cow", ())), resume=resume, memory="cow-tmpfs" in options, limit_bytes=size)
+    return CowRequest(directories=tuple(options.get("cow", ())), resume=resume, root="keep" in options, memory="cow-tmpfs" in options, limit_bytes=size)
 
 
 def _pull(profile: Profile, when: str) -> None:

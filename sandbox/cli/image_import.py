@@ -54,7 +54,7 @@ def run(words: list[str]) -> int:
         ref=options.get("ref", [""])[0],
         architecture=options.get("arch", [""])[0],
         ids=ids,
-        changes=_changes(options),
+        changes=read_changes(options),
     )
     with ProgressLine() as progress:
         done = import_all(request, bounds=read_bounds(options), progress=progress)
@@ -71,7 +71,8 @@ def run(words: list[str]) -> int:
     return 0
 
 
-def _changes(options: dict[str, list[str]]) -> ConfigChanges:
+def read_changes(options: dict[str, list[str]]) -> ConfigChanges:
+    """Return the changes of a configuration that options ask for."""
     from sandbox.images.compose import ConfigChanges
 
     workdir = options.get("workdir", [None])[0]

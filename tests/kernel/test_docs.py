@@ -25,8 +25,6 @@ DOCUMENTS = [
     ROOT / "README.md",
     *sorted(path for folder in ("tutorial", "how-to", "explanation", "reference", "man") for path in (ROOT / "docs" / folder).glob("*.md")),
 ]
-# Root's payload is somebody else, who may change nothing of root's; the documents say so.
-ORDINARY = {"copy-on-write.md"}
 _FENCE = re.compile(r"^( *)```(\S*) *(?:file=(\S+))?[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 # True of this host only, and the documents say that it may be there.
 _HOST_NOTE = re.compile(r"^(?:sandbox|note): (?:no writable cgroup: |`[^`]*` is too large to look for sockets)[^\n]*\n", re.MULTILINE)
@@ -133,8 +131,6 @@ def place(cache: str) -> Iterator[Place]:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_examples_print_what_the_document_shows(path: Path, place: Place) -> None:
-    if path.name in ORDINARY and os.geteuid() == 0:
-        pytest.skip("root's payload is another user, as the document says")
     text = path.read_text()
     blocks = read_blocks(text)
     assert text.count("\n```") == 2 * len(blocks), "a fence is not closed, or not understood here"
