@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -271,3 +272,69 @@ def test_an_unknown_choice_is_said(environ: dict[str, str], layout: Layout) -> N
     for keys in ({"ids": "rnge"}, {"kind": "oic"}):
         with pytest.raises(SandboxError, match="unknown"):
             images.import_image(layout.path, name="x", **keys)
+
+
+# ---- places that are no store, and other tools ---------------------------------------------------------------------------
+
+
+def test_a_store_that_is_a_link_or_not_ours_is_refused(tmp_path: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SANDBOX_DATA_DIR", str(tmp_path / "d"))
+    (tmp_path / "d").mkdir(mode=0o700)
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    (tmp_path / "d" / "images").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PolicyError, match="no directory that only you can write to"):
+        images.import_image(layout.path)
+    assert os.listdir(tmp_path / "elsewhere") == []
+    (tmp_path / "d" / "images").unlink()
+    (tmp_path / "d" / "images").mkdir()
+    (tmp_path / "d" / "images").chmod(0o777)
+    with pytest.raises(PolicyError, match="no directory that only you can write to"):
+        images.import_image(layout.path)
+    monkeypatch.setenv("SANDBOX_DATA_DIR", str(tmp_path / "layout" / "oci-layout" / "x"))
+    with pytest.raises(PolicyError, match="cannot be made"):
+        images.import_image(layout.path)
+
+
+def test_what_is_exported_is_what_skopeo_and_umoci_read(environ: dict[str, str], layout: Layout, tmp_path: Path) -> None:
+    tools = [tool for tool in ("skopeo", "umoci") if shutil.which(tool) is None]
+    if tools:
+        pytest.skip(f"not installed: {', '.join(tools)}")
+    image = images.import_image(layout.path, name="quay.io/a/b:3")
+    images.export("quay.io/a/b:3", tmp_path / "out", format="oci")
+    images.export("quay.io/a/b:3", tmp_path / "out.tar")
+    images.export("quay.io/a/b:3", tmp_path / "docker.tar", format="docker-archive")
+    for source in (f"oci:{tmp_path}/out:3", f"oci-archive:{tmp_path}/out.tar:3", f"docker-archive:{tmp_path}/docker.tar:quay.io/a/b:3"):
+        words = ["skopeo", "--tmpdir", str(tmp_path), "copy", "-q", "--insecure-policy", source, f"dir:{tmp_path}/copied"]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        shutil.rmtree(tmp_path / "copied")
+    rootless = [] if os.geteuid() == 0 else ["--rootless"]
+    words = ["umoci", "raw", "unpack", *rootless, "--image", f"{tmp_path}/out:3", str(tmp_path / "rootfs")]
+    subprocess.run(words, check=True, capture_output=True, timeout=60)
+    assert (tmp_path / "rootfs/d/h").read_text() == "two" and not (tmp_path / "rootfs/d/f").exists()
+    assert image.details[0].size_bytes == os.stat(tmp_path / "out/blobs/sha256" / image.details[0].blob[7:]).st_size
+
+
+def test_a_terminal_is_told_how_far_it_is(environ: dict[str, str], tmp_path: Path) -> None:
+    import pty
+
+    (tmp_path / "big.tar").write_bytes(tar_of([entry(f"f{n}", b"x" * (1 << 20)) for n in range(40)]))
+    main, other = pty.openpty()
+    words = [sys.executable, "-I", "-c", f"import sys; sys.path[:0] = {sys.path!r}; import sandbox.cli.image_text as t; t._INTERVAL_S = 0; "
+             f"from sandbox.cli.main import main; sys.exit(main(['image', 'import', '-q', {str(tmp_path / 'big.tar')!r}, '-n', 'x']))"]  # fmt: skip
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=other, env={**os.environ, "TERM": "xterm"}) as child:
+        os.close(other)
+        said = b""
+        while True:
+            try:
+                chunk = os.read(main, 65536)
+            except OSError:  # the other end is closed
+                break
+            if not chunk:
+                break
+            said += chunk
+        out, _ = child.communicate(timeout=60)
+    os.close(main)
+    assert child.returncode == 0 and out.startswith(b"sha256:")
+    assert b"unpack layer 1 of 1: " in said and b" %)" in said and said.endswith(b"\r\x1b[K")
+    assert all(len(line) <= 90 for line in said.split(b"\r"))
