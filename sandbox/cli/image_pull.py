@@ -7,18 +7,19 @@ from sandbox.cli.options import Option, UsageError
 from sandbox.units import parse_duration
 
 OPTIONS = (
-    Option(name="arch", metavar="ARCH", help="which, where there are several: amd64, arm64; default: this machine's", values=("amd64", "arm64")),
+    Option(name="arch", metavar="ARCH", help="which, where there are several, such as amd64", values=("amd64", "arm64")),
     IDS,
     Option(name="authfile", metavar="FILE", help="credentials, as `skopeo login` writes them", values=("@files",)),
     Option(name="tls-verify", metavar="BOOL", help="false: plain HTTP and unknown certificates will do", values=("true", "false")),
-    Option(name="stall", metavar="TIME", help="give up when less than 16 KiB arrive within it; default 60s"),
+    Option(name="stall", metavar="TIME", help="give up when nothing much comes; default 60s"),
     *BOUNDS,
     Option(name="quiet", short="q", help="print the digest only"),
     JSON,
     HELP,
 )
-_TEXT = """Pull images from their registries with skopeo, checked byte by byte against their digests. What the store has is not
-asked for again. Nothing in an image is trusted; see sandbox-image(1)."""
+_TEXT = """Pull images from their registries with skopeo, checked byte by byte against
+their digests. What the store has is not asked for again. Nothing in an image is
+trusted; see sandbox-image(1)."""
 _SHORTEST_NS = 1_000_000_000
 
 
