@@ -205,7 +205,7 @@ def prepare(command: Command) -> Prepared:
     chosen = choose_limits(profile, policy, arch, require_cgroup=command.require_cgroup, find=find_backend, explain=explain_backend)
     if host.uid == 0 and profile.ids is IdMode.RANGE:
         raise UnsupportedError(
-            "an ordinary caller", "identity.ids", reason="root's payload gets a single id of its own", hint="run as an ordinary user"
+            "an ordinary caller", "namespaces.ids", reason="root's payload gets a single id of its own", hint="run as an ordinary user"
         )
     return Prepared(
         run_id=run_id,

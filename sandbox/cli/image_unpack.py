@@ -8,7 +8,7 @@ from sandbox.cli.options import UsageError
 OPTIONS = (IDS, *BOUNDS, HELP)
 _TEXT = """Unpack what of an image's layers is not unpacked in a form. `--ids range` keeps
 the image's owners, as your subordinate ids, for runs of profiles with
-`identity.ids = "range"`."""
+`namespaces.ids = "range"`."""
 
 
 def run(words: list[str]) -> int:

@@ -164,7 +164,7 @@ def write_range_maps(pid: int, *, inside_uid: int, inside_gid: int, uid: int, gi
         if not extents:
             raise UnsupportedError(
                 f"a range of ids for `{user}` in {table}",
-                "identity.ids",
+                "namespaces.ids",
                 hint=f"as root: `usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}`",
             )
         words = [str(number) for extent in extents for number in extent]
@@ -172,7 +172,7 @@ def write_range_maps(pid: int, *, inside_uid: int, inside_gid: int, uid: int, gi
             (path for directory in ("/usr/bin", "/bin", "/usr/local/bin") if os.access(path := f"{directory}/{tool}", os.X_OK)), None
         )
         if program is None:
-            raise UnsupportedError(tool, "identity.ids", hint="as root: `apt-get install uidmap`")
+            raise UnsupportedError(tool, "namespaces.ids", hint="as root: `apt-get install uidmap`")
         child = os.posix_spawn(program, [tool, str(pid), *words], {"PATH": "/usr/bin:/bin"})
         _, status = os.waitpid(child, 0)
         if status:

@@ -139,7 +139,13 @@ def _reset_signals(low: Lowering, step: ResetSignals) -> None:
 
 
 def _set_workdir(low: Lowering, step: SetWorkdir) -> None:
-    low.call("chdir", step.path, label=f"`{step.path}`")
+    # An image says where its programs start: by a magic link of /proc that would be a directory of the host of which a descriptor is open still.
+    how = uapi.O_PATH | uapi.O_DIRECTORY[low.arch] | uapi.O_CLOEXEC
+    block = low.builder.blob(struct.pack("<QQQ", how, 0, uapi.RESOLVE_NO_MAGICLINKS))
+    place = low.slot("workdir")
+    low.call("openat2", uapi.AT_FDCWD, step.path, block, 24, store=place, label=f"`{step.path}`")
+    low.call("fchdir", Slot(place), label=f"`{step.path}`")
+    low.call("close", Slot(place))
 
 
 def _drop_capabilities(low: Lowering, step: DropCapabilities) -> None:

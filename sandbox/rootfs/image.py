@@ -85,8 +85,9 @@ def compose_image(
     why = f"image `{profile.image}`"
     limits = profile.limits
     root = Overlay(
-        path="/", lowers=tuple(layers), upper=upper, size_bytes=0 if upper else limits.root_bytes, inodes=0 if upper else limits.root_inodes, why=why, owner=0 if os.geteuid() == 0 else -1,
-    )
+        path="/", lowers=tuple(layers), upper=upper, size_bytes=0 if upper else limits.root_bytes, inodes=0 if upper else limits.root_inodes, why=why,
+        owner=0 if os.geteuid() == 0 else -1,
+    )  # fmt: skip
     first = config.entrypoint if entrypoint is None else tuple(entrypoint)
     words = (*first, *(argv or (config.command if entrypoint is None else ())))
     if not words:

@@ -17,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_KERNELS = ("/proc/", "/dev/")  # what an image has there is hidden by what is mounted there; to believe it would be to follow the kernel's own links
 _MAXIMUM_LINKS = 40  # as the kernel: MAXSYMLINKS, path_resolution(7)
 
 
@@ -104,6 +105,8 @@ class View:
         cover = self.cover(path)
         if isinstance(cover, Bind) and cover.mapped:
             return ""
+        if isinstance(cover, Overlay) and cover.path == "/" and f"{path}/".startswith(_KERNELS):
+            return "" if path.count("/") == 1 else None
         host = self.host_path(path)
         if host is None:
             return None

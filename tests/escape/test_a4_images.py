@@ -51,7 +51,8 @@ def layer(tmp_path: Path) -> Iterator[Path]:
 
 def on_layers(*layers: Path, upper: Path | None = None, **fields: Any) -> Callable[[Prepared], Prepared]:
     """Return a change that puts the whole of a prepared root over layers."""
-    given: dict[str, Any] = {"size_bytes": 0 if upper else 16 << 20, "inodes": 0 if upper else 1000, "why": "image `trap`", "owner": 0 if os.geteuid() == 0 else -1} | fields
+    owner = 0 if os.geteuid() == 0 else -1
+    given: dict[str, Any] = {"size_bytes": 0 if upper else 16 << 20, "inodes": 0 if upper else 1000, "why": "image `trap`", "owner": owner} | fields
     overlay = Overlay(path="/", lowers=tuple(str(layer) for layer in layers), upper=None if upper is None else str(upper), **given)
     return lambda prepared: replace(prepared, root=replace(prepared.root, entries=(*prepared.root.entries, overlay)), kept=None)
 

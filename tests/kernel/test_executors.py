@@ -355,5 +355,5 @@ def test_failing_rows_name_their_step(outside_id: int) -> None:
     table = lower_plan(plan)
     _, _, failure = run_table(prepared, table, "native", outside_id)
     assert failure is not None
-    index = next(number for number, row in enumerate(table.rows) if row.label == "chdir `/no/such`")
+    index = next(number for number, row in enumerate(table.rows) if row.label == "openat2 `/no/such`")
     assert failure == (index, 2)

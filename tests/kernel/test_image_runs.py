@@ -15,7 +15,7 @@ import pytest
 
 import sandbox
 from sandbox.api import layered as layering
-from sandbox.errors import ExecuteError, PolicyError, UnsupportedError
+from sandbox.errors import ExecuteError, PolicyError, SetupError, UnsupportedError
 from sandbox.images.model import ImageConfig
 from sandbox.launch.trial import Trial
 from tests.kernel.stored_images import layer_paths, put_image
@@ -118,6 +118,26 @@ def test_files_and_collect(store: Path, tmp_path: Path) -> None:
     put_image(store, "test", [make_layer(tmp_path / "l", "1")], ImageConfig(workdir="/work"))
     result = run("sh", "-c", "cat in/a >out.txt; echo more >>in/a; ls -l", files={"in/a": "given\n"}, collect=["*.txt", "in/*"])
     assert result.files == {"out.txt": b"given\n", "in/a": b"given\nmore\n"}, (result.stderr, result.notes)
+
+
+def starts_outside(store: Path, tmp_path: Path, number: int, way: str) -> bool:
+    """Whether a program that starts in `/proc/self/fd/N`, because its image says so, is where no path of its root leads."""
+    put_image(store, "test", [make_layer(tmp_path / f"{way}{number}", "1")], ImageConfig(workdir=f"/proc/self/fd/{number}"))
+    try:
+        return bool(run("pwd").exit_code != 0)
+    except SetupError:
+        return False
+
+
+def test_no_working_directory_leads_out(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CVE-2024-21626: a magic link of /proc is a directory of the host of which a descriptor is still open."""
+    assert not [number for number in range(3, 16) if starts_outside(store, tmp_path, number, "kept")]
+
+    def follow(low: Any, step: Any) -> None:
+        low.call("chdir", step.path, label=f"`{step.path}`")
+
+    monkeypatch.setattr("sandbox.plan.lower_confine._set_workdir", follow)
+    assert [number for number in range(3, 16) if starts_outside(store, tmp_path, number, "followed")], "the attack itself does not work"
 
 
 def test_a_volume_over_the_image(store: Path, tmp_path: Path) -> None:

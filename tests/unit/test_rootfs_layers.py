@@ -244,3 +244,19 @@ def test_volumes_go_where_the_images_links_lead(layers: tuple[str, str, str]) ->
 def test_volumes_of_the_image_are_said() -> None:
     layered = composed(("/none",), ImageConfig(volumes=("/data", "/var/db")), volumes=(Volume(source="/srv", target="/data"),))
     assert layered.notes == ("the image keeps data in `/var/db`: no volume is there, so it ends with the run",)
+
+
+@pytest.mark.parametrize("words", [("/proc/self/exe",), ("/proc/self/fd/9/tool",), ("/tool",), ("/dev/tool",)])
+def test_nothing_of_the_kernels_own_is_a_program(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """What an image has in /proc is hidden by procfs, whose links lead to the executor and to directories of the host."""
+    for path in ("proc/self/fd/9/tool", "proc/self/exe", "dev/tool"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("binary")
+        (tmp_path / path).chmod(0o755)
+    (tmp_path / "tool").write_text("#!/proc/self/exe\n")
+    (tmp_path / "tool").chmod(0o755)
+    layered = compose_image(PROFILE, layers=(str(tmp_path),), config=ImageConfig(), argv=words)
+    view = View()
+    add_image(view, layered)
+    with pytest.raises(CommandNotFound, match="no such file in the image"):
+        finish_image(view, layered, "/", {})
