@@ -163,6 +163,8 @@ def _kind_of(scan: Scan) -> SourceKind:
 def _open_source(store: Store, path: str, progress: Progress | None) -> int:
     """Return a descriptor of a regular file: the source itself, or what a pipe gave."""
     if path == "-":
+        if os.isatty(0):
+            raise PolicyError("standard input is a terminal", hint="pipe an archive into it, or name a file")
         return _spool(store, 0, progress)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)

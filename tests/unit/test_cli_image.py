@@ -151,6 +151,15 @@ def test_damage_is_found_and_mended(capsys: Any, store: Path) -> None:
     assert run(capsys, "verify") == (0, "", "")
 
 
+def test_a_terminal_is_no_archive(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "isatty", lambda fd: fd == 0)
+    assert "standard input is a terminal" in run(capsys, "import", "-")[2]
+    monkeypatch.setattr(os, "isatty", lambda fd: fd == 1)
+    assert run(capsys, "import", "tree", "-n", "x")[0] == 0
+    code, _, err = run(capsys, "export", "x", "-")
+    assert code == 125 and "an archive on a terminal" in err
+
+
 def test_names_and_notes_of_strangers_are_harmless_for_a_terminal(capsys: Any, tmp_path: Path) -> None:
     (tmp_path / "tree" / ".wh.\x1b[31m").touch()
     code, _, err = run(capsys, "import", "tree")
