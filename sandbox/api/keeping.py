@@ -246,6 +246,7 @@ def execute_keeping(prepared: Prepared, streams: Streams, hooks: Hooks) -> Finis
         SandboxError: as `execute`, or the changes cannot be kept.
     """
     from sandbox.api.execute import execute_once
+    from sandbox.api.finish import with_notes
 
     keeping = prepared.keeping
     assert keeping is not None
@@ -264,7 +265,10 @@ def execute_keeping(prepared: Prepared, streams: Streams, hooks: Hooks) -> Finis
             for number, tree in enumerate(keeping.trees):
                 owner = os.stat(tree.lowers[0])
                 give_tree(kept.directory, f"trees/{number}/upper", owner.st_uid, owner.st_gid)
-        record = finish_changes(kept, finished.result.exit_code)
+        try:
+            record = finish_changes(kept, finished.result.exit_code)
+        except SandboxError as error:  # the run has ended well or ill; that its files wait for another look must not hide it
+            return with_notes(finished, f"what the run changed is not listed yet: {error.message}; `sandbox changes {prepared.run_id}` tries again")
         if record is None:
             return finished
         if prepared.image is not None and any(tree.image for tree in keeping.trees):

@@ -54,6 +54,9 @@ def difference(opened: Opened, change: Change) -> Iterator[str]:
     assert isinstance(one, bytes) and isinstance(other, bytes)
     if one == other and before is not None and after is not None and before.type is after.type:
         return
+    if not one and not other:
+        yield f"{change.kind} empty file {name}"  # a difference without lines is none
+        return
     if _is_binary(one) or _is_binary(other):
         yield f"Binary files {old if before else '/dev/null'} and {new if after else '/dev/null'} differ"
         return

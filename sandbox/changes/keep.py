@@ -118,7 +118,7 @@ def finish_changes(kept: Kept, exit_code: int | None) -> Record | None:
     """List what a run changed; a run that changed nothing is not kept.
 
     Args:
-        kept: the run, all of whose processes are dead; closed.
+        kept: the run, all of whose processes are dead; closed, whatever happens.
         exit_code: what it ended with.
 
     Returns:

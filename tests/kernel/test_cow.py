@@ -199,6 +199,22 @@ def test_a_run_that_cannot_be_set_up_leaves_nothing(tree: Path, state: Path) -> 
     assert os.listdir(state) == ["lock"]
 
 
+def test_changes_that_cannot_be_listed_do_not_hide_how_the_run_ended(tree: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sandbox.changes import compare
+
+    def full(*words: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(compare, "compare", full)
+    result = run(tree, "echo new >c; exit 3")
+    assert result.exit_code == 3 and result.changes is None
+    assert any("not listed yet" in note and "sandbox changes" in note for note in result.notes)
+    monkeypatch.undo()
+    monkeypatch.setenv("SANDBOX_STATE_DIR", str(state.parent))
+    (kept,) = kept_runs()
+    assert kept.record.state is State.INTERRUPTED and [change.path for change in kept.list()] == ["c"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
