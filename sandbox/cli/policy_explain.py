@@ -88,7 +88,7 @@ def _filtered(policy: SyscallPolicy, shape: CallShape, found: tuple[Case, ...]) 
         InternalError: that is not what the text says.
     """
     from sandbox.errors import InternalError
-    from sandbox.policy.model import Outcome
+    from sandbox.policy.model import Action, Outcome
     from sandbox.seccomp.cache import load_filter
     from sandbox.seccomp.evaluate import RET_USER_NOTIF, decode, describe_return, pack_data, run_program
     from sandbox.seccomp.prove_policy import outcome_value
@@ -103,7 +103,11 @@ def _filtered(policy: SyscallPolicy, shape: CallShape, found: tuple[Case, ...]) 
                 f"filter of `{policy.name}` gives `{shape.text}` {describe_return(value)}, the text says {describe_return(expected)}",
                 hint="please report this with the policy",
             )
-        result.append(describe_return(value) + (": the supervisor refuses and records it" if value == RET_USER_NOTIF else ""))
+        if value == RET_USER_NOTIF and case.outcome.action is Action.EMULATE:
+            told = ": the supervisor answers; allow without a machine view"
+        else:
+            told = ": the supervisor refuses and records it" if value == RET_USER_NOTIF else ""
+        result.append(describe_return(value) + told)
     return result
 
 

@@ -219,6 +219,12 @@ mkdirat
     )
 
 
+def test_explain_says_who_answers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["policy", "explain", "strict", "sysinfo"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("sysinfo\n  emulate\n") and out.endswith("  filter   notify: the supervisor answers; allow without a machine view\n")
+
+
 def test_explain_as_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "own.toml"
     path.write_text(OWN)
