@@ -14,6 +14,7 @@ from sandbox.api.recall import recall_filter, recall_policy, recall_profile, rec
 from sandbox.api.start import cgroup_directories
 from sandbox.cgroup.find import explain_backend, find_backend
 from sandbox.errors import PolicyError, SetupError, UnsupportedError
+from sandbox.kernel import calls
 from sandbox.kernel.probe import probe_host
 from sandbox.plan.build import Request
 from sandbox.plan.root import Bind, Overlay, RootSpec
@@ -160,8 +161,8 @@ def prepare(command: Command) -> Prepared:
     else:
         from sandbox.rootfs.machine_view import see_machine
 
-        if not _is_refused(policy, "userfaultfd"):
-            # With it a program could hold up who writes to its memory for as long as it likes.
+        if not _is_refused(policy, "userfaultfd") or calls.ask_kernel("write-memory") != 1:
+            # With that call a program could hold up who writes to its memory for as long as it likes.
             policy = recall_without_emulation(policy)
         rooted = all(_is_refused(policy, name) for name in ("chroot", "fchroot", "pivot_root"))
         machine = see_machine(profile, time_namespace=host.time_namespace, rooted=rooted, calls=_emulated_calls(policy, arch))
@@ -461,12 +462,16 @@ def _shown(machine: Machine | None, policy: SyscallPolicy, host: HostFeatures, c
     if not command.audit:
         weaker.append("without a listener sysinfo and sched_getaffinity tell of the host")
     elif host_calls := [name for name in EMULATED if not emulates(policy, name) and not _is_refused(policy, name)]:
-        weaker.append(f"policy `{policy.name}` allows {' and '.join(host_calls)}, which tell{'s' if len(host_calls) == 1 else ''} of the host")
+        why = f"policy `{policy.name}` allows " + ("them" if _is_refused(policy, "userfaultfd") else "userfaultfd")
+        if calls.ask_kernel("write-memory") != 1:
+            why = "process_vm_writev is refused here"
+        weaker.append(f"{' and '.join(host_calls)} tell of the host: {why}")
     if machine.files and not host.time_namespace:
         weaker.append("this kernel has no time namespaces: the uptime is the host's")
     where = "/sys, /proc" if machine.files else "/sys"
-    calls = ", sysinfo, sched_getaffinity" if command.audit else ""
-    text = f"{'live' if machine.live else 'static'}: {len(machine.processors)} processors, {machine.memory_bytes >> 20} MiB in {where}{calls}"
+    answered = [name for name in EMULATED if command.audit and emulates(policy, name)]
+    size = f"{len(machine.processors)} processors, {machine.memory_bytes >> 20} MiB"
+    text = f"{'live' if machine.live else 'static'}: {size} in {', '.join([where, *answered])}"
     return (Enforcement(what="machine view", how=text, weaker="; ".join(weaker)),)
 
 

@@ -252,3 +252,28 @@ def test_a_run_that_ends_before_the_first_look_pays_for_none(monkeypatch: pytest
     thread.start()
     thread.join(30)
     assert not ready and 1 <= len(looks) <= 4
+
+
+def test_what_cannot_be_answered_is_made_and_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An outer filter that refuses process_vm_writev, a policy that lets a program hold up who writes to its memory, one that says `allow` itself."""
+    from sandbox.kernel import calls
+
+    code = "import os; print(os.sysconf('SC_PHYS_PAGES') * 4096 >> 20)"
+    host = f"{os.sysconf('SC_PHYS_PAGES') * 4096 >> 20}\n".encode()
+
+    def policy(name: str, call: str) -> str:
+        path = tmp_path / f"{name}.toml"
+        path.write_text(f'name = "{name}"\ndescription = "d"\nextends = ["default"]\n[[rule]]\nsyscalls = ["{call}"]\naction = "allow"\n')
+        return str(path)
+
+    def weaker(**how: Any) -> str:
+        result = sandbox.run([PYTHON, "-S", "-c", code], profile="default", limits={"memory": "100M"}, **how)
+        assert result.ok and result.stdout == host, (result.cause, result.stderr)
+        return next(entry.weaker for entry in result.enforced if entry.what == "machine view")
+
+    assert weaker(policy=policy("open", "userfaultfd")) == "sched_getaffinity and sysinfo tell of the host: policy `open` allows userfaultfd"
+    assert weaker(policy=policy("plain", "sysinfo")) == "sysinfo tell of the host: policy `plain` allows them"
+    ask_kernel = calls.ask_kernel
+    assert ask_kernel("write-memory") == 1
+    monkeypatch.setattr(calls, "ask_kernel", lambda question: -1 if question == "write-memory" else ask_kernel(question))
+    assert weaker() == "sched_getaffinity and sysinfo tell of the host: process_vm_writev is refused here"
