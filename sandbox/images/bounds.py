@@ -41,6 +41,9 @@ DEFAULT = Bounds()
 MAXIMUM_PATH, MAXIMUM_NAME = 4095, 255
 """Bytes of a path and of a name that Linux takes, PATH_MAX and NAME_MAX."""
 
+MAXIMUM_REMEMBERED = 128 << 20
+"""Bytes of names and attributes that one import keeps in memory; a short name through a link stands for a path of `MAXIMUM_PATH`."""
+
 
 class Budget:
     """What is left of the bounds; one for an import."""
@@ -49,6 +52,7 @@ class Budget:
         self.bounds = bounds
         self.entries = 0
         self.bytes = 0
+        self.remembered = 0
         self.deadline = time.monotonic() + bounds.seconds
 
     def entry(self, count: int = 1) -> None:
@@ -73,6 +77,16 @@ class Budget:
         if self.bytes > self.bounds.bytes:
             self.refuse("bytes", f"more than {self.bounds.bytes} bytes in its files")
 
+    def remember(self, count: int) -> None:
+        """Account for bytes of a name, or of what belongs to one, that stay in memory until the import ends.
+
+        Raises:
+            ImageError: there are too many.
+        """
+        self.remembered += count
+        if self.remembered > MAXIMUM_REMEMBERED:
+            self.refuse("", f"more than {MAXIMUM_REMEMBERED} bytes of names")
+
     def check_time(self) -> None:
         """Raise `ImageError` when the time is over."""
         if time.monotonic() > self.deadline:
@@ -89,7 +103,7 @@ class Budget:
 
     def refuse(self, field: str, what: str) -> NoReturn:
         """Raise the error of one bound."""
-        option = f"`--max-{field.replace('_', '-')}`" if field != "layers" else ""
+        option = f"`--max-{field.replace('_', '-')}`" if field not in ("", "layers") else ""
         hint = f"where you trust it, {option} raises the bound" if option else None
         raise ImageError(f"image is too large: {what}", hint=hint)
 
@@ -104,4 +118,4 @@ def copy_error(error: ImageError, origin: str) -> ImageError:
     return ImageError(error.message, origin=f"{origin}\n{error.origin}" if error.origin else origin, hint=error.hint)
 
 
-__all__ = ["DEFAULT", "MAXIMUM_NAME", "MAXIMUM_PATH", "Bounds", "Budget", "ImageError", "copy_error", "names_of_bounds"]
+__all__ = ["DEFAULT", "MAXIMUM_NAME", "MAXIMUM_PATH", "MAXIMUM_REMEMBERED", "Bounds", "Budget", "ImageError", "copy_error", "names_of_bounds"]

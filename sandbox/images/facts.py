@@ -13,6 +13,7 @@ from sandbox.record import dataclass, field
 
 FILE = "layer.json"
 _MAXIMUM = 1 << 30
+_KINDS = 64
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,7 +33,9 @@ class LayerFacts:
     left_out: dict[str, int] = field(default_factory=dict)
 
     def leave_out(self, what: str) -> None:
-        """Count something that the tree will not have."""
+        """Count something that the tree will not have; of very many kinds the last ones together."""
+        if len(self.left_out) >= _KINDS and what not in self.left_out:
+            what = "and more"
         self.left_out[what] = self.left_out.get(what, 0) + 1
 
 

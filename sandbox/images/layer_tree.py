@@ -144,6 +144,7 @@ class LayerTree:
             else:
                 raise ImageError(f"it lies below `{shown(path)}`, which is no directory")
             links += 1
+            self.budget.check_time()
             if links > _MAXIMUM_LINKS:
                 raise ImageError(f"it lies below `{shown(path)}`, a loop of symbolic links")
             if target.startswith(b"/"):
@@ -155,6 +156,7 @@ class LayerTree:
 
     def look_below(self, path: bytes) -> Found | None:
         """Look a canonical path up in the layers below, as far as this one lets them be seen."""
+        self.budget.check_time()
         at = path
         while True:
             if at in self.gone or (at != path and at in self.opaque):
@@ -170,6 +172,7 @@ class LayerTree:
     def _imply(self, path: bytes, found: Found | None, mtime_ns: int) -> None:
         """Make a directory that the archive does not name, like the one below where there is one."""
         self.budget.entry()
+        self.budget.remember(len(path))
         os.mkdir(path, 0o700, dir_fd=self.root)
         self.directories[path] = self.facts_like(path, found, mtime_ns)
 

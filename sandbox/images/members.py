@@ -11,7 +11,7 @@ import posixpath
 import stat
 
 from sandbox.errors import describe_errno
-from sandbox.images.bounds import Budget, ImageError, copy_error
+from sandbox.images.bounds import MAXIMUM_PATH, Budget, ImageError, copy_error
 from sandbox.images.packing import Unpacked, packing_of
 from sandbox.images.paths import split_path
 from sandbox.images.tarread import Kind, TarReader
@@ -124,6 +124,9 @@ class ArchiveMembers:
                     raise copy_error(error, f"`{name}`, entry `{member.shown}`") from None
                 self._files.pop(path, None)
                 self._links.pop(path, None)
+                if len(member.target) > MAXIMUM_PATH:
+                    raise ImageError(f"a link to a path longer than {MAXIMUM_PATH} bytes", origin=f"`{name}`, entry `{member.shown}`")
+                budget.remember(len(path) + len(member.target))
                 if member.kind is Kind.FILE and member.spans is None:
                     room -= member.size
                     if room < 0:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sandbox.images.packing import Stream
 
 _CHUNK = 1 << 20
+_CAPABILITY = 24  # bytes of the longest security.capability: struct vfs_ns_cap_data
 
 
 def unpack_layer(
@@ -90,6 +91,7 @@ def _unpack_member(layer: LayerTree, member: Member, reader: TarReader) -> None:
         return
     hidden = hides(parts)
     if hidden is not None:
+        layer.budget.remember(len(member.name))
         _note_hidden(layer, *hidden)
         return
     above, parent = layer.parent(parts[:-1], member.mtime_ns)
@@ -108,6 +110,7 @@ def _unpack_member(layer: LayerTree, member: Member, reader: TarReader) -> None:
             return
         case Kind.CHARACTER | Kind.BLOCK:
             layer.clear(parent, name)
+            layer.budget.remember(len(path))
             layer.gone.add(path)  # what it would have replaced is not to be seen either
             layer.facts.leave_out("device")
             return
@@ -182,6 +185,7 @@ def _note_hidden(layer: LayerTree, what: str, parts: tuple[bytes, ...]) -> None:
 
 
 def _note_directory(layer: LayerTree, path: bytes, member: Member) -> None:
+    layer.budget.remember(len(path) + sum(map(len, member.xattrs.values())))
     layer.directories[path] = DirectoryFacts(
         mode=member.mode, mtime_ns=member.mtime_ns, xattrs=member.xattrs, owner=(member.uid, member.gid)
     )
@@ -190,11 +194,13 @@ def _note_directory(layer: LayerTree, path: bytes, member: Member) -> None:
 
 def _note_owner(layer: LayerTree, path: bytes, member: Member) -> None:
     if member.uid or member.gid:
+        layer.budget.remember(len(path))
         layer.facts.owners[path] = (member.uid, member.gid)
     elif layer.facts.owners:
         layer.facts.owners.pop(path, None)
     for key, value in member.xattrs.items():
-        if key == b"security.capability":
+        if key == b"security.capability" and len(value) <= _CAPABILITY:
+            layer.budget.remember(len(path))
             layer.facts.capabilities[path] = value
         if not reaches_disk(key):
             layer.facts.leave_out(f"xattr {key[:40].decode('utf-8', 'backslashreplace')}")
