@@ -159,6 +159,7 @@ class _Archive:
     def __init__(self, path: str, force: bool) -> None:
         self._path = os.path.abspath(path)
         self._made = ""
+        self._directories: set[str] = set()
         if path == "-":
             if os.isatty(1):
                 raise PolicyError("an archive on a terminal", hint="redirect standard output, or name a file")
@@ -175,6 +176,11 @@ class _Archive:
 
     def add(self, path: str, source: int | bytes, size: int) -> None:
         length = len(source) if isinstance(source, bytes) else size
+        for at, letter in enumerate(path):
+            if letter == "/" and path[:at] not in self._directories:
+                # An ordinary user's skopeo fails to give directories that it has to imply to root.
+                self._directories.add(path[:at])
+                self._write(make_header(path[:at].encode(), Kind.DIRECTORY, mode=0o755, mtime_ns=0))
         self._write(make_header(path.encode(), Kind.FILE, mode=0o644, mtime_ns=0, size=length))
         if isinstance(source, bytes):
             self._write(source)
