@@ -14,11 +14,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from functools import partial
 
 from sandbox.changes.files import OWN, data_segments, look, open_directory, open_file, xattrs_of
 from sandbox.changes.model import Change, Facts, Kind, Type
 from sandbox.changes.status import FIRST_MODE, SET_ID, Source, Status, identity, identity_of
-from sandbox.changes.takeup import Applied, file_format, remove, temporary_name
+from sandbox.changes.takeup import UNLOCKED, Applied, file_format, note_unlocked, remove, temporary_name
 from sandbox.errors import describe_errno
 from sandbox.kernel.calls import RENAME_EXCHANGE, RENAME_NOREPLACE, rename_with
 
@@ -51,7 +52,8 @@ def apply(opened: Opened, chosen: Chosen, choices: Choices, on_change: Callable[
     for number in range(len(opened.record.trees)):
         uppers, lowers = opened.layers(number)
         todo = [(change, status) for change, status in chosen.todo if change.tree == number]
-        _Tree(opened.record.run, lowers[0], Source(uppers), choices, applied, on_change).run(todo)
+        unlock = partial(note_unlocked, opened, number)
+        _Tree(opened.record.run, lowers[0], Source(uppers), choices, applied, on_change, unlock).run(todo)
     return applied
 
 
@@ -59,8 +61,16 @@ class _Tree:
     """The changes of one tree."""
 
     def __init__(
-        self, run: str, root: int, source: Source, choices: Choices, applied: Applied, on_change: Callable[[Change], object] | None
+        self,
+        run: str,
+        root: int,
+        source: Source,
+        choices: Choices,
+        applied: Applied,
+        on_change: Callable[[Change], object] | None,
+        unlock: Callable[[str, int], object],
     ) -> None:
+        self._unlock = unlock
         self._root = root
         self._source = source
         self._choices = choices
@@ -111,9 +121,10 @@ class _Tree:
         """Open a directory of the original that is to be written to, for a moment against its mode where it is ours."""
         fd = open_directory(self._root, path)
         mode = stat.S_IMODE(os.fstat(fd).st_mode)
-        if mode & 0o300 != 0o300 and path not in self._unlocked and not self._as_root and os.fstat(fd).st_uid == os.geteuid():
+        if mode & UNLOCKED != UNLOCKED and path not in self._unlocked and not self._as_root and os.fstat(fd).st_uid == os.geteuid():
             try:
-                os.fchmod(fd, mode | 0o300)
+                self._unlock(path, mode)
+                os.fchmod(fd, mode | UNLOCKED)
             except OSError:
                 os.close(fd)
                 raise
@@ -148,8 +159,7 @@ class _Tree:
             case Type.SYMLINK:
                 self._put(parent, name, status, lambda temporary: os.symlink(after.target, temporary, dir_fd=parent))
             case Type.FIFO:
-                self._put(parent, name, status, lambda temporary: os.mkfifo(temporary, 0o600, dir_fd=parent))
-                self._finish_fifo(parent, name, after)
+                self._make_fifo(parent, name, after, status)
             case Type.FILE:
                 self._write_file(parent, name, change, after, status)
             case Type.SOCKET | Type.DEVICE:
@@ -341,14 +351,24 @@ class _Tree:
         """Return a file's mode: without set-id bits, unless asked; one that the original has, and the run has left it, stays."""
         return after.mode if self._choices.set_id else after.mode & (~SET_ID | before)
 
-    def _finish_fifo(self, parent: int, name: str, after: Facts) -> None:
-        handle = os.open(name, _HANDLE, dir_fd=parent)
+    def _make_fifo(self, parent: int, name: str, after: Facts, status: Status) -> None:
+        """Make one under the temporary name, for it has its mode only then."""
+        os.mkfifo(self._temporary, 0o600, dir_fd=parent)
         try:
-            if not stat.S_ISFIFO(os.fstat(handle).st_mode):
-                raise _ChangedError("it was changed in the original at this moment")
-            os.chmod(f"/proc/self/fd/{handle}", self._mode(after))
-        finally:
-            os.close(handle)
+            handle = os.open(self._temporary, _HANDLE, dir_fd=parent)
+            try:
+                if not stat.S_ISFIFO(os.fstat(handle).st_mode):
+                    raise _ChangedError("it was changed in the original at this moment")
+                os.chmod(f"/proc/self/fd/{handle}", self._mode(after))
+            finally:
+                os.close(handle)
+            if status.now is None:
+                rename_with(parent, self._temporary, parent, name, RENAME_NOREPLACE)
+        except BaseException:
+            remove(parent, self._temporary)
+            raise
+        if status.now is not None:
+            self._exchange(parent, name, status.now)
 
     # ---- directories ---------------------------------------------------------------------------------------
 

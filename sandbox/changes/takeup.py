@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from sandbox.changes.keep import Opened
 
+UNLOCKED = 0o300
 _NOTE = "applying"
 
 
@@ -36,7 +38,33 @@ def temporary_name(run: str) -> str:
 
 def begin_apply(opened: Opened) -> None:
     """Note that changes are being made: what a kill leaves is looked for as long as the note is there."""
-    os.close(os.open(_NOTE, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=opened.directory))
+    os.close(os.open(_NOTE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=opened.directory))
+
+
+def note_unlocked(opened: Opened, tree: int, path: str, mode: int) -> None:
+    """Note that a directory of the original is about to be made writable for its owner, whose mode is to be had back after a kill."""
+    fd = os.open(_NOTE, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=opened.directory)
+    try:
+        os.write(fd, json.dumps([tree, path, mode]).encode("ascii") + b"\n")
+    finally:
+        os.close(fd)
+
+
+def _lock_again(opened: Opened) -> None:
+    """Give directories that are as a killed `apply` has left them the modes that they had."""
+    with open(os.open(_NOTE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=opened.directory), "rb") as file:
+        lines = file.read().splitlines()
+    for line in reversed(lines):
+        try:
+            tree, path, mode = json.loads(line)
+            fd = open_directory(opened.layers(tree)[1][0], path)
+        except (ValueError, OSError):
+            continue  # half a line, whose directory was not touched yet; or it is gone
+        try:
+            if stat.S_IMODE(os.fstat(fd).st_mode) == mode | UNLOCKED:
+                os.fchmod(fd, mode)
+        finally:
+            os.close(fd)
 
 
 def is_applying(opened: Opened) -> bool:
@@ -62,6 +90,7 @@ def tidy(opened: Opened) -> list[str]:
     for number, tree in enumerate(opened.record.trees):
         if not tree.image:
             kept += take_up(opened.record.run, opened.layers(number)[1][0], [change for change in changes if change.tree == number])
+    _lock_again(opened)
     return kept
 
 
@@ -147,4 +176,7 @@ def file_format(kind: Type) -> int:
     }[kind]  # fmt: skip
 
 
-__all__ = ["Applied", "begin_apply", "end_apply", "file_format", "is_applying", "remove", "take_up", "temporary_name", "tidy"]
+__all__ = [
+    "UNLOCKED", "Applied", "begin_apply", "end_apply", "file_format", "is_applying", "note_unlocked", "remove", "take_up",
+    "temporary_name", "tidy",
+]  # fmt: skip

@@ -321,7 +321,7 @@ def _assert_applied(tree: Path) -> None:
     assert (tree / "src/one.py").read_text() == "theirs\n" and not (tree / "src/two.txt").exists() and (tree / "src/two.txt.new").exists()
 
 
-def _apply_in_child(run: RunChanges, step: int, *, after: bool) -> bool:
+def _apply_in_child(run: RunChanges, step: int, *, after: bool, special: bool = False) -> bool:
     """Apply in a child that is killed at one step; return whether it came to its end before that."""
     child = os.fork()
     if child == 0:
@@ -347,7 +347,7 @@ def _apply_in_child(run: RunChanges, step: int, *, after: bool) -> bool:
                 setattr(module, name, stepped(getattr(module, name)))
             for name in ("link", "unlink", "rmdir", "mkdir", "symlink", "fchmod", "chmod", "utime"):
                 setattr(os, name, stepped(getattr(os, name)))
-            run.apply(keep=True)
+            run.apply(keep=True, special=special)
             os._exit(0)
         finally:
             os._exit(1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from sandbox.api.changes import ConflictError, RunChanges, find_kept, kept_runs
 from sandbox.cli.main import error_text
 from sandbox.errors import PolicyError
 from tests.kernel.overlays import changed
+from tests.kernel.test_changes_apply import _apply_in_child
 
 pytestmark = [pytest.mark.userns]
 
@@ -120,3 +123,42 @@ def test_a_name_with_a_line_in_it_adds_no_line_to_what_is_refused(tree: Path) ->
     assert caught.value.conflicts[0][0] == name
     text = error_text(caught.value)
     assert text.count("\n  ") == 1 and "\x1b" not in text
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root makes no directory writable first")
+@pytest.mark.parametrize("after", [False, True])
+def test_a_kill_leaves_no_directory_writable_and_no_half_fifo(tree: Path, after: bool) -> None:
+    """Between any two steps: the next apply, or a discard, gives the directory its mode back, and nothing of ours is in conflict."""
+    (tree / "p/q/g").write_text("g\n")
+    pristine = tree.parent / "pristine"
+    shutil.copytree(tree, pristine)
+
+    def act(top: Path) -> None:
+        (top / "p/q").chmod(0o755)
+        (top / "p/q/f").write_text("theirs\n")
+        (top / "p/q/g").unlink()
+        (top / "p/q/new").write_text("new\n")
+        os.mkfifo(top / "p/q/fifo")
+        (top / "p/q/fifo").chmod(0o640)
+        (top / "p/q").chmod(0o555)
+
+    step = opened = 0
+    while True:
+        (tree / "p/q").chmod(0o755)
+        shutil.rmtree(tree)
+        shutil.copytree(pristine, tree)
+        (tree / "p/q").chmod(0o555)
+        run = left(tree, act)
+        if _apply_in_child(run, step, after=after, special=True):
+            break
+        opened += stat.S_IMODE((tree / "p/q").stat().st_mode) != 0o555
+        if step % 2:
+            assert run.apply(special=True).removed, step
+            assert stat.S_IMODE((tree / "p/q/fifo").stat().st_mode) == 0o640 and sorted(os.listdir(tree / "p/q")) == ["f", "fifo", "new"]
+        else:
+            assert run.discard()
+        assert stat.S_IMODE((tree / "p/q").stat().st_mode) == 0o555, step
+        step += 1
+    assert opened > 5, "no kill came while it was writable: the test does not see what it should"
+    run.discard()
+    (tree / "p/q").chmod(0o755)
