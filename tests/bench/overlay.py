@@ -53,8 +53,11 @@ class Task:
     script: str
 
 
+NAMES = (
+    "native, disk", "native, tmpfs", "sandbox, its own /tmp", "sandbox, overlay, changes on a tmpfs", "sandbox, overlay, changes on disk", "podman",
+)  # fmt: skip
 TASKS = (
-    Task(figures=("create and write", "unlink"), script=f"bench/files {_FILES}"),
+    Task(figures=("create and write", "unlink", "create and write, CPU", "unlink, CPU"), script=f"bench/files {_FILES}"),
     Task(
         figures=("build",),
         script="cp -r bench/source s && cd s && a=$(date +%s%N) && make -s linux >log 2>&1 && b=$(date +%s%N) && test -x src/lua && echo $((b - a))",
@@ -69,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--place", type=Path, default=Path.home(), metavar="DIR", help="where on the disk to work (default: the home)")
     parser.add_argument("--rounds", type=int, default=7, metavar="N", help="how many times (default 7)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the order within each round")
+    parser.add_argument("--only", default="", metavar="TEXT", help="tasks whose script has this text: `files` or `make`")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write every time as JSON")
 
 
@@ -84,7 +88,7 @@ def main(options: argparse.Namespace) -> int:
             order = random.Random(options.seed)
             for number in range(options.rounds + 1):
                 for row in order.sample(rows, len(rows)):
-                    for task in TASKS:
+                    for task in (task for task in TASKS if options.only in task.script):
                         found = [int(word) / 1e6 for word in row.run(task.script).split()]
                         if number:  # the first round fills caches
                             for figure, ms in zip(task.figures, found, strict=True):
@@ -103,7 +107,7 @@ def report(times: dict[str, dict[str, list[float]]], rounds: int, notes: list[st
     print(f"{_FILES} files of 200 bytes, and a build; {rounds} rounds, uid {os.geteuid()}, load {os.getloadavg()[0]:.1f}\n")
     print("| | " + " | ".join(f"{figure} ms | × native disk | × podman" for figure in times) + " |")
     print("| --- |" + " ---: |" * 3 * len(times))
-    for name in next(iter(times.values())):
+    for name in (name for name in NAMES if name in next(iter(times.values()))):
         cells = []
         for rows in times.values():
             own = rows[name]
