@@ -19,10 +19,11 @@ from sandbox.images import layer_end, layer_tree, unpacking
 from sandbox.images.bounds import Bounds, Budget, ImageError
 from sandbox.images.importing import Imported, Request, SourceKind, import_source
 from sandbox.images.lookup import find_image
+from sandbox.images.packing import Unpacked
 from sandbox.images.reference import parse_reference
-from sandbox.images.store import open_store
+from sandbox.images.store import Store, open_store
 from sandbox.images.treeops import DIRECTORY_FLAGS, make_new_directory, remove_at
-from tests.kernel.image_layouts import Entry, Layout, directory, docker_archive, entry, hardlink, merged_tree, symlink, tar_of
+from tests.kernel.image_layouts import Entry, Layout, digest_of, directory, docker_archive, entry, hardlink, merged_tree, symlink, tar_of
 
 pytestmark = pytest.mark.userns
 SECRET = b"not for the image"
@@ -430,6 +431,26 @@ def test_a_blob_that_was_changed_is_refused(place: Place, flip: str) -> None:
     path.write_bytes(data)
     caught = place.refuse("its digest is `sha256:.*`: it is damaged, or forged", lambda: place.bring_path(layout.path))
     assert digest[7:] in (caught.origin or "")
+
+
+def test_a_forged_layer_gets_in_only_past_two_digests(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = place.layout()
+    whole = tar_of([entry("f", b"content")])
+    layout.image([whole], packed=False)
+    blob = layout.blobs / digest_of(whole)[7:]
+    blob.write_bytes(whole.replace(b"content", b"forgery"))
+    place.refuse("its digest is", lambda: place.bring_path(layout.path))
+    add_blob = Store.add_blob
+
+    def believe(self: Store, source: int, *, digest: str = "", **keys: Any) -> tuple[str, int]:
+        found, size = add_blob(self, source, **keys)
+        os.rename(f"blobs/sha256/{found[7:]}", f"blobs/sha256/{digest[7:]}", src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        return digest, size
+
+    monkeypatch.setattr(Store, "add_blob", believe)
+    place.refuse("its content has the digest", lambda: place.bring_path(layout.path))
+    monkeypatch.setattr(Unpacked, "drain", lambda self: digest_of(whole))
+    assert Path(place.bring_path(layout.path).image.layers[0], "f").read_bytes() == b"forgery"
 
 
 @pytest.mark.parametrize("kind", ["link", "fifo", "directory", "missing", "device"])
