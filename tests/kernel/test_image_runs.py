@@ -324,3 +324,21 @@ def test_a_stored_launch_asks_about_the_image(store: Path, tmp_path: Path, sandb
     for layer in layer_paths(store, digest):
         shutil.rmtree(layer)
     assert sandbox_cli("exec", "-q", "--image", "test", "-e", "LC_X", "a", env={"LC_X": "x"}).returncode == 125
+
+
+@pytest.mark.parametrize("view", ["static", "live"])
+def test_a_machine_view_on_an_image_is_read_only_where_the_root_is_not(view: str, store: Path, tmp_path: Path) -> None:
+    """The image has a /sys of its own, a link to elsewhere; the view's is ours, and the payload, whose root can be written, changes nothing of it."""
+    layer = make_layer(tmp_path / "l", "1")
+    (layer / "sys").symlink_to("/srv")
+    open_to_others(tmp_path)
+    put_image(store, "test", [layer])
+    script = (
+        "echo written >/new && cat /new /sys/fs/cgroup/memory.max; grep MemTotal /proc/meminfo; ls /srv; "
+        "for f in /sys/fs/cgroup/memory.max /proc/meminfo /sys/new /sys/devices/system/cpu/online /sys/machine/meminfo; do"
+        " (echo 1 >$f) 2>/dev/null && echo changed $f; rm -f $f 2>/dev/null && ! [ -e $f ] && [ $f != /sys/new ] && echo gone $f; done; true"
+    )
+    result = run("sh", "-c", script, machine_view=view, limits={**LIMITS, "memory": "200M"})
+    assert result.ok, result.stderr
+    lines = result.stdout.decode().splitlines()
+    assert lines[:2] == ["written", str(200 << 20)] and lines[2].split() == ["MemTotal:", str(200 << 10), "kB"] and lines[3:] == []
