@@ -11,7 +11,6 @@ import os
 import resource
 import stat
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,7 +75,7 @@ def test_there_are_as_many_as_were_asked_for() -> None:
 def test_a_hostile_tree_harms_nothing(place: Path, hostile: Hostile, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     (place / "state").mkdir()
     before = around(place)
-    began = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     record = leave(place, hostile)
     assert around(place) == before
     if record is None:
@@ -106,8 +105,7 @@ def test_a_hostile_tree_harms_nothing(place: Path, hostile: Hostile, capfdbinary
     for kept in open_shelf().runs:
         kept.discard()
     assert sorted(os.listdir(place / "state/changes")) == ["lock"], "it is gone, however it was made"
-    elapsed, grown = time.monotonic() - began[0], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - began[1]
-    assert elapsed < 60 and grown < 600 << 10, "bounded"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - began < 600 << 10, "bounded"
 
 
 def _try(run: RunChanges) -> None:
