@@ -231,6 +231,8 @@ def end_init(request: Request, inner: bool, notes: list[str], *, own_namespace: 
         steps.append(NewTimeNamespace(monotonic_offset_s=-request.uptime_s, boottime_offset_s=-request.uptime_s))
     if own_namespace:
         steps += namespace_limits(request, 1 if inner else 0, notes, watches=watches)
+    if request.map_range:
+        steps += _limits_of_all_ids(request)
     return [
         *steps,
         ClonePayload(flags=uapi.CLONE_NEWUSER if inner else 0),
@@ -242,6 +244,20 @@ def end_init(request: Request, inner: bool, notes: list[str], *, own_namespace: 
         InstallFilter(bpf=request.init_filter_bpf, policy="init", listener=False),
         Reap(patience_ns=0 if profile.limits.wall_ns is None else profile.limits.wall_ns + INIT_GRACE_NS),
     ]
+
+
+def _limits_of_all_ids(request: Request) -> list[Step]:
+    """Return the limits that count for each id, as those that the payload's namespace takes over for all of its ids together when it is made.
+
+    Source: kernel/user_namespace.c, create_user_ns: set_userns_rlimit_max. Of processes init is one more.
+    """
+    counted = (uapi.RLIMIT_NPROC, uapi.RLIMIT_MEMLOCK, uapi.RLIMIT_SIGPENDING, uapi.RLIMIT_MSGQUEUE)
+    found: list[Step] = []
+    for resource, soft, hard in request.rlimits:
+        if resource in counted:
+            more = int(resource == uapi.RLIMIT_NPROC)
+            found.append(SetLimit(resource=resource, name=uapi.RLIMIT_NAMES[resource], soft=soft + more, hard=hard + more, or_less=bool(more)))
+    return found
 
 
 def namespace_limits(request: Request, allowed_users: int, notes: list[str], *, watches: bool) -> list[Step]:

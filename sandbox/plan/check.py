@@ -190,7 +190,8 @@ def check_table(plan: Plan, table: Table) -> None:
     require(len(clones) == sections - 1, "a table must have one clone fewer than processes")
     for index, row in enumerate(table.rows):
         step = steps[row.step]
-        require(not row.tolerate or isinstance(step, _TOLERANT), f"row {index} (`{row.label}`) goes on after an error")
+        allowed = isinstance(step, _TOLERANT) or (isinstance(step, SetLimit) and step.or_less and step in plan.init)
+        require(not row.tolerate or allowed, f"row {index} (`{row.label}`) goes on after an error")
     for row in clones:
         require(table.rows.index(row) < row.number < len(table.rows), "a clone's child must continue further down")
 

@@ -106,7 +106,7 @@ def _set_affinity(low: Lowering, step: SetAffinity) -> None:
 
 def _set_limit(low: Lowering, step: SetLimit) -> None:
     pair = low.builder.blob(struct.pack("<QQ", step.soft, step.hard))
-    low.call("prlimit64", 0, step.resource, pair, 0, label=step.name)
+    low.call("prlimit64", 0, step.resource, pair, 0, tolerate=(errno.EPERM,) if step.or_less else (), label=step.name)
 
 
 def _new_keyring(low: Lowering, step: NewKeyring) -> None:

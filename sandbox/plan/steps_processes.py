@@ -270,13 +270,16 @@ class SetAffinity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetLimit:
+    """`or_less` leaves a limit that is lower and may not be raised."""
+
     resource: int
     name: str
     soft: int
     hard: int
+    or_less: bool = False
 
     def describe(self) -> str:
-        return f"{self.name} {self.soft}/{self.hard}"
+        return f"{self.name} {self.soft}/{self.hard}" + (" or less" if self.or_less else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,9 @@ import pytest
 
 import sandbox
 from sandbox.api import layered as layering
+from sandbox.cgroup.find import find_backend
 from sandbox.images.model import ImageConfig
+from sandbox.plan import build as building
 from sandbox.policy.profile_load import load_profile, override_profile
 from tests.kernel.stored_images import put_image
 
@@ -62,7 +64,7 @@ def use(store: Path, config: ImageConfig | None = None) -> None:
 
 def run(script: str, **options: Any) -> list[str]:
     """Run a shell script on the image; return its lines, errors among them."""
-    profile = override_profile(load_profile("default"), ids="range", limits=LIMITS, origin="test")
+    profile = override_profile(load_profile("default"), ids="range", limits=options.pop("limits", LIMITS), origin="test")
     result = sandbox.run(["sh", "-c", f"exec 2>&1; {script}"], image="test", profile=profile, **options)
     return [str(line) for line in result.stdout.decode().splitlines()]
 
@@ -137,3 +139,18 @@ def test_both_executors_and_a_sandbox_do_it(store: Path) -> None:
             result = box.run(["sh", "-c", "chown 33 /etc && stat -c %u /etc"])
             assert result.stdout == b"33\n", result.stderr
             assert result.launched in ("anew", "spawned")
+
+
+def test_the_limit_of_processes_is_that_of_all_ids_together(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RLIMIT_NPROC counts for each id, and root may become 65536 of them."""
+    use(store)
+    sleepers = "for n in 1 2 3 4; do sleep 60 >/dev/null 2>&1 & echo started; done"
+    script = f"for i in 1 2 3 4 5 6 7 8; do echo u$i:x:$i:$i::/:/bin/sh >>/etc/passwd; su u$i -c '{sleepers}'; done"
+
+    def count(limit: int) -> int:
+        return run(script, limits=LIMITS | {"processes": limit}).count("started")
+
+    assert 4 < count(12) < 12
+    if find_backend() is None:  # else pids.max counts them all
+        monkeypatch.setattr(building, "_limits_of_all_ids", lambda request: [])
+        assert count(13) == 32  # another limit, so that nothing that was prepared is used again
