@@ -37,7 +37,7 @@ class Filler:
     def begin_anew(self) -> None:
         """In a fork: the thread is the parent's."""
         self._turn = threading.Condition()
-        self._working = threading.Lock()
+        self._working = threading.RLock()  # the collector of garbage may close it between its taking and what says who has it
         self._owed: deque[tuple[Prepared, Way]] = deque(maxlen=8)
         self._by = 0
         self._after: Callable[[], object] | None = None
@@ -63,7 +63,7 @@ class Filler:
     @property
     def owes(self) -> bool:
         """Whether something is to be made."""
-        return bool(self._owed) or self._working.locked()
+        return bool(self._owed) or self._by != 0
 
     def pay(self, settle: bool = False) -> bool:
         """Make what is owed, in the caller's thread, or wait for the thread that is at it.
@@ -92,7 +92,12 @@ class Filler:
 
     def _work(self) -> None:
         while True:
-            more = self.pay(settle=True)
+            try:
+                more = self.pay(settle=True)
+            except BaseException:  # the next one that is owed begins another thread, or a run pays
+                with self._turn:
+                    self._running = False
+                raise
             with self._turn:
                 if self._owed:
                     continue
