@@ -106,7 +106,7 @@ def _write_entry(source: Source, change: Change, writer: LayerWriter, owner: tup
         case Type.FILE | Type.DIRECTORY:
             parent = source.parent(change.path, after)
             try:
-                fd = open_file(parent, leaf) if after.type is Type.FILE else open_directory(parent, leaf)
+                fd = open_file(parent, leaf, force=True) if after.type is Type.FILE else open_directory(parent, leaf)
             finally:
                 os.close(parent)
             try:

@@ -134,3 +134,10 @@ def test_the_layer_has_no_set_id_surprise_and_no_mark_of_the_overlay(base: str) 
     assert stat.S_IMODE((layer / "bin/s").stat().st_mode) & 0o7777 == 0o4755, "an image may have set-id files; a run's mounts ignore them"
     assert run("sh", "-c", "ls -A /srv/again", image="marked").stdout == b""
     assert not attributes(str(layer / "bin/s"))
+
+
+def test_a_file_that_its_owner_may_not_read_is_in_the_image(base: str) -> None:
+    done = run("sh", "-c", "echo hidden >/srv/shut; chmod 0 /srv/shut", image=base, keep=True)
+    assert done.changes is not None
+    commit_run(done.changes, "shut")
+    assert run("sh", "-c", "stat -c %a /srv/shut; chmod 600 /srv/shut; cat /srv/shut", image="shut").stdout == b"0\nhidden\n"
