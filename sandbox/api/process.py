@@ -69,7 +69,7 @@ class Process:
                 self.stdin = os.fdopen(writer, "wb", buffering=0)
                 feed = reader
             else:
-                feed = None if stdin == DEVNULL else _descriptor(stdin)
+                feed = None if stdin == DEVNULL else _descriptor(stdin, theirs)
             self.stdout, out = self._open_output(stdout, theirs)
             self.stderr, err = self._open_output(stderr, theirs)
             owned, theirs = tuple(theirs), []
@@ -96,7 +96,7 @@ class Process:
         if wanted == DEVNULL:
             theirs.append(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))
             return None, theirs[-1]
-        return None, _descriptor(wanted)
+        return None, _descriptor(wanted, theirs)
 
     @property
     def run_id(self) -> str:
@@ -221,11 +221,13 @@ class Process:
                     pass  # bytes for a reader who left
 
 
-def _descriptor(stream: object) -> int:
+def _descriptor(stream: object, theirs: list[int]) -> int:
+    """Return a descriptor of the run's own, so that the caller may close theirs at once, as after `subprocess.Popen`."""
     fd = stream if isinstance(stream, int) else cast("IO[bytes]", stream).fileno()
     if fd < 0:
         raise ValueError(f"{fd} is no descriptor; streams are PIPE, DEVNULL, None, a descriptor or a file")
-    return fd
+    theirs.append(os.dup(fd))
+    return theirs[-1]
 
 
 def _feed(file: IO[bytes], pending: memoryview) -> memoryview:

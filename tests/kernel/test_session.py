@@ -135,6 +135,20 @@ def test_streams_of_the_caller(box: Sandbox, tmp_path: Path) -> None:
         process.communicate(b"x")
 
 
+def test_a_descriptor_may_be_closed_once_the_run_has_begun(box: sandbox.Sandbox, tmp_path: Path) -> None:
+    """As after `subprocess.Popen`. By its number alone the output would go into whatever is opened next."""
+    for _ in range(5):
+        wanted = os.open(tmp_path / "wanted", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        process = box.popen(["sh", "-c", "read line; echo printed; echo seen >&2"], stdin=PIPE, stdout=wanted, stderr=wanted)
+        os.close(wanted)
+        with open(tmp_path / "other", "wb", buffering=0) as other, process:
+            assert other.fileno() == wanted
+            assert process.stdin is not None
+            process.stdin.write(b"go\n")
+            assert process.wait().ok
+        assert (tmp_path / "wanted").read_bytes() == b"printed\nseen\n" and (tmp_path / "other").read_bytes() == b""
+
+
 def test_signals_and_verdicts(box: Sandbox) -> None:
     ready = "trap 'echo got; exit 5' TERM; echo ready; while :; do sleep 0.05; done"
     with box.popen(["sh", "-c", ready]) as process:
