@@ -14,7 +14,7 @@ from sandbox.images.lookup import find_digest, read_names
 from sandbox.images.ranged import SUFFIX, remove_ranged
 from sandbox.images.reference import parse_reference
 from sandbox.images.store import CommitLock
-from sandbox.images.treeops import make_new_directory, remove_at
+from sandbox.images.treeops import remove_at
 from sandbox.record import dataclass
 
 TYPE_CHECKING = False
@@ -160,9 +160,7 @@ def _remove_blobs(store: Store, kept: set[str]) -> tuple[int, int]:
 def _remove_layers(store: Store, kept: set[str]) -> tuple[int, bool]:
     """Remove layers, each by one rename to ``tmp`` first; and what else killed writers have left there."""
     rooms, tmp = store.room("layers"), store.room("tmp")
-    trash = make_new_directory(store.tmp, store.new_name())
     count = 0
-    stuck = []
     try:
         for name in os.listdir(rooms):
             if name.removesuffix(SUFFIX) not in kept:
@@ -172,15 +170,12 @@ def _remove_layers(store: Store, kept: set[str]) -> tuple[int, bool]:
         for name in os.listdir(tmp):
             if name != store.own_name:
                 try:
-                    remove_at(tmp, name.encode(), trash)
+                    remove_at(tmp, os.fsencode(name), tmp)
                 except OSError:
-                    stuck.append(name)  # it has files of the caller's other ids
-        for name in os.listdir(trash):
-            aside = f"{store.own_name}-{store.new_name()}"
-            os.rename(name, aside, src_dir_fd=trash, dst_dir_fd=tmp)
-            stuck.append(aside)
+                    continue  # it has files of the caller's other ids
+        stuck = [name for name in os.listdir(tmp) if name != store.own_name]
     finally:
-        for fd in (rooms, tmp, trash):
+        for fd in (rooms, tmp):
             os.close(fd)
     try:
         remove_ranged(store, stuck)

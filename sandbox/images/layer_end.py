@@ -85,7 +85,9 @@ def _finish_gone(layer: LayerTree, path: bytes) -> None:
     try:
         os.mknod(name, stat.S_IFCHR, 0, dir_fd=parent)
     except PermissionError:
-        raise UnsupportedError("whiteouts made by an ordinary user", "image", hint="they need Linux 5.8 or newer") from None
+        # Overlayfs takes none for a file of its own: fs/overlayfs/dir.c, ovl_mknod.
+        hint = "Linux 5.8 or newer, and a store that is not on overlayfs itself (in a container: on a volume), see SANDBOX_DATA_DIR in sandbox-image(1)"
+        raise UnsupportedError("whiteouts made by an ordinary user", "image", hint=hint) from None
     finally:
         os.close(parent)
 

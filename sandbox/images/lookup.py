@@ -80,6 +80,8 @@ def hold_image(image: Image, environ: Mapping[str, str], *, origin: str | None =
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         os.stat(f"{path}/manifests/{digits}", follow_symlinks=False)  # whoever removes it locks first
+        if not os.path.samestat(os.fstat(fd), os.stat(f"{path}/uses/{digits}", follow_symlinks=False)):
+            raise FileNotFoundError  # removed and imported again in between: this lock keeps nobody from anything
     except OSError:
         os.close(fd)
         raise PolicyError(f"image `{image.short_id}` has been removed", origin=origin) from None

@@ -54,11 +54,7 @@ class Store:
         self.map_ids: Callable[[int], None] | None = None
         self._lock = lock
         self.own_name = f"{os.getpid()}-{os.urandom(6).hex()}"
-        rooms = os.open("tmp", DIRECTORY_FLAGS, dir_fd=fd)
-        try:
-            self.tmp = make_new_directory(rooms, self.own_name)
-        finally:
-            os.close(rooms)
+        self._tmp = -1
         self._made = 0
 
     def __enter__(self) -> Store:
@@ -67,20 +63,29 @@ class Store:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
+    @property
+    def tmp(self) -> int:
+        """This writer's own directory in ``tmp``, borrowed; made when it is first needed, so that a full disk does not keep anybody from removing."""
+        if self._tmp < 0:
+            rooms = self.room("tmp")
+            try:
+                self._tmp = make_new_directory(rooms, self.own_name)
+            finally:
+                os.close(rooms)
+        return self._tmp
+
     def close(self) -> None:
         """Remove what was not finished, and let go of the lock."""
         if self.fd < 0:
             return
         try:
-            os.close(self.tmp)
-            rooms = self.room("tmp")
-            trash = make_new_directory(rooms, f"{self.own_name}-trash")
-            try:
-                remove_at(rooms, self.own_name.encode(), trash)
-                os.rmdir(f"{self.own_name}-trash", dir_fd=rooms)
-            finally:
-                os.close(trash)
-                os.close(rooms)
+            if self._tmp >= 0:
+                os.close(self._tmp)
+                rooms = self.room("tmp")
+                try:
+                    remove_at(rooms, self.own_name.encode(), rooms)  # which needs no new directory, where there is no room for one
+                finally:
+                    os.close(rooms)
         except OSError:
             pass  # the next command tries again
         finally:
@@ -332,22 +337,11 @@ def _empty_tmp(store: int) -> None:
     """Remove what writers left who were killed; what does not go (files of other ids) waits for `collect`."""
     rooms = os.open("tmp", DIRECTORY_FLAGS, dir_fd=store)
     try:
-        left = os.listdir(rooms)
-        if not left:
-            return
-        name = f"{os.getpid()}-{os.urandom(6).hex()}-trash"
-        trash = make_new_directory(rooms, name)
-        try:
-            for each in left:
-                try:
-                    remove_at(rooms, os.fsencode(each), trash)
-                except OSError:
-                    continue
-            os.rmdir(name, dir_fd=rooms)
-        except OSError:
-            pass
-        finally:
-            os.close(trash)
+        for each in os.listdir(rooms):
+            try:
+                remove_at(rooms, os.fsencode(each), rooms)
+            except OSError:
+                continue
     finally:
         os.close(rooms)
 

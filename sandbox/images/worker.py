@@ -14,7 +14,7 @@ from sandbox.images.lookup import store_path
 from sandbox.images.model import Layer
 from sandbox.images.ranged import SUFFIX
 from sandbox.images.store import open_store
-from sandbox.images.treeops import DIRECTORY_FLAGS, make_new_directory, remove_at
+from sandbox.images.treeops import DIRECTORY_FLAGS, remove_at
 from sandbox.kernel.probe_calls import CLONE_NEWUSER, unshare
 
 TYPE_CHECKING = False
@@ -60,11 +60,8 @@ def _unpack(request: dict[str, Any]) -> dict[str, Any]:
 def _remove(request: dict[str, Any]) -> dict[str, Any]:
     """Remove what lies in the store's ``tmp``. Whoever asks has the store alone, so that it is not opened here."""
     tmp = os.open(f"{store_path(os.environ)}/tmp", DIRECTORY_FLAGS)
-    name = f"{os.getpid()}-{os.urandom(6).hex()}-trash"
-    trash = make_new_directory(tmp, name)
     for each in request["names"]:
-        remove_at(tmp, os.fsencode(each), trash)
-    os.rmdir(name, dir_fd=tmp)
+        remove_at(tmp, os.fsencode(each), tmp)
     return {"bytes": 0}
 
 

@@ -145,10 +145,11 @@ def test_garbage_is_not_collected_beside_an_import(environ: dict[str, str], layo
 def test_a_crash_is_cleared_away_only_when_nobody_works(environ: dict[str, str], tmp_path: Path) -> None:
     with open_store(environ) as one:
         (tmp_path / "data/images/tmp/left").mkdir()
+        assert os.listdir(one.tmp) == []
         with open_store(environ):
-            assert {"left", one.own_name} <= set(os.listdir(tmp_path / "data/images/tmp"))
-    with open_store(environ) as alone:
-        assert os.listdir(tmp_path / "data/images/tmp") == [alone.own_name]
+            assert {"left", one.own_name} == set(os.listdir(tmp_path / "data/images/tmp"))
+    with open_store(environ):
+        assert os.listdir(tmp_path / "data/images/tmp") == []
 
 
 def test_an_image_that_a_run_uses_stays(environ: dict[str, str], layout: Layout) -> None:
