@@ -17,6 +17,7 @@ from sandbox.changes import apply as apply_module
 from sandbox.changes import takeup
 from sandbox.changes.autorun import why_autorun
 from sandbox.changes.model import Change, Facts, Kind, Type
+from sandbox.changes.status import Source, Standing, stand
 from sandbox.errors import PolicyError
 from tests.kernel.overlays import changed, view
 
@@ -160,6 +161,17 @@ def test_what_changed_while_the_run_went_on_is_a_conflict(tree: Path) -> None:
         run.apply()
     assert caught.value.conflicts == (("a", "it was changed in the original after the run began"),)
     assert (tree / "a").read_text() == "mine, meanwhile\n"
+
+
+def test_a_clock_that_was_set_back_hides_no_edit(tree: Path) -> None:
+    """A ctime before the run's beginning vouches for nothing alone: what the file was is compared as well."""
+    run = left(tree, edit_all)
+    (tree / "a").write_text("mine\n")
+    with run.open() as opened:
+        change = next(change for change in opened.changes() if change.path == "a")
+        uppers, lowers = opened.layers(0)
+        found = stand(change, lowers[0], Source(uppers), 1 << 62)
+    assert found.standing is Standing.CONFLICT
 
 
 def test_the_same_change_made_by_somebody_else_is_no_conflict(tree: Path) -> None:

@@ -144,7 +144,11 @@ def _fresh(parent: Path) -> tuple[Path, Path, Path]:
             remove_tree(fd, name)  # an overlay's work directory is closed to its owner
     finally:
         os.close(fd)
-    (parent / "tree").mkdir(mode=0o755)
+    (parent / "tree/d/e").mkdir(parents=True)
+    for name in ("a", "d/a", "d/b", "d/e/b"):  # so that most of the work meets something
+        (parent / "tree" / name).write_text(f"{name}\n")
+        os.utime(parent / "tree" / name, ns=(1_400_000_000_000_000_000,) * 2)
+    os.setxattr(parent / "tree/d/b", "user.test", b"0")
     return parent / "tree", parent / "outside", parent / "state"
 
 

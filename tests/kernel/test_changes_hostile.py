@@ -38,7 +38,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.setrecursionlimit(20_000)  # for this test's own os.walk; what is tested does without recursion
     tree, victim = tmp_path / "tree", tmp_path / "victim"
     (tree / "sub").mkdir(parents=True)
-    victim.mkdir()
+    (victim / "deeper").mkdir(parents=True)  # where a link in the middle of a path would lead
+    (victim / "deeper/secret").write_text("secret\n")
     (tree / "a").write_text("one\n")
     (tree / "sub/b").write_text("b\n")
     (victim / "secret").write_text("secret\n")
