@@ -25,6 +25,7 @@ from sandbox.plan.steps import BeginSkeleton, DropCapabilities, InstallFilter, M
 from sandbox.policy.profile import LandlockMode, ProcMode
 
 ROOT: dict[str, Any] = {"uid": 0, "gid": 0}
+PATIENT: dict[str, Any] = {"wall": 60, "cpu": "none"}  # a busy machine is no reason to fail: what these tests are about is not time
 WORD = "secret-of-the-host"
 SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 
@@ -59,17 +60,16 @@ def on_layers(*layers: Path, upper: Path | None = None, **fields: Any) -> Callab
 
 def attack(layer: Path, **how: Any) -> Run:
     """Run the payload on a layer, as the image's root, under the widest policy."""
-    given: dict[str, Any] = {"profile": "default", "policy": "permissive", "profile_changes": ROOT, "refit": on_layers(layer)} | how
+    given: dict[str, Any] = {"profile": "default", "policy": "permissive", "profile_changes": ROOT, "refit": on_layers(layer), "limits": PATIENT} | how
     return run_payload("a4_images.py", "a-layer-of-the-store", str(layer.parent), "host-file", "kept-changes", **given)
 
 
 def test_no_path_of_layers_or_changes_is_seen(layer: Path, tmp_path: Path) -> None:
-    """Rule: overlayfs is told names relative to the stage. Removed: it is told absolute paths, which mountinfo then shows."""
+    """Rule: overlayfs is told names relative to the stage. Removed: the overlay; the same directory shared as a volume is named in mountinfo."""
     run = attack(layer)
     assert run["mount-words"] == "none" and "lowerdir=0:1,upperdir=u/upper,workdir=u/work" in run["root-line"]
     assert run["through-proc"] in ("ENOENT", "EACCES") and run["dotdot"] == "True"
-    # Control: the layer shared as a volume is named there.
-    run = run_payload("a4_images.py", str(layer.parent), profile="default", volumes=[f"{layer}/trap:/trap:rw"], profile_changes=ROOT)
+    run = run_payload("a4_images.py", str(layer.parent), profile="default", volumes=[f"{layer}/trap:/trap:rw"], profile_changes=ROOT, limits=PATIENT)
     assert run["mount-words"] == str(layer.parent) or Path("/").stat().st_dev != layer.stat().st_dev
 
 
@@ -200,7 +200,7 @@ def test_kept_changes_cannot_put_a_link_in_a_mounts_way(layer: Path, tmp_path: P
 
 def test_uid_0_holds_nothing(layer: Path) -> None:
     """Rule: five empty sets, securebits locked, no_new_privs. Removed: the step that drops them, then the image's root has what root has."""
-    how: dict[str, Any] = {"profile_changes": ROOT, "refit": on_layers(layer), "profile": "default"}
+    how: dict[str, Any] = {"limits": PATIENT, "profile_changes": ROOT, "refit": on_layers(layer), "profile": "default"}
     run = run_payload("a6_privileges.py", alter=no_filter, **how)
     assert {run[name] for name in SETS} == {"0"} and run["Uid"] == "0" and int(run["securebits"]) == 0xEF
     assert run["capset"] != "ok" and run["ambient"] != "ok" and run["unlock"] != "ok"
@@ -211,7 +211,7 @@ def test_uid_0_holds_nothing(layer: Path) -> None:
 def test_uid_0_takes_no_mount_apart(layer: Path) -> None:
     """Rule: the mounts are the outer namespace's. Even with every capability of the inner one nothing comes off; in one namespace for both it does."""
     bare = (no_filter, drop(("payload", DropCapabilities)))
-    how: dict[str, Any] = {"profile": "default", "refit": on_layers(layer), "profile_changes": {**ROOT, "landlock": LandlockMode.OFF}}
+    how: dict[str, Any] = {"limits": PATIENT, "profile": "default", "refit": on_layers(layer), "profile_changes": {**ROOT, "landlock": LandlockMode.OFF}}
     names = ("umount-mask", "umount-proc-sys", "remount-usr", "remount-root", "umount-usr", "bind-under", "setattr")
     run = run_payload("a6_locked.py", alter=no_filter, **how)
     assert "ok" not in {run[name] for name in (*names, "tmpfs")}

@@ -172,7 +172,7 @@ def test_a_name_means_what_it_means_now(store: Path, tmp_path: Path, sandbox_cli
                 put_image(store, "test", [make_layer(tmp_path / version, version)])
             for _ in range(2):
                 assert box.run(["cat", "/etc/version"]).stdout == f"{version}\n".encode()
-                done = sandbox_cli("exec", "-q", "--image", "test", "--", "cat", "/etc/version")
+                done = sandbox_cli("exec", "-q", "--image", "test", "--", "cat", "/etc/version", timeout=240)
                 assert done.stdout == f"{version}\n".encode(), done.stderr
         # Never of a template: each has its own place for what it writes. In a scope of systemd's, and as root, nothing is served.
         assert box.run(["id", "-u"]).launched in ("anew", "spawned")
