@@ -19,13 +19,14 @@ from functools import partial
 from sandbox.changes.files import OWN, data_segments, look, open_directory, open_file, xattrs_of
 from sandbox.changes.model import Change, Facts, Kind, Type
 from sandbox.changes.status import FIRST_MODE, SET_ID, Source, Status, identity, identity_of
-from sandbox.changes.takeup import UNLOCKED, Applied, file_format, note_unlocked, remove, temporary_name
+from sandbox.changes.takeup import UNLOCKED, Applied, file_format, keep, note_unlocked, remove, temporary_name
 from sandbox.errors import describe_errno
 from sandbox.kernel.calls import RENAME_EXCHANGE, RENAME_NOREPLACE, rename_with
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import NoReturn
 
     from sandbox.changes.choose import Choices, Chosen
     from sandbox.changes.keep import Opened
@@ -142,8 +143,7 @@ class _Tree:
         if self._is_expected(parent, self._temporary, status.now):
             os.unlink(self._temporary, dir_fd=parent)
             return
-        rename_with(parent, self._temporary, parent, name, RENAME_NOREPLACE)
-        raise _ChangedError("it was changed in the original at this moment")
+        self._put_back(parent, name, None)
 
     def _make(self, parent: int, name: str, change: Change, status: Status) -> None:
         after = change.after
@@ -216,6 +216,7 @@ class _Tree:
 
     def _exchange(self, parent: int, name: str, expected: Facts) -> None:
         """Put what was made in the place of what was there, which goes, if that is what was looked at."""
+        made = look(parent, self._temporary)
         try:
             rename_with(parent, self._temporary, parent, name, RENAME_EXCHANGE)
         except OSError:
@@ -228,8 +229,19 @@ class _Tree:
             except OSError as error:
                 if error.errno != errno.ENOTEMPTY:
                     raise
-        rename_with(parent, self._temporary, parent, name, RENAME_EXCHANGE)
-        remove(parent, self._temporary)
+        self._put_back(parent, name, made)
+
+    def _put_back(self, parent: int, name: str, made: os.stat_result | None) -> NoReturn:
+        """Give somebody's file its name back; what has that name by now goes only if it is what we made."""
+        try:
+            rename_with(parent, self._temporary, parent, name, RENAME_NOREPLACE if made is None else RENAME_EXCHANGE)
+            came = look(parent, self._temporary)
+            if came is not None and made is not None and os.path.samestat(came, made):
+                remove(parent, self._temporary)
+        except OSError:
+            pass  # changed once more: what has the temporary name is kept
+        if look(parent, self._temporary) is not None:
+            raise _ChangedError(f"it was changed in the original at this moment, twice; one version of it is `{keep(parent, self._temporary)}`")
         raise _ChangedError("it was changed in the original at this moment")
 
     @staticmethod

@@ -122,7 +122,7 @@ def take_up(run: str, root: int, changes: Sequence[Change]) -> list[str]:
             if _is_ours(parent, name, status, those):
                 remove(parent, name)
             else:
-                stays.append(f"{directory}/{_keep(parent, name)}".lstrip("/"))
+                stays.append(f"{directory}/{keep(parent, name)}".lstrip("/"))
         except OSError as error:
             stays.append(f"{directory}/{name}".lstrip("/") + f": {describe_errno(error.errno or 0)}")
         finally:
@@ -148,7 +148,8 @@ def _is_ours(parent: int, name: str, status: os.stat_result, changes: Sequence[C
     return False
 
 
-def _keep(parent: int, name: str) -> str:
+def keep(parent: int, name: str) -> str:
+    """Give what has the temporary name, and is somebody's work, another one, which is returned."""
     number = 0
     while True:
         number += 1
@@ -177,6 +178,6 @@ def file_format(kind: Type) -> int:
 
 
 __all__ = [
-    "UNLOCKED", "Applied", "begin_apply", "end_apply", "file_format", "is_applying", "note_unlocked", "remove", "take_up",
+    "UNLOCKED", "Applied", "begin_apply", "end_apply", "file_format", "is_applying", "keep", "note_unlocked", "remove", "take_up",
     "temporary_name", "tidy",
 ]  # fmt: skip

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.api.changes import ConflictError, RunChanges, find_kept, kept_runs
+from sandbox.api.changes import ApplyError, ConflictError, RunChanges, find_kept, kept_runs
+from sandbox.changes import apply as apply_module
 from sandbox.cli.main import error_text
 from sandbox.errors import PolicyError
 from tests.kernel.overlays import changed
@@ -162,3 +163,37 @@ def test_a_kill_leaves_no_directory_writable_and_no_half_fifo(tree: Path, after:
     assert opened > 5, "no kill came while it was writable: the test does not see what it should"
     run.discard()
     (tree / "p/q").chmod(0o755)
+
+
+@pytest.mark.parametrize("kind", ["written", "deleted"])
+@pytest.mark.parametrize("second", ["saved", "removed"])
+def test_no_version_is_lost_of_a_file_that_is_saved_twice_while_it_is_applied(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, kind: str, second: str
+) -> None:
+    """Saved once before the exchange and once after it: what comes back by the second exchange is the later version, not ours to remove."""
+    run = left(tree, lambda top: (top / "a").write_text("theirs\n") if kind == "written" else (top / "a").unlink())
+    rename = apply_module.rename_with
+    calls = 0
+
+    def save(text: str) -> None:
+        (tree / "editor").write_text(text)
+        (tree / "editor").rename(tree / "a")
+
+    def raced(*words: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            save("first, and longer\n")
+        elif calls == 2 and second == "saved":
+            save("second, and longer still\n")
+        elif calls == 2:
+            (tree / "a").unlink(missing_ok=True)
+        rename(*words)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(apply_module, "rename_with", raced)
+    with pytest.raises(ApplyError) as caught:
+        run.apply()
+    found = {path.name: path.read_text() for path in tree.iterdir() if path.is_file()}
+    assert "first, and longer\n" in found.values() and "theirs\n" not in found.values()
+    assert second == "removed" or "second, and longer still\n" in found.values()
+    assert not [name for name in found if name.endswith(".tmp")] and all(name in str(caught.value.failed) for name in found if name.endswith(".kept"))
