@@ -24,6 +24,8 @@ STALL_NS = 60_000_000_000
 STALL_BYTES = 16 << 10
 """What has to arrive within `STALL_NS`; a server that sends less is as good as one that sends nothing."""
 TICK_S = 0.05
+RUNTIME = "/run/containers"
+"""Where the client has an ordinary user's credentials without XDG_RUNTIME_DIR, in a directory of root's."""
 _MESSAGE_BYTES = 64 << 10
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _START = "import sys; sys.path.insert(0, sys.argv[1]); from sandbox.images.client_start import main; main(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])"
@@ -170,8 +172,7 @@ def run(
     Raises:
         ClientError: it ended with an error or went nowhere for too long.
     """
-    # XDG_DATA_HOME: where it caches what it learns of blobs; nothing of a pull stays outside the store.
-    environ = {**client.environ, "LC_ALL": "C", "XDG_DATA_HOME": directory}
+    environ = environment(client, directory)
     command = [sys.executable, "-I", "-S", "-c", _START, _ROOT, str(os.getpid()), str(file_bytes), client.program, *words]
     process = subprocess.Popen(
         command,
@@ -193,6 +194,16 @@ def run(
         _end(process)
     if status:
         raise explain(what, said.decode(errors="replace"), status)
+
+
+def environment(client: Client, directory: str) -> dict[str, str]:
+    """Return what the client gets as its environment: the caller's, but for where it writes."""
+    # XDG_DATA_HOME: where it caches what it learns of blobs; nothing of a pull stays outside the store.
+    environ = {**client.environ, "LC_ALL": "C", "XDG_DATA_HOME": directory}
+    if "XDG_RUNTIME_DIR" not in environ and os.path.exists(RUNTIME) and not os.access(RUNTIME, os.X_OK):
+        # It looks for credentials there first, and does not go on where root's podman has closed the directory.
+        environ["XDG_RUNTIME_DIR"] = directory
+    return environ
 
 
 def _watch(

@@ -222,6 +222,7 @@ class DebianRegistry:
             capture_output=True,
             text=True,
             timeout=DEADLINE_S,
+            env={"XDG_RUNTIME_DIR": str(self.directory), **os.environ},
         )
         assert not done.returncode, done.stderr
         return reference

@@ -19,6 +19,7 @@ from kernel.registries import Handler, debian_registry, needs_registry, needs_sk
 from sandbox import images
 from sandbox.api.images import is_loopback
 from sandbox.errors import PolicyError, SandboxError, UnsupportedError
+from sandbox.images import client as clients
 from sandbox.images.client import explain, find_client
 from sandbox.images.pulling import ensure_image, pull_image
 from sandbox.images.registry import host_architecture
@@ -143,6 +144,16 @@ def test_credentials_come_from_the_file_and_go_to_the_registry_only(tmp_path: Pa
         assert pull(reference, tmp_path, authfile=str(authfile)).digest == built.digest
         assert elsewhere.blob_requests(), "the blobs came from where the registry sent us"
         assert not any("Authorization" in headers for headers in elsewhere.headers)
+
+
+def test_a_directory_of_credentials_that_root_has_closed_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root's podman makes /run/containers with mode 0700, in which skopeo looks for those of a user without XDG_RUNTIME_DIR, and fails."""
+    client, given = find_client(environ(tmp_path)), find_client({**environ(tmp_path), "XDG_RUNTIME_DIR": "/run/user/5"})
+    monkeypatch.setattr(clients, "RUNTIME", str(tmp_path))
+    assert "XDG_RUNTIME_DIR" not in clients.environment(client, "/own")
+    monkeypatch.setattr(clients.os, "access", lambda *words: False)
+    assert clients.environment(client, "/own")["XDG_RUNTIME_DIR"] == "/own"
+    assert clients.environment(given, "/own")["XDG_RUNTIME_DIR"] == "/run/user/5"
 
 
 def test_missing_credentials_file_is_an_error_before_anything(tmp_path: Path) -> None:
