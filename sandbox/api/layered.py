@@ -63,6 +63,10 @@ def compose(image: Image, command: Command) -> Layered:
     """
     environ = command.environ or os.environ
     layered = compose_image(command.profile, layers=image.layers, config=image.config, argv=command.argv, entrypoint=command.entrypoint)
+    if command.profile.ids is IdMode.RANGE:
+        from sandbox.launch.idmap import outer_extents
+
+        layered = replace(layered, maps=outer_extents(os.geteuid(), 0, 0))
     listener = questions.listening
     if listener is None:
         trial = recall_trial(layered.root, environ, command.executor)

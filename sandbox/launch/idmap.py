@@ -138,6 +138,12 @@ def range_extents(table: str, user: str, uid: int, inside: int, outside: int) ->
 
 def inner_extents(uid: int, inside_uid: int, inside_gid: int) -> tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]:
     """Return (first, count) of what is mapped by `write_range_maps`, of uids and gids: a namespace below may map each extent, but not two as one."""
+    uids, gids = outer_extents(uid, inside_uid, inside_gid)
+    return tuple((first, count) for first, _, count in uids), tuple((first, count) for first, _, count in gids)
+
+
+def outer_extents(uid: int, inside_uid: int, inside_gid: int) -> tuple[tuple[tuple[int, int, int], ...], tuple[tuple[int, int, int], ...]]:
+    """Return (first inside, first outside, count) of what `write_range_maps` maps, of uids and gids."""
     import pwd
 
     try:
@@ -145,8 +151,7 @@ def inner_extents(uid: int, inside_uid: int, inside_gid: int) -> tuple[tuple[tup
     except KeyError:
         user = str(uid)
     uids = range_extents("/etc/subuid", user, uid, inside_uid, uid)
-    gids = range_extents("/etc/subgid", user, uid, inside_gid, os.getegid())
-    return tuple((first, count) for first, _, count in uids), tuple((first, count) for first, _, count in gids)
+    return uids, range_extents("/etc/subgid", user, uid, inside_gid, os.getegid())
 
 
 def write_range_maps(pid: int, *, inside_uid: int, inside_gid: int, uid: int, gid: int, user: str) -> None:

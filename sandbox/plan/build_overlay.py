@@ -112,8 +112,8 @@ def _add_ground(path: str, entry: RootEntry, made: set[str], part: list[Step]) -
         return
     made.add(path)
     match entry:
-        case Directory(mode=mode):
-            part.append(MakeDirectory(path=path, mode=mode))
+        case Directory(mode=mode, owner=owner):
+            part.append(MakeDirectory(path=path, mode=mode, owner=owner))
         case Symlink(target=target):
             part.append(MakeSymlink(path=path, target=target))
         case FileBytes(content=content, mode=mode):

@@ -58,8 +58,10 @@ def lower_mount_step(low: Lowering, step: Step) -> bool:
             filesystem(low, "tmpfs", options, SAFE, low.slot("root"))
             low.call("move_mount", Slot(low.slot("root")), "", uapi.AT_FDCWD, "/", uapi.MOVE_MOUNT_F_EMPTY_PATH, label="tmpfs on `/`")
             low.call("umask", 0)
-        case MakeDirectory(path=path, mode=mode):
+        case MakeDirectory(path=path, mode=mode, owner=owner):
             low.call("mkdirat", root_fd(low), path[1:], mode, label=f"`{path}`")
+            if owner is not None:
+                low.call("fchownat", root_fd(low), path[1:], *owner, uapi.AT_SYMLINK_NOFOLLOW, label=f"`{path}`")
         case MakeSymlink(path=path, target=target):
             low.call("symlinkat", target, root_fd(low), path[1:], label=f"`{path}`")
         case WriteFile():

@@ -12,10 +12,11 @@ from sandbox.record import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Directory:
-    """An empty directory on the root tmpfs."""
+    """An empty directory on the root tmpfs; `owner` is the uid and gid inside where that is not who is the caller outside."""
 
     path: str
     mode: int = 0o755
+    owner: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

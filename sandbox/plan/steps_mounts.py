@@ -71,9 +71,10 @@ class MountRoot:
 class MakeDirectory:
     path: str
     mode: int = 0o755
+    owner: tuple[int, int] | None = None
 
     def describe(self) -> str:
-        return f"make directory `{self.path}`"
+        return f"make directory `{self.path}`" + (f" of {self.owner[0]}:{self.owner[1]}" if self.owner is not None else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,6 +52,7 @@ class Layered:
         notes: lines for the user.
         flat: the image as one tree, where overlayfs is refused; then nothing can be written but on tmpfs.
         weaker: that, and why, in words.
+        maps: (first inside, first outside, count) of uids and of gids, where a range of them is mapped.
     """
 
     root: Overlay
@@ -63,6 +64,7 @@ class Layered:
     notes: tuple[str, ...] = ()
     flat: str = ""
     weaker: str = ""
+    maps: tuple[tuple[tuple[int, int, int], ...], tuple[tuple[int, int, int], ...]] = ((), ())
 
 
 def compose_image(
@@ -176,7 +178,7 @@ def finish_image(view: View, layered: Layered, workdir: str, environ: Mapping[st
     environment = dict(layered.environment) | passing.matching_variables(profile.env_pass, environ) | dict(profile.env_set)
     argv0 = _find_program(view, layered.argv[0], environment.get("PATH", PATH).split(":"), workdir)
     if not layered.flat:
-        _keep_modes(view, layered.root)
+        _keep_modes(view, layered)
     return argv0, environment
 
 
@@ -189,18 +191,25 @@ def choose_directory(view: View, layered: Layered) -> str:
     return layered.workdir
 
 
-def _keep_modes(view: View, root: Overlay) -> None:
-    """Give the skeleton's directories the modes that the image's have; they are what is seen."""
+def _keep_modes(view: View, layered: Layered) -> None:
+    """Give the skeleton's directories the modes, and with a range of ids the owners, that the image's have; they are what is seen."""
+    root = layered.root
     for path in {posixpath.dirname(entry) for entry in view.entries}:
         while path != "/":
             if path not in view.entries and view.cover(path) is root:
                 found = _locate(root, path)
-                mode = 0o755
-                if found is not None:
-                    status = os.lstat(found)
-                    mode = stat.S_IMODE(status.st_mode) & 0o1777 if stat.S_ISDIR(status.st_mode) else mode
-                view.add(Directory(path=path, mode=mode))
+                status = os.lstat(found) if found is not None else None
+                if status is None or not stat.S_ISDIR(status.st_mode):
+                    view.add(Directory(path=path))
+                else:
+                    owner = (_inside(status.st_uid, layered.maps[0]), _inside(status.st_gid, layered.maps[1]))
+                    view.add(Directory(path=path, mode=stat.S_IMODE(status.st_mode) & 0o1777, owner=owner if any(owner) else None))
             path = posixpath.dirname(path)
+
+
+def _inside(number: int, extents: tuple[tuple[int, int, int], ...]) -> int:
+    """Return what an id of the disk is inside; root's where nothing is said of it."""
+    return next((first + number - outside for first, outside, count in extents if outside <= number < outside + count), 0)
 
 
 def _locate(root: Overlay, path: str) -> str | None:

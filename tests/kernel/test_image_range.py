@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 import sandbox
+from sandbox.api import images
 from sandbox.api import layered as layering
 from sandbox.cgroup.find import find_backend
 from sandbox.images.model import ImageConfig
 from sandbox.plan import build as building
 from sandbox.policy.profile_load import load_profile, override_profile
+from tests.kernel.image_layouts import Layout, directory, entry, symlink, tar_of
 from tests.kernel.stored_images import put_image
 
 pytestmark = [pytest.mark.userns, pytest.mark.seccomp, pytest.mark.notify, pytest.mark.newuidmap]
@@ -154,3 +156,19 @@ def test_the_limit_of_processes_is_that_of_all_ids_together(store: Path, monkeyp
     if find_backend() is None:  # else pids.max counts them all
         monkeypatch.setattr(building, "_limits_of_all_ids", lambda request: [])
         assert count(13) == 32  # another limit, so that nothing that was prepared is used again
+
+
+def test_a_volume_in_a_users_home_leaves_it_the_users(store: Path, tmp_path: Path) -> None:
+    """The directory that is seen is the skeleton's: were it root's, its owner could not enter a closed one."""
+    assert BUSYBOX is not None
+    layer = [directory("bin"), entry("bin/busybox", Path(BUSYBOX).read_bytes(), mode=0o755), *(symlink(f"bin/{tool}", "busybox") for tool in TOOLS)]
+    layer += [directory("etc"), entry("etc/passwd", b"web:x:33:33:web:/srv:/bin/sh\n"), directory("srv", mode=0o700, uid=33, gid=33)]
+    layout = Layout(tmp_path / "layout")
+    layout.image([tar_of(layer)], config={"User": "web"})
+    (tmp_path / "share").mkdir()
+    images.import_image(layout.path, name="test", ids="range")
+    try:
+        lines = run("stat -c %u:%g:%a /srv; touch /srv/x && echo made; ls /srv", volumes=[f"{tmp_path}/share:/srv/data"])
+    finally:
+        images.remove("test")  # nobody else can remove its files
+    assert lines == ["33:33:700", "made", "data", "x"]
