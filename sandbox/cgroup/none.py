@@ -207,6 +207,19 @@ class Stat:
     waited_ticks: int
 
 
+def read_stat(pid: int) -> bytes:
+    """Return /proc/PID/stat.
+
+    Raises:
+        OSError: there is no such process.
+    """
+    file = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(file, 4096)
+    finally:
+        os.close(file)
+
+
 def parse_stat(content: bytes) -> Stat | None:
     """Parse /proc/PID/stat; None when it is empty or malformed.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from sandbox.cgroup.none import read_stat
 from sandbox.errors import SandboxError
 from sandbox.kernel.calls import pidfd_getfd
 from sandbox.plan.codec import Kind
@@ -92,17 +93,4 @@ class Arrived:
         self.channel.close()
 
 
-def read_stat(pid: int) -> bytes:
-    """Return /proc/PID/stat.
-
-    Raises:
-        OSError: there is no such process.
-    """
-    file = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(file, 4096)
-    finally:
-        os.close(file)
-
-
-__all__ = ["Arrived", "read_stat"]
+__all__ = ["Arrived"]

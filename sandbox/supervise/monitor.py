@@ -11,14 +11,13 @@ import os
 import select
 import time
 
-from sandbox.cgroup.none import parse_stat, process_cpu_ns
+from sandbox.cgroup.none import parse_stat, process_cpu_ns, read_stat
 from sandbox.errors import InternalError, ProtocolError, SandboxError, SetupError
 from sandbox.kernel.calls import pidfd_getfd, pidfd_send_signal, set_slice
 from sandbox.launch.shield import Shield
 from sandbox.plan import fds
 from sandbox.plan.codec import Kind, Record
 from sandbox.result import Verdict
-from sandbox.supervise.arrived import read_stat
 from sandbox.supervise.deadlines import PATIENCE_NS, SETUP_NS, Deadlines, count_processors, earliest
 from sandbox.supervise.instructions import Instructions
 from sandbox.supervise.loop import Loop
