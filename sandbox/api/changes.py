@@ -109,15 +109,17 @@ class RunChanges:
         """Return the unified differences of text files, and a line for each other change.
 
         Args:
-            path: of one change or a directory; None is everything.
+            path: of one change or a directory, or a glob; None is everything.
+
+        Raises:
+            PolicyError: there is no change there.
         """
         from sandbox.changes.difference import difference
 
         lines: list[str] = []
         with self.open() as opened:
-            for change in opened.changes():
-                if path is None or change.path == path or change.path.startswith(path.rstrip("/") + "/"):
-                    lines += difference(opened, change)
+            for change in look_at(opened, () if path is None else (path,)):
+                lines += difference(opened, change)
         return "".join(line + "\n" for line in lines)
 
     def apply(
@@ -272,6 +274,18 @@ def _let_images_go(path: str) -> None:
             unpin_image(os.environ, name)
 
 
+def look_at(opened: Opened, patterns: Sequence[str]) -> list[Change]:
+    """Return the changes that paths or globs name, as `RunChanges.apply` takes them; none names everything.
+
+    Raises:
+        PolicyError: one names nothing.
+    """
+    from sandbox.changes.choose import find_named
+
+    changes = list(opened.changes())
+    return [changes[number] for number in sorted(find_named(changes, opened.record.trees, patterns, "look at"))]
+
+
 def statuses(opened: Opened, changes: Sequence[Change]) -> Iterator[tuple[Change, Status]]:
     """Yield how each change stands to the original now; those of an image are always pending."""
     made: dict[int, set[str]] = {}
@@ -381,5 +395,5 @@ def _report(chosen: Chosen, choices: Choices, trees: Sequence[Tree]) -> Report:
 
 __all__ = [
     "ApplyError", "Change", "ConflictError", "Facts", "Kind", "Report", "RunChanges", "Shelf", "Standing", "State", "Type", "check_snapshot_name",
-    "discard_word", "find_kept", "kept_runs", "open_shelf", "shown_path", "statuses",
+    "discard_word", "find_kept", "kept_runs", "look_at", "open_shelf", "shown_path", "statuses",
 ]  # fmt: skip

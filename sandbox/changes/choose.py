@@ -135,21 +135,39 @@ def _check_tree(opened: Opened, number: int, tree: Tree, choices: Choices) -> No
         )
 
 
-def _select(changes: Sequence[Change], trees: Sequence[Tree], patterns: Sequence[str]) -> set[int]:
-    """Return the numbers of the changes that are named, and of those without which they cannot be made."""
+def find_named(changes: Sequence[Change], trees: Sequence[Tree], patterns: Sequence[str], what: str) -> set[int]:
+    """Return the numbers of the changes that paths or globs name; no pattern names everything.
+
+    Args:
+        changes: of a run.
+        trees: its trees.
+        patterns: below a tree, or absolute.
+        what: what is to be done with them, for messages.
+
+    Raises:
+        PolicyError: a pattern names nothing.
+    """
     if not patterns:
         return set(range(len(changes)))
     chosen: set[int] = set()
     for text in patterns:
         if not text:
-            raise PolicyError("apply ``: an empty path names nothing", hint="leave it out for everything; a shell's variable may be empty")
+            raise PolicyError(f"{what} ``: an empty path names nothing", hint="leave it out for everything; a shell's variable may be empty")
         parts = [_parse(text, tree) for tree in trees]
         found = {
             number for number, change in enumerate(changes) if (wanted := parts[change.tree]) is not None and _matches(change.path.split("/"), wanted)
         }
         if not found:
-            raise PolicyError(f"apply `{text}`: the run has no change there", hint="paths are below the tree, or absolute; `sandbox changes RUN`")
+            raise PolicyError(f"{what} `{text}`: the run has no change there", hint="paths are below the tree, or absolute; `sandbox changes RUN`")
         chosen |= found
+    return chosen
+
+
+def _select(changes: Sequence[Change], trees: Sequence[Tree], patterns: Sequence[str]) -> set[int]:
+    """Return the numbers of the changes that are named, and of those without which they cannot be made."""
+    chosen = find_named(changes, trees, patterns, "apply")
+    if not patterns:
+        return chosen
     made = {(change.tree, change.path): number for number, change in enumerate(changes) if _makes_directory(change)}
     for number in list(chosen):
         change = changes[number]
@@ -274,4 +292,4 @@ def _newcomer(opened: Opened, change: Change, gone: set[tuple[int, str]]) -> str
         os.close(fd)
 
 
-__all__ = ["Choices", "Chosen", "choose"]
+__all__ = ["Choices", "Chosen", "choose", "find_named"]

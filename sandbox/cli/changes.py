@@ -21,6 +21,7 @@ from sandbox.api.changes import (
     Type,
     discard_word,
     find_kept,
+    look_at,
     open_shelf,
     shown_path,
     statuses,
@@ -93,7 +94,7 @@ def changes(words: list[str]) -> int:
     if "diff" in options:
         return _show_diff(run, names[1:])
     with run.open() as opened:
-        chosen = [change for change in opened.changes() if _is_named(shown_path(change, opened.record.trees), names[1:])]
+        chosen = look_at(opened, names[1:])
         trees = opened.record.trees
         if options.get("format", ["text"])[0] == "json":
             print(json.dumps(_run_to_dict(opened.record) | {"changes": [_to_dict(change, status.standing, trees[change.tree].path)
@@ -272,20 +273,15 @@ def _show_diff(run: RunChanges, paths: list[str]) -> int:
 
     tty = sys.stdout.isatty()
     with run.open() as opened:
-        for change in opened.changes():
-            if _is_named(shown_path(change, opened.record.trees), paths):
-                for line in difference(opened, change):
-                    text = "\n".join(_harmless(part) for part in line.split("\n")) if tty else line
-                    sys.stdout.buffer.write(os.fsencode(text) + b"\n")
+        for change in look_at(opened, paths):
+            for line in difference(opened, change):
+                text = "\n".join(_harmless(part) for part in line.split("\n")) if tty else line
+                sys.stdout.buffer.write(os.fsencode(text) + b"\n")
     return 0
 
 
 def _harmless(line: str) -> str:
     return "".join(one if one == "\t" else plain(one) if one != "\\" else one for one in line)
-
-
-def _is_named(path: str, names: list[str]) -> bool:
-    return not names or any(path == name.rstrip("/") or path.startswith(name.rstrip("/") + "/") for name in names)
 
 
 def _report_lines(report: Report, run: RunChanges, *, dry: bool) -> Iterator[str]:

@@ -12,6 +12,7 @@ import pytest
 
 from sandbox.api.changes import ApplyError, ConflictError, RunChanges, find_kept, kept_runs
 from sandbox.changes import apply as apply_module
+from sandbox.cli.changes import changes as changes_verb
 from sandbox.cli.main import error_text
 from sandbox.errors import PolicyError
 from tests.kernel.overlays import changed
@@ -197,3 +198,20 @@ def test_no_version_is_lost_of_a_file_that_is_saved_twice_while_it_is_applied(
     assert "first, and longer\n" in found.values() and "theirs\n" not in found.values()
     assert second == "removed" or "second, and longer still\n" in found.values()
     assert not [name for name in found if name.endswith(".tmp")] and all(name in str(caught.value.failed) for name in found if name.endswith(".kept"))
+
+
+def test_paths_are_looked_at_as_they_are_applied(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Who looks at a path and sees nothing takes it for unchanged."""
+
+    def act(top: Path) -> None:
+        (top / "p/q/f").write_text("theirs\n")
+        (top / "a").write_text("theirs\n")
+
+    run = left(tree, act)
+    for name in ("p/q/f", "./p/q", "p/*/f", "p/", str(tree / "p"), f"{tree}/p/q/../q/f"):
+        assert changes_verb(["-q", run.short_id, name]) == 0
+        assert capsys.readouterr().out == "p/q/f\n", name
+        assert run.diff(name).startswith("--- a/p/q/f\n"), name
+    for name in ("P", "", str(tree.parent)):
+        with pytest.raises(PolicyError, match="look at"):
+            changes_verb([run.short_id, "--diff", name])
