@@ -265,3 +265,24 @@ def test_killed_client_leaves_no_cgroup(sandbox_cli: Any, place: Path) -> None:
             pass
         process.stdout.close()
     assert seen >= KILLS // 2, "whenever the payload was up there was a cgroup"
+
+
+# ---- what the program is told of it ----------------------------------------------------------------------------------
+
+VIEW = """
+import os, time
+held = bytearray(b'x') * (24 << 20)
+deadline = time.monotonic() + 60
+while int(open('/sys/fs/cgroup/memory.current').read()) < 24 << 20 and time.monotonic() < deadline:
+    sum(range(1000))
+meminfo = {line.split(':')[0]: int(line.split()[1]) for line in open('/proc/meminfo')}
+print(os.cpu_count(), sorted(os.sched_getaffinity(0)), os.sysconf('SC_PHYS_PAGES') * 4096 >> 20)
+print(meminfo['MemTotal'] >> 10, open('/sys/fs/cgroup/cpu.max').read().strip())
+print(int(open('/sys/fs/cgroup/memory.current').read()) >= 24 << 20, meminfo['MemFree'] < meminfo['MemTotal'] - (24 << 10))
+"""
+
+
+def test_a_machine_view_says_what_the_cgroup_allows_and_what_is_used(server: Server) -> None:
+    result = server.run(*PYTHON, VIEW, profile="default", limits={"memory": 128 * MIB, "cpus": 1})
+    assert result["verdict"] == "ok", result["err"]
+    assert result["out"] == "1 [0] 128\n128 100000 100000\nTrue True\n"
