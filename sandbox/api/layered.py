@@ -63,11 +63,15 @@ def compose(image: Image, command: Command) -> Layered:
     """
     environ = command.environ or os.environ
     layered = compose_image(command.profile, layers=image.layers, config=image.config, argv=command.argv, entrypoint=command.entrypoint)
+    listener = questions.listening
     if command.profile.ids is IdMode.RANGE:
         from sandbox.launch.idmap import outer_extents
 
-        layered = replace(layered, maps=outer_extents(os.geteuid(), 0, 0))
-    listener = questions.listening
+        ask = outer_extents if listener is None else listener.aside(outer_extents)
+        layered = replace(layered, maps=ask(os.geteuid(), 0, 0))
+        if listener is not None and all(layered.maps):  # else there is no such run
+            listener.look_at("/etc/subuid")
+            listener.look_at("/etc/subgid")
     if listener is None:
         trial = recall_trial(layered.root, environ, command.executor)
     else:

@@ -172,3 +172,13 @@ def test_a_volume_in_a_users_home_leaves_it_the_users(store: Path, tmp_path: Pat
     finally:
         images.remove("test")  # nobody else can remove its files
     assert lines == ["33:33:700", "made", "data", "x"]
+
+
+def test_the_command_line_stores_a_launch_with_a_range(store: Path, tmp_path: Path, sandbox_cli: Any) -> None:
+    """What it is made of is heard, the ranges among it; the second run is from disk."""
+    use(store)
+    profile = tmp_path / "range.toml"
+    profile.write_text('extends = "default"\n[namespaces]\nids = "range"\n')
+    for _ in range(2):
+        done = sandbox_cli("exec", "-q", "--profile", str(profile), "--image", "test", "--", "id", "-u")
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"0\n", b"")
