@@ -37,7 +37,7 @@ def changes_path(environ: Mapping[str, str]) -> str:
             "find a directory for what a run changes: none of SANDBOX_STATE_DIR, XDG_STATE_HOME and HOME is an absolute path",
             hint=f"set {VARIABLE}",
         )
-    return path
+    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))  # a home may be a link; what is mounted is taken through none
 
 
 def open_place(path: str, *, make: bool) -> int | None:

@@ -284,3 +284,14 @@ def test_a_sandbox_keeps_each_of_its_runs(tree: Path, state: Path) -> None:
 def _in_reach(tmp_path: Path) -> Iterator[None]:
     tmp_path.chmod(0o755)
     yield
+
+
+def test_runs_are_kept_where_the_way_leads_through_a_link(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where /home is one."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    monkeypatch.setenv("SANDBOX_STATE_DIR", str(tmp_path / "link"))
+    result = run(tree, "echo new >c")
+    assert result.ok and result.changes is not None
+    assert result.changes.apply().removed and (tree / "c").read_text() == "new\n"
+    assert os.listdir(tmp_path / "real/changes") == ["lock"]
