@@ -34,7 +34,7 @@ _DATABASE_BYTES = 1 << 20  # of /etc/passwd and /etc/group
 SKELETON_ROOM = (8 << 20, 2048)
 """Bytes and number of the files that a caller may give."""
 
-_HEAD, _SHEBANGS = 1024, 4
+_HEAD, _SHEBANGS = 1024, 6  # fs/exec.c, exec_binprm: five scripts, one the interpreter of the other, and a program
 _HIGHEST_ID = 0xFFFFFFFE
 
 

@@ -246,7 +246,7 @@ def test_volumes_of_the_image_are_said() -> None:
     assert layered.notes == ("the image keeps data in `/var/db`: no volume is there, so it ends with the run",)
 
 
-@pytest.mark.parametrize("words", [("/proc/self/exe",), ("/proc/self/fd/9/tool",), ("/tool",), ("/dev/tool",)])
+@pytest.mark.parametrize("words", [("/proc/self/exe",), ("/proc/self/fd/9/tool",), ("/tool",), ("/tool5",), ("/dev/tool",)])
 def test_nothing_of_the_kernels_own_is_a_program(tmp_path: Path, words: tuple[str, ...]) -> None:
     """What an image has in /proc is hidden by procfs, whose links lead to the executor and to directories of the host."""
     for path in ("proc/self/fd/9/tool", "proc/self/exe", "dev/tool"):
@@ -255,6 +255,9 @@ def test_nothing_of_the_kernels_own_is_a_program(tmp_path: Path, words: tuple[st
         (tmp_path / path).chmod(0o755)
     (tmp_path / "tool").write_text("#!/proc/self/exe\n")
     (tmp_path / "tool").chmod(0o755)
+    for number in range(2, 6):
+        (tmp_path / f"tool{number}").write_text(f"#!/tool{number - 1 if number > 2 else ''}\n")
+        (tmp_path / f"tool{number}").chmod(0o755)
     layered = compose_image(PROFILE, layers=(str(tmp_path),), config=ImageConfig(), argv=words)
     view = View()
     add_image(view, layered)
