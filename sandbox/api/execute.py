@@ -455,9 +455,7 @@ def _open_streams(streams: Streams) -> tuple[tuple[int, int, int], list[Pump]]:
             feed = Pump(streams.stdin, stdin_w, close_source=False, close_destination=True)
         else:
             feed = Pump(-1, stdin_w, data=streams.stdin or b"", close_destination=True)
-        made.remove(stdout_r)
         out = _make_output(stdout_r, stdout_w, streams.stdout)
-        made.remove(stderr_r)
         err = _make_output(stderr_r, stderr_w, streams.stderr)
     except BaseException:
         for fd in made:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from sandbox.supervise.pump import Pump
 
 _SERVERS = 8  # of one `Sandbox` without a run, before the least used goes
+_LOOK_S = 0.0005
 _AGAIN_NS = 1_000_000_000  # after a server could not be started
 
 
@@ -315,6 +316,21 @@ class Residents:
         """Make now what runs have taken, or wait until it is made."""
         if self._filler is not None:
             self._filler.pay()
+
+    def warm(self, timeout: float | None) -> bool:
+        """Wait until what is made ahead is there, and those that are next are at their place; return whether they are.
+
+        Args:
+            timeout: seconds; None waits as long as it takes.
+        """
+        if self._filler is None:
+            return True
+        until = None if timeout is None else time.monotonic() + timeout
+        while self._filler.pay(settle=True):
+            if until is not None and time.monotonic() > until:
+                return False
+            time.sleep(_LOOK_S)
+        return True
 
     def _take(self, prepared: Prepared, way: Way) -> tuple[House, Slot]:
         affinity = frozenset(os.sched_getaffinity(0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -335,9 +336,11 @@ class Sandbox:
         Args:
             timeout: seconds; None waits as long as it takes. It returns at once when nothing more is being made, because it failed: see `stats`.
         """
-        if self._launcher is not None:
-            self._launcher.settle()
-        return self._interpreters is None or self._interpreters.wait(timeout)
+        began = time.monotonic()
+        if self._launcher is not None and not self._launcher.warm(timeout):
+            return False
+        left = None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
+        return self._interpreters is None or self._interpreters.wait(left)
 
     def _remember(self, run: BackgroundRun) -> None:
         with self._lock:

@@ -380,6 +380,7 @@ def test_a_standard_input_of_no_kind(more: dict[str, Any]) -> None:
     """It is refused before anything is taken or made for the run."""
     with Sandbox(**more) as box:
         assert box.run(["true"]).ok
+        assert box.warm(30)
         before = len(os.listdir("/proc/self/fd"))
         with pytest.raises(TypeError, match="not float"):
             box.run(["true"], stdin=1.5)  # type: ignore[arg-type]
