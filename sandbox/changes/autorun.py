@@ -87,6 +87,17 @@ def why_autorun(change: Change, tree: str = "", search: str = "", *, bare: bool 
     return ""
 
 
+def hooks_of(config: str) -> list[str]:
+    """Return the directories below a repository's top that its configuration says have its hooks."""
+    found = []
+    for line in config.splitlines():
+        key, equals, value = line.rpartition("]")[2].partition("=")
+        path = value.strip().strip('"').removeprefix("./").strip("/")
+        if equals and key.strip().lower() == "hookspath" and path and not value.strip().strip('"').startswith(("/", "~")):
+            found.append(path)
+    return found
+
+
 def may_be_of_bare(path: str) -> tuple[str, list[str]]:
     """Return the directory that would be the repository and the path in it, where git obeys such a file of one; else two empty ones."""
     parts = path.split("/")
@@ -132,4 +143,4 @@ def _link(whole: list[str], search: str) -> str:
     return ""
 
 
-__all__ = ["may_be_of_bare", "why_autorun"]
+__all__ = ["hooks_of", "may_be_of_bare", "why_autorun"]

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 
-from sandbox.changes.autorun import may_be_of_bare, why_autorun
-from sandbox.changes.files import look, open_directory
+from sandbox.changes.autorun import hooks_of, may_be_of_bare, why_autorun
+from sandbox.changes.files import look, open_directory, open_file
 from sandbox.changes.model import Change, Kind, Type
 from sandbox.changes.status import SET_ID, Source, Standing, Status, is_outward, stand
 from sandbox.changes.takeup import is_applying, temporary_name
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from sandbox.changes.keep import Opened
     from sandbox.changes.model import Tree
+
+
+_CONFIG_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +97,7 @@ def choose(opened: Opened, choices: Choices) -> Chosen:
     chosen.named = [changes[number] for number in sorted(wanted)]
     below = [{change.path for change in changes if change.tree == number and _makes_directory(change)} for number in range(len(record.trees))]
     again = is_applying(opened)
+    hooks = [_find_hooks(opened.layers(number)[1][0]) for number in range(len(record.trees))]
     for change in chosen.named:
         tree = record.trees[change.tree]
         status = stand(change, opened.layers(change.tree)[1][0], sources[change.tree], record.since_ns, below[change.tree], again=again)
@@ -103,7 +107,8 @@ def choose(opened: Opened, choices: Choices) -> Chosen:
         if reason := _why_left(change, choices):
             chosen.left.append((change, reason))
             continue
-        if reason := why_autorun(change, tree.path, choices.search, bare=_is_in_bare(opened.layers(change.tree)[1][0], change)):
+        reason = why_autorun(change, tree.path, choices.search, bare=_is_in_bare(opened.layers(change.tree)[1][0], change))
+        if reason or (reason := _why_hook(change, hooks[change.tree])):
             chosen.autorun.append((change, reason))
             if choices.autorun == "skip":
                 continue
@@ -242,6 +247,31 @@ def _leave_out_below(chosen: Chosen) -> None:
         else:
             kept.append((change, status))
     chosen.todo = kept
+
+
+def _find_hooks(root: int) -> list[str]:
+    """Return where the original's repository has its hooks, if its configuration says so."""
+    try:
+        directory = open_directory(root, ".git")
+    except OSError:
+        return []
+    try:
+        with open(open_file(directory, "config"), "rb") as file:
+            return hooks_of(file.read(_CONFIG_BYTES).decode("utf-8", "surrogateescape"))
+    except OSError:
+        return []
+    finally:
+        os.close(directory)
+
+
+def _why_hook(change: Change, hooks: Sequence[str]) -> str:
+    after = change.after
+    if after is None or (after.type is Type.DIRECTORY):
+        return ""
+    for path in hooks:
+        if change.path.startswith(path + "/") or (after.type is Type.SYMLINK and (path + "/").startswith(change.path + "/")):
+            return "git executes it, for `core.hooksPath` says so"
+    return ""
 
 
 def _is_in_bare(root: int, change: Change) -> bool:

@@ -215,3 +215,13 @@ def test_paths_are_looked_at_as_they_are_applied(tree: Path, capsys: pytest.Capt
     for name in ("P", "", str(tree.parent)):
         with pytest.raises(PolicyError, match="look at"):
             changes_verb([run.short_id, "--diff", name])
+
+
+def test_hooks_where_the_originals_configuration_has_them_are_told(tree: Path) -> None:
+    (tree / ".git").mkdir()
+    (tree / ".git/config").write_text("[core]\n\thooksPath = p/q\n")
+    run = left(tree, lambda top: [(top / name).write_text("theirs\n") for name in ("p/q/pre-commit", "a")])
+    with pytest.raises(ConflictError) as caught:
+        run.apply()
+    assert [path for path, _ in caught.value.autorun] == ["p/q/pre-commit"] and not caught.value.conflicts
+    assert [change.path for change in run.apply(autorun="skip").changes] == ["a"] and not (tree / "p/q/pre-commit").exists()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.changes.autorun import may_be_of_bare, why_autorun
+from sandbox.changes.autorun import hooks_of, may_be_of_bare, why_autorun
 from sandbox.changes.model import Change, Facts, Kind, Type
 
 
@@ -87,3 +87,9 @@ def test_git_executes_through_a_link_and_from_a_directory_called_anything(tmp_pa
     (bare / "config").write_text(f'[core]\nrepositoryformatversion=0\nbare=false\nworktree=..\nfsmonitor="touch {tmp_path}/two;"\n')
     _git(bare, "status")
     assert (tmp_path / "two").exists()
+
+
+def test_where_a_configuration_says_that_hooks_are() -> None:
+    assert hooks_of('[core]\n\tbare = false\n\thooksPath = ./tools/hooks/\n') == ["tools/hooks"]
+    assert hooks_of('[core] HooksPath = "a b"\n') == ["a b"]
+    assert hooks_of("[core]\nhooksPath = /etc/hooks\n[x]\nhooks = y\nhooksPath = ~/h\nhooksPath =\n") == []
