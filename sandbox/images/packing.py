@@ -12,6 +12,7 @@ from sandbox.images.bounds import Budget, ImageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, Protocol
 
     class Stream(Protocol):
@@ -73,7 +74,7 @@ class Unpacked:
         self._buffer = b""
         self._at = 0
         self.given = 0
-        self._source = _open_source(fd, packing)
+        self._source = _open_source(fd, packing, budget.check_time)
 
     @property
     def taken(self) -> int:
@@ -149,8 +150,9 @@ class _Plain:
 class _Library:
     """A decompressor object of the standard library: zlib's has no `needs_input`, the others have."""
 
-    def __init__(self, fd: int, make: Any, damage: tuple[type[Exception], ...], what: str) -> None:
+    def __init__(self, fd: int, check: Callable[[], None], make: Any, damage: tuple[type[Exception], ...], what: str) -> None:
         self._fd = fd
+        self._check = check  # thousands of empty streams may be joined, which give nothing to anybody who looks at the clock
         self._make = make
         self._damage = damage
         self._what = what
@@ -162,6 +164,7 @@ class _Library:
     def fill(self) -> bytes:
         while True:
             if self._engine.eof:
+                self._check()
                 rest = self._engine.unused_data or self._read()
                 rest = rest if rest.strip(b"\0") else self._skip_padding()
                 if not rest:
@@ -233,25 +236,25 @@ class _Program:
                 pipe.close()
 
 
-def _open_source(fd: int, packing: Packing) -> Any:
+def _open_source(fd: int, packing: Packing, check: Callable[[], None]) -> Any:
     if packing is Packing.GZIP:
         import zlib
 
-        return _Library(fd, lambda: zlib.decompressobj(31), (zlib.error,), "gzip")
+        return _Library(fd, check, lambda: zlib.decompressobj(31), (zlib.error,), "gzip")
     if packing is Packing.XZ:
         import lzma
 
-        return _Library(fd, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MEMORY), (lzma.LZMAError,), "xz")
+        return _Library(fd, check, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MEMORY), (lzma.LZMAError,), "xz")
     if packing is Packing.BZIP2:
         import bz2
 
-        return _Library(fd, bz2.BZ2Decompressor, (OSError,), "bzip2")
+        return _Library(fd, check, bz2.BZ2Decompressor, (OSError,), "bzip2")
     if packing is Packing.ZSTD:
-        return _zstd(fd)
+        return _zstd(fd, check)
     return _Plain(fd)
 
 
-def _zstd(fd: int) -> Any:
+def _zstd(fd: int, check: Callable[[], None]) -> Any:
     """Return a library's decompressor where there is one: Python 3.14's, or that of the package zstandard; else the program."""
     from importlib import import_module
 
@@ -260,7 +263,7 @@ def _zstd(fd: int) -> Any:
     except ImportError:
         return _Program(fd)
     window = {module.DecompressionParameter.window_log_max: 27}
-    return _Library(fd, lambda: module.ZstdDecompressor(options=window), (module.ZstdError,), "zstd")
+    return _Library(fd, check, lambda: module.ZstdDecompressor(options=window), (module.ZstdError,), "zstd")
 
 
 __all__ = ["Packing", "Unpacked", "detect_packing", "packing_of"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import os
 import tarfile
 from pathlib import Path
@@ -84,3 +86,19 @@ def test_time_is_bounded_where_links_lead_round(place: Place, late: str) -> None
     layer += [directory(f"{deep}/l35"), symlink("l", f"/{deep}/l0")]
     many = [entry(f"l/{late.replace('f', str(n))}", b"") for n in range(500)]
     place.refuse("longer than 1 s", lambda: place.bring([*layer, *many], bounds=Bounds(seconds=1)))
+
+
+@pytest.mark.parametrize("empty", [gzip.compress(b"", mtime=0), bz2.compress(b"")], ids=["gzip", "bzip2"])
+def test_time_is_bounded_where_nothing_is_unpacked(place: Place, monkeypatch: pytest.MonkeyPatch, empty: bytes) -> None:
+    """Streams of nothing, one after the other, are one archive, and only its reader sees them go by."""
+    path = place.path / "a.tar"
+    path.write_bytes(empty * 1000)
+    looks = 0
+
+    def look(self: Budget) -> None:
+        nonlocal looks
+        looks += 1
+
+    monkeypatch.setattr(Budget, "check_time", look)
+    place.refuse("cut off", lambda: place.bring_path(path))
+    assert looks >= 1000
