@@ -45,13 +45,13 @@ def test_what_is_left_in_a_volume_harms_nobody(store: Path, tmp_path: Path, sand
     outside.mkdir()
     (outside / "secret").write_text("host")
     environ = volumes_of(store)
-    first = run_payload("a4_volume_litter.py", "/v", str(outside), volumes=["v:/v"], environ=environ, alter=no_filter)
+    first = run_payload("a4_volume_litter.py", "/v", str(outside), volumes=["v:/v"], environ=environ, alter=no_filter, limits={"wall": "60s"})
     assert first["done"] == "yes" and first["set-id"] == "ok" and first["link"] == "ok" and first["nest"] == "ok" and first["closed"] == "ok"
     assert first["device"] in ("EPERM", "EACCES") and first["hard"] == "EXDEV"
     assert first["escape"] in ("EBUSY", "EACCES", "EPERM", "EROFS") and first["above"] == "ENOENT"
     if os.geteuid():
         assert sandbox.volumes.find("v").measure() == (0, 0, False)  # even that it may not be looked at
-    second = run_payload("a4_volume_next.py", "/v", volumes=["v:/v"], environ=environ, alter=no_filter)
+    second = run_payload("a4_volume_next.py", "/v", volumes=["v:/v"], environ=environ, alter=no_filter, limits={"wall": "60s"})
     assert second["set-id-uid"] == second["uid"] and second["read-link"] == second["read-up"] == "ENOENT" and second["connect"] == "ECONNREFUSED"
     # The host's side: nothing is followed, nothing of theirs reaches a terminal, and all of it can be removed.
     found = sandbox.volumes.find("v")
@@ -68,7 +68,7 @@ def test_what_is_left_in_a_volume_harms_nobody(store: Path, tmp_path: Path, sand
 @pytest.mark.parametrize("closed", [True, False], ids=["whole", "store open to others"])
 def test_a_set_id_file_in_a_volume_is_out_of_reach_of_other_users(closed: bool, store: Path, tmp_path: Path) -> None:
     """On the disk it has its bits: who could get there would run it as its owner. The directory of volumes is 0700."""
-    run_payload("a4_volume_litter.py", "/v", "/x", volumes=["v:/v"], environ=volumes_of(store), alter=no_filter)
+    run_payload("a4_volume_litter.py", "/v", "/x", volumes=["v:/v"], environ=volumes_of(store), alter=no_filter, limits={"wall": "60s"})
     program = store / "v/data/set-id"
     (store / "v/data").chmod(0o755)
     above = [tmp_path, *tmp_path.parents[:3]]
