@@ -90,6 +90,8 @@ def _open_direct(streams: Any) -> tuple[tuple[int, int, int], list[Pump]]:
     children, pumps = _open_streams(streams)
     ends = list(children)
     for number, fd in _direct.get({}).items():
+        if number and pumps[number].writer == ends[number]:
+            pumps[number].writer = -1
         os.close(ends[number])
         ends[number] = os.dup(fd)
     return (ends[0], ends[1], ends[2]), pumps

@@ -27,6 +27,7 @@ from escape.support import (
 
 from sandbox.api.prepare import Prepared
 from sandbox.errors import SetupError
+from sandbox.plan import lower_confine
 from sandbox.plan.steps import CloexecFrom, CloseFrom, DropGroups, NewKeyring, NotDumpable, RestrictLandlock
 
 DIRECTORY, FILE, CHANNEL = 77, 101, 131
@@ -89,24 +90,30 @@ def test_each_closing_alone_keeps_the_callers_descriptors_out(tmp_path: Path, al
 
 
 def test_a_working_directory_behind_a_leaked_descriptor_is_refused(tmp_path: Path) -> None:
-    """CVE-2024-21626. A plan whose working directory is /proc/self/fd/77; removed: the janitor's close_range (and Landlock), then it is the host's."""
+    """CVE-2024-21626. A plan whose working directory is /proc/self/fd/77; removed: the look at magic links and the janitor's close_range (and Landlock)."""
     host = shared_directory(tmp_path / "d")
     (host / "secret").write_text("of the host")
 
     def through_descriptor(prepared: Prepared) -> Prepared:
         return replace(prepared, root=replace(prepared.root, workdir=f"/proc/self/fd/{DIRECTORY}"))
 
-    def caller(alter: Sequence[Alteration]) -> Run:
+    def follow(low: Any, step: Any) -> None:
+        low.call("chdir", step.path, label=f"`{step.path}`")
+
+    def caller(alter: Sequence[Alteration], *, magic: bool) -> Run:
         os.dup2(os.open(host, os.O_RDONLY | os.O_DIRECTORY), DIRECTORY)
+        if magic:
+            lower_confine._set_workdir = follow  # in this child only
         return run_payload("a2_workdir.py", refit=through_descriptor, alter=alter)
 
-    def refused() -> str:
+    def refused(alter: Sequence[Alteration], *, magic: bool) -> str:
         with pytest.raises(SetupError) as caught:
-            caller(())
+            caller(alter, magic=magic)
         return str(caught.value)
 
-    assert "ENOENT" in in_child(refused)
-    run = in_child(functools.partial(caller, (close_in_janitor, no_landlock)))
+    assert "ENOENT" in in_child(functools.partial(refused, (), magic=True))
+    assert "ELOOP" in in_child(functools.partial(refused, (close_in_janitor, no_landlock), magic=False))
+    run = in_child(functools.partial(caller, (close_in_janitor, no_landlock), magic=True))
     assert run["secret"] == "of the host"
 
 

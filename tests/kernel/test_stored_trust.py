@@ -219,7 +219,7 @@ def test_a_full_disk_is_no_error(place: Place) -> None:
 
     def small() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (70_000, 70_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (130_000, 130_000))
 
     place.run("true", options=["--no-cache"])
     command = [sys.executable, "-I", "-S", str(place.package / "sandbox" / "__main__.py"), "exec", "-q", "-l", "file-size=1000", "--", "echo", "fine"]
