@@ -96,6 +96,10 @@ def test_a_hostile_archive_harms_nothing(scratch: Path, name: str) -> None:
     if os.environ.get("SANDBOX_GOLDEN") == "write":
         lines = {**(recorded() if OUTCOMES.exists() else {}), name: line}
         OUTCOMES.write_text("".join(f"{each}\t{lines[each]}\n" for each in sorted(lines) if each in CASES))
+    if "zstd" in line and refused:  # in the words of the program that is installed, or that there is none
+        assert line.startswith("refused: unpack ")
+        assert recorded()[name].startswith("refused: unpack ")
+        return
     assert recorded()[name] == line
 
 
