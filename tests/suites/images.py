@@ -274,7 +274,7 @@ def from_registry(layout: Path, directory: Path) -> bool:
         for tag in ("debian", "layered"):
             reference = registry.push(layout, f"suite/{tag}", tag)
             with timed(f"skopeo copy of {tag} from the registry into a directory"):
-                call("skopeo", "copy", "-q", "--src-tls-verify=false", f"docker://{reference}", f"oci:{directory / f'copied-{tag}'}:x")
+                call("skopeo", "copy", "-q", "--src-tls-verify=false", "--src-no-creds", f"docker://{reference}", f"oci:{directory / f'copied-{tag}'}:x")
             with timed(f"sandbox image pull {tag}, into a new store, unpacked"):
                 env = {**os.environ, "SANDBOX_DATA_DIR": str(directory / f"pulled-{tag}")}
                 pulled = call(sys.executable, "-I", str(ROOT / "sandbox" / "__main__.py"), "image", "pull", "-q", "--tls-verify=false", reference, env=env)
