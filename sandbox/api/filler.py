@@ -60,11 +60,6 @@ class Filler:
         except RuntimeError:  # no more threads: the next run pays
             self._running = False
 
-    @property
-    def owes(self) -> bool:
-        """Whether something is to be made."""
-        return bool(self._owed) or self._by != 0
-
     def pay(self, settle: bool = False) -> bool:
         """Make what is owed, in the caller's thread, or wait for the thread that is at it.
 

@@ -11,7 +11,7 @@ import zlib
 
 from sandbox.images.bounds import ImageError
 from sandbox.images.documents import OCI_LAYER, Descriptor
-from sandbox.images.paths import OPAQUE, WHITEOUT
+from sandbox.images.paths import WHITEOUT
 from sandbox.images.tarread import BLOCK, Kind
 
 TYPE_CHECKING = False
@@ -105,10 +105,6 @@ class LayerWriter:
         """Say that what the layers below have at a path is gone."""
         directory, _, name = path.rpartition(b"/")
         self.write(make_header((directory + b"/" if directory else b"") + WHITEOUT + name, Kind.FILE, mode=0o600, mtime_ns=mtime_ns))
-
-    def add_opaque(self, directory: bytes, mtime_ns: int = 0) -> None:
-        """Say that nothing is left of what the layers below have in a directory."""
-        self.write(make_header((directory + b"/" if directory else b"") + OPAQUE, Kind.FILE, mode=0o600, mtime_ns=mtime_ns))
 
     def write(self, chunk: bytes) -> None:
         """Write bytes of the archive."""

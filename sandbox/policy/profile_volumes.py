@@ -17,7 +17,7 @@ from sandbox.units import parse_duration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from sandbox.policy.places import Where
 
@@ -184,14 +184,3 @@ def check_volume_targets(volumes: Iterable[Volume]) -> None:
 
 def _origins(*volumes: Volume) -> str | None:
     return "\n".join(filter(None, (volume.origin for volume in volumes))) or None
-
-
-def parse_labels(texts: Iterable[str], where: Where) -> Mapping[str, str]:
-    """Return labels of ``KEY=VALUE`` texts."""
-    labels: dict[str, str] = {}
-    for text in texts:
-        key, equals, value = string(text, where).partition("=")
-        if not equals or not key or len(text) > 1024 or key in labels or "\n" in text:
-            where.fail(f"label `{text}` is not KEY=VALUE, or there twice", hint="for example `--label project=site`")
-        labels[key] = value
-    return labels
