@@ -79,7 +79,7 @@ def open_directory(path: str | None, *, make: bool = True) -> int | None:
         return None
     try:
         if make:
-            _make_directory(path)
+            make_directory(path)
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except (OSError, ValueError):
         return None
@@ -89,8 +89,8 @@ def open_directory(path: str | None, *, make: bool = True) -> int | None:
     return None
 
 
-def _make_directory(path: str) -> None:
-    """Make the cache directory if it is not there, but not in somebody else's.
+def make_directory(path: str) -> None:
+    """Make a directory of the caller's own if it is not there, but not in somebody else's.
 
     Under sudo with the user's HOME root would follow whatever links are there, and the user, who cannot use a directory of root's, would do without
     at every run from then on.
@@ -184,4 +184,4 @@ def _unlink(directory: int, name: str) -> None:
         pass
 
 
-__all__ = ["cache_path", "data_path", "hidden_paths", "is_ours", "mark_of", "open_directory", "read_entry", "state_path", "write_entry"]
+__all__ = ["cache_path", "data_path", "hidden_paths", "is_ours", "make_directory", "mark_of", "open_directory", "read_entry", "state_path", "write_entry"]

@@ -20,6 +20,7 @@ import time
 
 from sandbox.errors import SandboxError, describe_errno
 from sandbox.record import dataclass
+from sandbox.store import make_directory
 from sandbox.volumes.trees import remove_tree
 
 TYPE_CHECKING = False
@@ -216,7 +217,7 @@ def open_store(path: str, *, make: bool) -> Store | None:
         except FileNotFoundError:
             if not make:
                 return None
-            _make_store(path)
+            make_directory(path)
             fd = os.open(path, _OPEN)
     except OSError as error:
         raise SandboxError(f"open the directory of volumes `{path}`: {describe_errno(error.errno or 0)}") from None
@@ -231,20 +232,6 @@ def open_store(path: str, *, make: bool) -> Store | None:
     raise SandboxError(
         f"the directory of volumes `{path}` has mode {stat.S_IMODE(status.st_mode):04o}: others could look in", hint=f"`chmod 700 {path}`"
     )
-
-
-def _make_store(path: str) -> None:
-    """Make it, but not in somebody else's directory: under sudo with the user's HOME root would follow whatever links are there."""
-    above = os.path.dirname(path)
-    while not os.path.exists(above):
-        above = os.path.dirname(above)
-    if os.stat(above).st_uid not in (0, os.geteuid()):
-        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), above)
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        pass
 
 
 def new_facts(made: str, *, size_bytes: int = 0, project: int = 0, labels: Mapping[str, str] | None = None) -> Facts:
