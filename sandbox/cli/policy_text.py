@@ -7,7 +7,8 @@ import re
 import sys
 
 from sandbox.abi.arch import Arch, native_arch
-from sandbox.cli.options import Option, UsageError, format_options, parse_options
+from sandbox.cli import operands
+from sandbox.cli.options import Option, UsageError
 from sandbox.policy.locate import data_path
 from sandbox.policy.nearest import suggest
 
@@ -27,32 +28,13 @@ _COLOURS = {"good": "32", "bad": "31", "warn": "33", "head": "1"}
 def parse(
     words: list[str], options: tuple[Option, ...], command: str, synopsis: str, text: str
 ) -> tuple[dict[str, list[str]], list[str]] | None:
-    """Split words into options and operands, which may be mixed; print the help and return None when that was asked for."""
-    found: dict[str, list[str]] = {}
-    operands: list[str] = []
-    left = words
-    while left:
-        some, rest = parse_options(left, options, f"policy {command}")
-        for name, values in some.items():
-            if name in found and not next(option for option in options if option.name == name).many:
-                raise UsageError(f"option `--{name}` is given twice")
-            found.setdefault(name, []).extend(values)
-        ended = len(rest) < len(left) and left[len(left) - len(rest) - 1] == "--"
-        operands += rest if ended else rest[:1]
-        left = [] if ended else rest[1:]
-    if "help" in found:
-        print(f"usage: sandbox policy {command} {synopsis}\n\n{text}\n")
-        print("\n".join(format_options(options)))
-        return None
-    return found, operands
+    """See `operands.parse`."""
+    return operands.parse(words, options, f"policy {command}", synopsis, text)
 
 
-def need(operands: Sequence[str], least: int, most: int | None, what: str, command: str) -> None:
-    """Refuse too few or too many operands."""
-    if len(operands) < least:
-        raise UsageError(f"say {what}", hint=f"see `sandbox policy {command} --help`")
-    if most is not None and len(operands) > most:
-        raise UsageError(f"surplus operand `{operands[most]}`", hint=f"see `sandbox policy {command} --help`")
+def need(given: Sequence[str], least: int, most: int | None, what: str, command: str) -> None:
+    """See `operands.need`."""
+    operands.need(given, least, most, what, f"policy {command}")
 
 
 def choose_arch(options: dict[str, list[str]]) -> Arch:
