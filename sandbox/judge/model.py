@@ -81,8 +81,11 @@ class Case:
         args: command line arguments of the submission.
         output_validator_flags: words for the output validator, inherited ones included.
         input_validator_flags: likewise.
+        input_validator_flags_for: where the package gives flags by the name of the validator: those; validators that are not in it get none.
+            None where `input_validator_flags` are for all of them.
         sample: whether it is below ``sample/``.
         full_feedback: whether a contestant may see input, answer and messages.
+        output: host path of an output that a validator is tried with (``invalid_output``, ``valid_output``), or "".
     """
 
     name: str
@@ -92,8 +95,10 @@ class Case:
     args: tuple[str, ...] = ()
     output_validator_flags: tuple[str, ...] = ()
     input_validator_flags: tuple[str, ...] = ()
+    input_validator_flags_for: Mapping[str, tuple[str, ...]] | None = None
     sample: bool = False
     full_feedback: bool = False
+    output: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,9 +106,11 @@ class Grading:
     """How the outcomes below a group become one. Legacy keys and those of 2025-09; what a format does not know keeps its default.
 
     `custom` asks for the package's grader, else `flags` are the default grader's. `minimum` and `maximum` are the legacy ``range``, infinite unless said.
-    2025-09: `max_score` (None is unbounded), `aggregation` ``pass-fail``, ``sum`` or ``min``, and `require_pass`, names of groups or cases.
+    2025-09: `max_score` (None is unbounded), `aggregation` ``pass-fail``, ``sum`` or ``min``, and `require_pass`, names of groups.
+    `aggregation` is "" for a legacy group, and says so which of both it is. `scoring` is whether scores are wanted at all.
     """
 
+    scoring: bool = False
     on_reject_break: bool = True
     custom: bool = False
     flags: tuple[str, ...] = ()
@@ -313,6 +320,7 @@ class CaseResult:
         wall_ns: likewise.
         memory_bytes: highest use, None where it is not known; `memory_source` says what counted.
         score: what the validator or the case's group gave, None for none.
+        multiplier: what the validator wrote to ``score_multiplier.txt``, None for none; grading makes a score of it.
         validator_exit: the output validator's exit code, None where none ran or it did not exit.
         judge_message: the validator's words for judges; `team_message` for contestants. Untrusted text, cut.
         denials: refused system calls by name.
@@ -338,6 +346,7 @@ class CaseResult:
     exit_code: int | None = None
     signal: int | None = None
     score: float | None = None
+    multiplier: float | None = None
     validator_exit: int | None = None
     judge_message: str = ""
     team_message: str = ""
@@ -356,12 +365,18 @@ class CaseResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupResult:
-    """What came of a group: one verdict, one score."""
+    """What came of a group: one verdict, one score.
+
+    `decided_by` names the case or group that the verdict comes from. `problems` is what the package did wrong there, such as a score out of its own range.
+    `skipped` says why nothing of it was judged.
+    """
 
     name: str
     code: Code
     score: float | None = None
     decided_by: str = ""
+    problems: tuple[str, ...] = ()
+    skipped: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
