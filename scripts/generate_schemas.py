@@ -260,7 +260,7 @@ PROFILE: dict[str, tuple[Schema, str]] = {
     "limits.output": (or_none(SIZE), "Bytes on stdout and stderr together; more ends the run."),
     "limits.open-files": ({"type": "integer", "minimum": 8, "maximum": 1 << 20}, "Descriptors of each process."),
     "limits.file-size": (or_none(SIZE), "Bytes of each file that is written."),
-    "limits.stack": (or_none(SIZE), "Stack of each process; at least 128 KiB."),
+    "limits.stack": (or_none({"anyOf": [SIZE, {"const": "unlimited"}]}), "Stack of each process; at least 128 KiB. `unlimited` lifts the caller's own limit."),
     "limits.tmp": (SIZE, "Size of the tmpfs on /tmp; at least one page."),
     "limits.tmp-inodes": (INODES, "Number of files on /tmp."),
     "limits.shm": (SIZE, "Size of the tmpfs on /dev/shm."),

@@ -10,7 +10,7 @@ import os
 from sandbox.abi import uapi
 from sandbox.cgroup.run import asked_of_cgroup
 from sandbox.errors import UnsupportedError
-from sandbox.policy.profile import IoClass, Limits, Profile
+from sandbox.policy.profile import UNLIMITED, IoClass, Limits, Profile
 from sandbox.record import dataclass, replace
 from sandbox.result import Enforcement
 
@@ -246,7 +246,8 @@ def _rlimits(limits: Limits, sampled: frozenset[str], notes: list[str], entries:
         entries.append(Enforcement(what="file size", how="RLIMIT_FSIZE"))
     if limits.stack_bytes is not None:
         wanted[uapi.RLIMIT_STACK] = (limits.stack_bytes, limits.stack_bytes)
-        entries.append(Enforcement(what="stack", how="RLIMIT_STACK"))
+        if limits.stack_bytes != UNLIMITED:
+            entries.append(Enforcement(what="stack", how="RLIMIT_STACK"))
     entries.append(Enforcement(what="scratch files", how="size and nr_inodes of each tmpfs"))
     if sampled:
         from sandbox.cgroup.none import rlimits_for

@@ -279,7 +279,8 @@ class SetLimit:
     or_less: bool = False
 
     def describe(self) -> str:
-        return f"{self.name} {self.soft}/{self.hard}" + (" or less" if self.or_less else "")
+        soft, hard = ("unlimited" if value == (1 << 64) - 1 else str(value) for value in (self.soft, self.hard))
+        return f"{self.name} {soft}/{hard}" + (" or less" if self.or_less else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,10 @@ from sandbox.enums import StrEnum
 from sandbox.record import dataclass, field
 
 
+UNLIMITED = (1 << 64) - 1
+"""RLIM_INFINITY: no limit whatever the caller's own soft limit is, where None leaves that alone. Source: getrlimit(2)."""
+
+
 class ProcMode(StrEnum):
     """What is mounted on /proc."""
 
@@ -101,6 +105,7 @@ class Limits:
     Attributes:
         idle_ns: wall time minus CPU time of all processes together.
         cpu_quota_ppm: CPU time of all processes together in any 100 ms, in millionths of one processor.
+        stack_bytes: of each process; `UNLIMITED` lifts the caller's soft limit, None leaves it.
         cpuset: numbers of the processors that may be used, ascending; empty means all.
         cpu_weight: share of CPU time when others want it too, 1 to 10000; 100 is what anybody has.
         nice: 0 to 19.

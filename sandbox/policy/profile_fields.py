@@ -11,7 +11,7 @@ import re
 
 from sandbox.policy.nearest import suggest
 from sandbox.policy.places import Where
-from sandbox.policy.profile import CwdMode, IdMode, LandlockMode, MachineView, NetworkMode, OverlayMode, ProcMode
+from sandbox.policy.profile import UNLIMITED, CwdMode, IdMode, LandlockMode, MachineView, NetworkMode, OverlayMode, ProcMode
 from sandbox.policy.profile_shares import convert_cpus, convert_cpuset, convert_io, convert_io_priority
 from sandbox.policy.profile_values import Converter, mount_target
 from sandbox.policy.profile_values import boolean as _boolean
@@ -66,6 +66,10 @@ def _duration(value: object, where: Where) -> int:
     if number < 1_000_000:
         where.fail(f"`{where.key}` must be at least {format_duration(1_000_000)}, not `{value}`")
     return number
+
+
+def _stack(value: object, where: Where) -> object:
+    return UNLIMITED if value == "unlimited" else _size(128 << 10)(value, where)
 
 
 def _or_none(convert: Converter) -> Converter:
@@ -188,7 +192,7 @@ LIMITS: dict[str, tuple[str, Converter]] = {
     "output": ("output_bytes", _or_none(_size(0))),
     "open-files": ("open_files", _integer(8, 1 << 20)),
     "file-size": ("file_bytes", _or_none(_size(0))),
-    "stack": ("stack_bytes", _or_none(_size(128 << 10))),
+    "stack": ("stack_bytes", _or_none(_stack)),
     "idle": ("idle_ns", _or_none(_duration)),
     "cpus": ("cpu_quota_ppm", _or_none(convert_cpus)),
     "cpu-weight": ("cpu_weight", _or_none(_integer(1, 10_000))),

@@ -15,7 +15,7 @@ from sandbox.policy.profile_load import list_profiles, load_profile, override_pr
 from sandbox.policy.toml_source import key_lines
 
 HEAD = 'description = "d"\npolicy = "strict"\n'
-SHIPPED = ("build", "default", "python", "shell", "strict")
+SHIPPED = ("build", "default", "judge", "judge-compile", "judge-validate", "python", "shell", "strict")
 
 
 @pytest.fixture
@@ -426,9 +426,11 @@ def test_list_profiles_names_all_and_survives_a_broken_one(write) -> None:
 def test_shipped_profiles_hold_the_promises_of_their_kind(name: str) -> None:
     profile = load_profile(name)
     assert profile.landlock is LandlockMode.REQUIRED and profile.nested_namespaces is False and profile.volumes == ()
-    assert profile.cwd is CwdMode.READ_ONLY and profile.limits.memory_bytes and profile.limits.processes
-    assert profile.policy == {"shell": "default"}.get(name, name)
-    untrusted = name in ("strict", "python")
+    judge = name.startswith("judge")
+    assert profile.cwd is (CwdMode.NO if judge else CwdMode.READ_ONLY) and profile.limits.memory_bytes and profile.limits.processes
+    assert profile.policy == {"shell": "default", "judge-compile": "strict", "judge-validate": "judge"}.get(name, name)
+    assert not judge or profile.env_pass == ()
+    untrusted = judge or name in ("strict", "python")
     assert (profile.network is NetworkMode.NONE) == untrusted and (profile.proc is ProcMode.MINIMAL) == untrusted
     assert (profile.limits.wall_ns is None) == (name == "shell")
     # A variable that could hold a secret is never let through by a shipped profile.
@@ -519,3 +521,12 @@ k = 2
         "z[1]": 14,
         "z[1].k": 15,
     }
+
+
+def test_a_stack_may_be_unlimited_and_is_then_no_limit_of_ours(write) -> None:
+    from sandbox.policy.profile import UNLIMITED
+
+    assert load_profile(write(HEAD + '[limits]\nstack = "unlimited"\n')).limits.stack_bytes == UNLIMITED
+    with pytest.raises(PolicyError, match="size `endless` is not a number"):
+        load_profile(write(HEAD + '[limits]\nstack = "endless"\n'))
+    assert load_profile("judge").limits.stack_bytes == UNLIMITED and load_profile("strict").limits.stack_bytes is None
