@@ -177,7 +177,7 @@ class Submission:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """A program of the package itself: a validator or a grader. As `Submission`; may have the scripts ``build`` and ``run`` (then `executable` names of files)."""
+    """A program of the package itself: a validator or a grader. As `Submission`; may have scripts ``build`` and ``run``, which `executable` names then."""
 
     name: str
     files: Mapping[str, bytes]
@@ -405,7 +405,16 @@ class SubmissionResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackageResult:
-    """What came of a package: the limit that was used, every submission, and whether every label holds."""
+    """What came of a package: the limit that was used, every submission, and whether every label holds.
+
+    Attributes:
+        upper_limit_ns: to which programs were let run, so that verdicts sensitive to the limit are seen.
+        problems: what is wrong with the package itself; `strict` looks for more of it, and counts `warnings` among them.
+        repeat: how often each case was run on purpose.
+        jobs: how many runs at a time.
+        runs: how many runs of submissions there were.
+        wall_ns: how long all of it took.
+    """
 
     problem: str
     format: Format
@@ -416,6 +425,17 @@ class PackageResult:
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     enforced: tuple[str, ...] = ()
+    upper_limit_ns: int = 0
+    strict: bool = False
+    repeat: int = 1
+    jobs: int = 1
+    runs: int = 0
+    wall_ns: int = 0
+
+    @property
+    def absent(self) -> tuple[SubmissionResult, ...]:
+        """The submissions that were not judged, because their language is not installed."""
+        return tuple(each for each in self.submissions if each.absent)
 
     @property
     def ok(self) -> bool:

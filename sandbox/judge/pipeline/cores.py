@@ -1,0 +1,28 @@
+"""How many programs may be measured at a time without sharing a core."""
+
+from __future__ import annotations
+
+import os
+
+
+def count_cores(root: str = "/sys/devices/system/cpu") -> int:
+    """Return the physical cores that this process may use, at least 1; two threads of one core slow each other down and count once.
+
+    Args:
+        root: where the kernel describes processors; what it does not tell apart counts as a core each.
+    """
+    cores = set()
+    for number in os.sched_getaffinity(0):
+        try:
+            cores.add(tuple(_read(f"{root}/cpu{number}/topology/{name}") for name in ("physical_package_id", "core_id")))
+        except OSError:
+            cores.add((str(number), "unknown"))
+    return max(1, len(cores))
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="ascii") as file:
+        return file.read().strip()
+
+
+__all__ = ["count_cores"]

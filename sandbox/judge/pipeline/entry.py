@@ -1,0 +1,210 @@
+"""One submission being judged: built, run on what is needed, graded under one time limit or another."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from sandbox.judge.model import Built, Case, CaseResult, Code, Problem, Program, RunLimits, Submission
+from sandbox.judge.pipeline.lane import Lane
+from sandbox.judge.pipeline.settle import is_enough, settle, under, wants_reruns
+from sandbox.judge.pipeline.walk import Rules, Walked, cases_of, skipped, walk
+from sandbox.judge.pipeline.workers import Board, Stopped
+from sandbox.record import dataclass, replace
+
+
+class Handle(Protocol):
+    """A program that is ready to be run on cases; any thread may, several at a time."""
+
+    def judge(self, case: Case, limits: RunLimits) -> CaseResult:
+        """Run it on one case and have the output checked."""
+
+
+class Tools(Protocol):
+    """What a judging needs of the rooms that build, run, check and grade."""
+
+    problem: Problem
+    rules: Rules
+
+    def build(self, submission: Submission) -> Built:
+        """Build a submission."""
+
+    def limits(self, program: Program, limit_ns: int) -> RunLimits:
+        """Return the limits of one run of a program, given the time limit for a language without a factor."""
+
+    def open(self, program: Program) -> AbstractContextManager[Handle]:
+        """Make a program ready to be run."""
+
+    def check_label(self, submission: Submission, walked: Walked) -> tuple[str, ...]:
+        """Return what of a submission's label does not hold."""
+
+    def stop(self) -> None:
+        """End everything that runs in a sandbox."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The time limit that verdicts are about and the one to which programs are let run, for a language without a factor of its own."""
+
+    limit_ns: int
+    upper_ns: int
+
+
+UNKNOWN = Limits(limit_ns=300_000_000_000, upper_ns=300_000_000_000)
+"""How long a program may compute while its time is what the limit is to be made of; what the reference tool allows."""
+
+
+class Entry:
+    """A submission with what is known of it so far.
+
+    Args:
+        board: where the workers are.
+        tools: what builds and runs.
+        submission: which.
+        repeat: how often each case that is needed is run.
+        told: called after every run with the case's name, and whether it was alone.
+    """
+
+    def __init__(
+        self,
+        board: Board,
+        tools: Tools,
+        submission: Submission,
+        *,
+        repeat: int = 1,
+        told: Callable[[str, bool], None] = lambda case, alone: None,
+    ) -> None:
+        self.submission = submission
+        self.built: Built | None = None
+        self._board = board
+        self._tools = tools
+        self._repeat = repeat
+        self._told = told
+        self._order = tuple(cases_of(tools.problem.data))
+        self._lane: Lane | None = None
+        self._allowed = UNKNOWN
+        self._open: AbstractContextManager[Handle] | None = None
+        self._handle: Handle | None = None
+        self._opening = threading.Lock()
+        self._closed = False
+        self._settled: dict[str, CaseResult] = {}
+
+    @property
+    def program(self) -> Program | None:
+        """The built program, None where there is none."""
+        return None if self.built is None else self.built.program
+
+    def claim_ahead(self) -> Callable[[], None] | None:
+        """See `pipeline.workers.Work`."""
+        return None if self._lane is None else self._lane.claim_ahead()
+
+    def build(self) -> Built:
+        """Build it, once."""
+        if self.built is None:
+            with self._board.gate.beside():
+                self._board.check()
+                self.built = self._tools.build(self.submission)
+        return self.built
+
+    def judge(self, limits: Limits, *, final: bool) -> tuple[Walked, Walked] | None:
+        """Judge it under the upper limit, and under the limit; None where it could not be built.
+
+        What was run before, under limits no lower, is not run again. With `final`, runs near the limit are repeated alone, and every run as often as asked.
+        """
+        if self.build().program is None:
+            return None
+        self._closed = False
+        if self._lane is None:
+            self._allowed = limits
+            self._lane = Lane(self._board, self._order, self._run)
+        try:
+            above = self._walk(limits.upper_ns, final=False)
+            return above, self._walk(limits.limit_ns, final=final)
+        finally:
+            self._lane.close()
+            self.close()
+
+    def close(self) -> None:
+        """End the program's sandbox, and what was run ahead in it for nothing; `judge` makes another when it needs one."""
+        with self._opening:
+            self._closed = True
+            opened, self._open, self._handle = self._open, None, None
+        if opened is not None:
+            opened.__exit__(None, None, None)
+
+    def _walk(self, limit_ns: int, *, final: bool) -> Walked:
+        assert self._lane is not None and self.program is not None
+        limit_ns = round(limit_ns * self.program.time_factor)
+        steps = walk(self._tools.problem.data, self._tools.rules)
+        try:
+            case = next(steps)
+            while True:
+                result = under(self._lane.need(case), limit_ns)
+                case = steps.send(self._settle(case, result, limit_ns) if final else result)
+        except StopIteration as end:
+            walked: Walked = end.value
+            return walked
+
+    def _settle(self, case: Case, first: CaseResult, limit_ns: int) -> CaseResult:
+        known = self._settled.get(case.name)
+        if known is not None:
+            return known
+        repeated = [under(self._run(case), limit_ns) for _ in range(self._repeat - 1)]
+        runs = [first]
+        while wants_reruns(first) and not is_enough(runs):
+            with self._board.gate.alone():
+                runs.append(under(self._measure(case, alone=True), limit_ns))
+        result = settle(runs)
+        if repeated:
+            result = replace(result, reruns=(*((run.code, run.cpu_ns) for run in repeated), *result.reruns))
+        self._settled[case.name] = result
+        return result
+
+    def _run(self, case: Case) -> CaseResult:
+        with self._board.gate.beside():
+            return self._measure(case, alone=False)
+
+    def _measure(self, case: Case, *, alone: bool) -> CaseResult:
+        self._board.check()
+        program = self.program
+        assert program is not None
+        with self._opening:
+            if self._closed:
+                raise Stopped
+            if self._handle is None:
+                self._open = self._tools.open(program)
+                self._handle = self._open.__enter__()
+            handle = self._handle
+        result = handle.judge(case, self._tools.limits(program, self._allowed.upper_ns))
+        self._told(case.name, alone)
+        return result
+
+
+def not_run(problem: Problem, reason: str) -> tuple[CaseResult, ...]:
+    """Return every case as one that was not run."""
+    return tuple(skipped(case, reason) for case in cases_of(problem.data))
+
+
+def slowest(cases: Sequence[CaseResult]) -> CaseResult | None:
+    """Return the case that took the most CPU time, None where none was run."""
+    return max((case for case in cases if not case.skipped), key=lambda case: case.cpu_ns, default=None)
+
+
+def deciding(walked: Walked) -> str:
+    """Return the name of the case that a verdict rests on, "" where it is AC or nothing was run."""
+    final = walked.final
+    if final.code is Code.AC:
+        return ""
+    if final.decided_by:
+        by_group = {group.name: group for group in walked.groups}
+        name, seen = final.decided_by, set[str]()
+        while name in by_group and name not in seen and by_group[name].decided_by:  # a group's verdict rests on a case of it
+            seen.add(name)
+            name = by_group[name].decided_by
+        return name
+    return next((case.case for case in walked.cases if not case.skipped and case.code is final.code), "")
+
+
+__all__ = ["UNKNOWN", "Entry", "Handle", "Limits", "Tools", "deciding", "not_run", "slowest"]

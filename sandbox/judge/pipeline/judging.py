@@ -1,0 +1,316 @@
+"""All of a package's submissions: which are judged, under which time limit, and what comes of it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Protocol, cast
+
+from sandbox.judge.errors import PackageError
+from sandbox.judge.model import CaseResult, Code, GroupResult, PackageResult, Problem, Submission, SubmissionResult
+from sandbox.judge.pipeline.entry import UNKNOWN, Entry, Limits, Tools, deciding, not_run, slowest
+from sandbox.judge.pipeline.walk import Walked
+from sandbox.judge.pipeline.workers import Board, Work
+from sandbox.judge.progress import Progress, Stage, Step
+from sandbox.record import dataclass, replace
+from sandbox.units import format_duration
+
+_STOP_S = 0.8
+"""How long workers may take to end after an interruption, so that all of it is over within a second."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How to judge.
+
+    Attributes:
+        submissions: globs for names below ``submissions/``, or for their last part; empty means all.
+        jobs: how many runs at a time, at least 1.
+        time_limit_ns: in the place of the package's.
+        strict: check the package as well, and count what is doubtful as wrong.
+        repeat: how often each case is run, at least 1.
+    """
+
+    submissions: tuple[str, ...] = ()
+    jobs: int = 1
+    time_limit_ns: int | None = None
+    strict: bool = False
+    repeat: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Derived:
+    """Time limits with where they come from; `problems` is what contradicts the limit, `warnings` what is doubtful about it."""
+
+    limits: Limits
+    source: str
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class PackageTools(Tools, Protocol):
+    """What a whole package needs besides."""
+
+    def derive(self, times: Mapping[str, int], time_limit_ns: int | None) -> Derived:
+        """Return the limits, given the longest time of each submission that they may be made of."""
+
+    def check_package(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Check inputs, answers and what has to be refused; return problems and warnings."""
+
+    def enforced(self) -> tuple[str, ...]:
+        """Return what held the runs, and what held them less than was asked for."""
+
+
+def choose(problem: Problem, globs: Sequence[str]) -> tuple[Submission, ...]:
+    """Return the submissions that globs name, all of them without one.
+
+    Raises:
+        PackageError: a glob names none.
+    """
+    for glob in globs:
+        if not any(matches(each.name, glob) for each in problem.submissions):
+            known = ", ".join(f"`{each.name}`" for each in problem.submissions[:8])
+            raise PackageError(
+                f"no submission of `{problem.name}` is called `{glob}`", hint=f"there are {known}" if known else "it has none"
+            )
+    return tuple(each for each in problem.submissions if not globs or any(matches(each.name, glob) for glob in globs))
+
+
+def matches(name: str, glob: str) -> bool:
+    """Whether a glob means a submission: its whole name, its last part, or its directory."""
+    directory, _, last = name.rpartition("/")
+    return any(fnmatchcase(part, glob.rstrip("/")) for part in (name, last, directory) if part)
+
+
+class Judging:
+    """One judging of a package.
+
+    Args:
+        problem: staged.
+        tools: for this problem.
+        options: how.
+        progress: told of each step, one at a time.
+    """
+
+    def __init__(self, problem: Problem, tools: PackageTools, options: Options, progress: Progress | None = None) -> None:
+        self._problem = problem
+        self._tools = tools
+        self._options = options
+        self._progress = progress
+        self._telling = threading.Lock()
+        self._board = Board(options.jobs)
+        self._chosen = choose(problem, options.submissions)
+        self._results: dict[str, SubmissionResult] = {}
+        self._entries: dict[str, Entry] = {}
+        self._runs = 0
+        self._stage = Stage.JUDGE
+        self._problems: list[str] = []
+        self._warnings: list[str] = list(problem.warnings)
+
+    def run(self) -> PackageResult:
+        """Judge.
+
+        Raises:
+            PackageError: the package cannot be judged.
+            SandboxError: a sandbox failed.
+            BaseException: what a signal's handler raised; everything that was started has been ended then.
+        """
+        began = time.monotonic_ns()
+        try:
+            return self._judge(began)
+        except BaseException:
+            self._end()
+            raise
+
+    def _judge(self, began: int) -> PackageResult:
+        options = self._options
+        if options.strict:
+            self._tell(stage=Stage.CHECK)
+            wrong, doubtful = self._tools.check_package()
+            self._problems += wrong
+            self._warnings += doubtful
+        derived = self._find_limits()
+        self._problems += derived.problems
+        self._warnings += derived.warnings
+        limit = format_duration(derived.limits.limit_ns)
+        self._tell(stage=Stage.LIMIT, text=f"{limit}: {derived.source}")
+        self._stage = Stage.JUDGE
+        entries = [self._entry(each) for each in self._chosen]
+        self._board.run(cast("Sequence[Work]", entries), lambda work: self._finish(cast("Entry", work), derived.limits))
+        results = tuple(self._results[each.name] for each in self._chosen)
+        problems = list(self._problems)
+        if options.strict:
+            problems += self._warnings
+            problems += [f"`{each.name}` was not judged: {each.absent}" for each in results if each.absent]
+        return PackageResult(
+            problem=self._problem.name,
+            format=self._problem.format,
+            digest=self._problem.digest,
+            time_limit_ns=derived.limits.limit_ns,
+            time_limit_source=derived.source,
+            upper_limit_ns=derived.limits.upper_ns,
+            submissions=results,
+            problems=tuple(dict.fromkeys(problems)),
+            warnings=tuple(dict.fromkeys(() if options.strict else self._warnings)),
+            enforced=self._tools.enforced(),
+            strict=options.strict,
+            repeat=options.repeat,
+            jobs=options.jobs,
+            runs=self._runs,
+            wall_ns=time.monotonic_ns() - began,
+        )
+
+    # ---- the time limit -----------------------------------------------------------------------------------------
+
+    def _find_limits(self) -> Derived:
+        """Return the limits: stated ones, or made of how long the submissions take that are to set them."""
+        given = self._options.time_limit_ns
+        if given is not None or self._problem.limits.time_ns is not None or not self._chosen:
+            return self._tools.derive({}, given)
+        setters = [each for each in self._problem.submissions if any(want.use_for_time_limit == "lower" for want in each.expectations)]
+        self._stage = Stage.MEASURE
+        walks: dict[str, Walked] = {}
+
+        def measure(work: Work) -> None:
+            entry = cast("Entry", work)
+            done = entry.judge(UNKNOWN, final=False)
+            if done is not None:
+                walks[entry.submission.name] = done[1]
+
+        self._board.run(cast("Sequence[Work]", [self._entry(each) for each in setters]), measure)
+        times: dict[str, int] = {}
+        doubtful: dict[str, int] = {}
+        for each in setters:
+            entry = self._entry(each)
+            walked = walks.get(each.name)
+            top = None if walked is None else slowest(walked.cases)
+            if walked is None or top is None or entry.program is None:
+                built = entry.built
+                why = "" if built is None else built.absent or built.cause or str(built.code or "")
+                self._warnings.append(f"the time limit is without `{each.name}`, which was not run: {why or 'no case'}")
+            elif walked.final.code is Code.AC:
+                times[each.name] = round(top.cpu_ns / entry.program.time_factor)
+            else:
+                doubtful[each.name] = round(top.cpu_ns / entry.program.time_factor)
+                self._warnings.append(f"`{each.name}` is to set the time limit and is {walked.final.code}, at `{deciding(walked)}`")
+        if not times and not doubtful:
+            raise PackageError(
+                f"`{self._problem.name}` states no time limit, and none of the {len(setters)} submissions that set it could be run",
+                origin="\n".join(self._warnings[-len(setters) :]) or None,
+                hint="`--time-limit SECONDS` sets one",
+            )
+        return self._tools.derive(times or doubtful, None)
+
+    # ---- one submission -----------------------------------------------------------------------------------------
+
+    def _entry(self, submission: Submission) -> Entry:
+        entry = self._entries.get(submission.name)
+        if entry is None:
+
+            def told(case: str, alone: bool) -> None:
+                with self._telling:
+                    self._runs += 1
+                self._tell(stage=self._stage, submission=submission.name, case=case, alone=alone)
+
+            entry = self._entries[submission.name] = Entry(self._board, self._tools, submission, repeat=self._options.repeat, told=told)
+        return entry
+
+    def _finish(self, entry: Entry, limits: Limits) -> None:
+        self._tell(stage=Stage.BUILD if entry.built is None else Stage.JUDGE, submission=entry.submission.name)
+        done = entry.judge(limits, final=True)
+        result = self._describe(entry, limits, done)
+        self._results[entry.submission.name] = result
+        self._tell(stage=Stage.JUDGE, submission=entry.submission.name, result=result)
+
+    def _describe(self, entry: Entry, limits: Limits, done: tuple[Walked, Walked] | None) -> SubmissionResult:
+        submission, built = entry.submission, entry.built
+        assert built is not None
+        label = ", ".join(dict.fromkeys(want.source for want in submission.expectations))
+        language = built.language or submission.language
+        if built.absent:
+            return SubmissionResult(
+                name=submission.name,
+                language=language,
+                built=built,
+                label=label,
+                absent=built.absent,
+                cases=not_run(self._problem, built.absent),
+            )
+        if done is None:
+            code = built.code or Code.JE
+            reason = "it does not compile" if code is Code.CE else f"it could not be built: {built.cause}"
+            final = GroupResult(name="", code=code, score=None)
+            above = walked = Walked(cases=not_run(self._problem, reason), groups=(), final=final)
+        else:
+            above, walked = done
+        wrong = self._tools.check_label(submission, walked) if submission.expectations else ()
+        sensitive = _sensitive(above, walked, limits)
+        if wrong and sensitive and above.final.code is not Code.AC and not self._tools.check_label(submission, above):
+            wrong = ()
+            sensitive = (f"{sensitive[0]}, as its label says", *sensitive[1:])
+        top = slowest(walked.cases)
+        return SubmissionResult(
+            name=submission.name,
+            language=language,
+            built=built,
+            code=walked.final.code,
+            score=walked.final.score if self._problem.scoring else None,
+            cases=walked.cases,
+            groups=walked.groups,
+            decided_by=deciding(walked),
+            max_cpu_ns=0 if top is None else top.cpu_ns,
+            label=label,
+            label_ok=not wrong if submission.expectations else None,
+            label_problems=wrong,
+            sensitive=sensitive,
+        )
+
+    # ---- telling, ending ----------------------------------------------------------------------------------------
+
+    def _tell(
+        self,
+        *,
+        stage: Stage,
+        submission: str = "",
+        case: str = "",
+        alone: bool = False,
+        result: SubmissionResult | None = None,
+        text: str = "",
+    ) -> None:
+        if self._progress is None:
+            return
+        with self._telling:
+            step = Step(
+                stage=stage, submission=submission, case=case, judged=len(self._results), total=len(self._chosen), runs=self._runs, alone=alone,
+                result=result, text=text,
+            )  # fmt: skip
+            self._progress(step)
+
+    def _end(self) -> None:
+        """End workers and what they have started."""
+        until = time.monotonic() + _STOP_S
+        self._board.stop()
+        while True:
+            self._tools.stop()
+            if self._board.join(0.02) or time.monotonic() > until:
+                break
+        for entry in self._entries.values():
+            entry.close()
+
+
+def _sensitive(above: Walked, walked: Walked, limits: Limits) -> tuple[str, ...]:
+    """Return what the verdict would be under the upper limit, where it would be another."""
+    if above.final.code is walked.final.code and above.final.score == walked.final.score:
+        return ()
+    score = f" with score {above.final.score:g}" if above.final.score is not None else ""
+    return (f"{above.final.code}{score} with a limit of {format_duration(limits.upper_ns)}",)
+
+
+def shorten(case: CaseResult) -> CaseResult:
+    """Return a case's result without what only a report of that case shows."""
+    return replace(case, transcript=(), stderr="")
+
+
+__all__ = ["Derived", "Judging", "Options", "PackageTools", "choose", "matches"]

@@ -1,0 +1,186 @@
+"""Threads that judge, and what orders them: a queue of submissions, help where one is left alone, silence for a run that is measured again.
+
+A worker takes a submission and goes through its cases; nothing is run that may turn out not to be needed. When no submission is left to take, workers help
+those that are under way with the cases ahead of them, whose results are thrown away where the submission was stopped before.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Stopped(Exception):
+    """The judging was called off; no result of it counts."""
+
+
+class Work(Protocol):
+    """Something that one worker does and others may help with; `claim_ahead` is called with the board's lock held."""
+
+    def claim_ahead(self) -> Callable[[], None] | None:
+        """Return a piece of it that nobody does yet, None where there is none."""
+
+
+class Gate:
+    """Many runs side by side, or one alone. Whoever wants to be alone goes before those who want to begin."""
+
+    def __init__(self) -> None:
+        self._turn = threading.Condition()
+        self._running = 0
+        self._alone = False
+        self._waiting = 0
+
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        """Run beside others."""
+        with self._turn:
+            self._turn.wait_for(lambda: not self._alone and not self._waiting)
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._turn:
+                self._running -= 1
+                self._turn.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait until nothing runs, and keep everything from beginning meanwhile. Not for who is `beside`."""
+        with self._turn:
+            self._waiting += 1
+            self._turn.wait_for(lambda: not self._alone and not self._running)
+            self._waiting -= 1
+            self._alone = True
+        try:
+            yield
+        finally:
+            with self._turn:
+                self._alone = False
+                self._turn.notify_all()
+
+
+class Board:
+    """What is to be done and who does it. Its lock, `turn`, guards the state of every piece of work as well.
+
+    Args:
+        jobs: how many threads, at least 1.
+    """
+
+    def __init__(self, jobs: int) -> None:
+        self.jobs = jobs
+        self.gate = Gate()
+        self.turn = threading.Condition()
+        self._pending: deque[Work] = deque()
+        self._active: list[Work] = []
+        self._workers = 0
+        self._failure: BaseException | None = None
+        self._stopped = False
+
+    def check(self) -> None:
+        """Raise `Stopped` where the judging was called off, or a worker failed: what it was to bring will not come."""
+        if self._stopped or self._failure is not None:
+            raise Stopped
+
+    def stop(self) -> None:
+        """Have every worker end after what it does now; what runs in sandboxes is the caller's to end."""
+        with self.turn:
+            self._stopped = True
+            self.turn.notify_all()
+
+    def run(self, works: Sequence[Work], act: Callable[[Work], None]) -> None:
+        """Do `act` for each, begun in their order, by as many workers as there are; return when all is done.
+
+        Raises:
+            Exception: the first that `act` raised, once all workers have ended.
+            BaseException: what a signal's handler raised in this thread; the workers were told to stop and `join` waits for them.
+        """
+        over, end = os.pipe2(os.O_CLOEXEC)
+        with self.turn:
+            self._pending = deque(works)
+            self._failure = None
+            self._workers = 1  # ourselves, until all are started
+        try:
+            try:
+                for number in range(self.jobs):
+                    with self.turn:
+                        self._workers += 1
+                    threading.Thread(target=self._work, args=(act, end), name=f"judge-{number}", daemon=True).start()
+            finally:
+                self._leave(end)
+            # Not `Thread.join`, which a signal's exception leaves believing that the thread has ended.
+            select.select([over], [], [])
+        except BaseException:
+            self.stop()
+            raise
+        finally:
+            os.close(over)
+        if self._failure is not None:
+            raise self._failure
+        self.check()
+
+    def join(self, seconds: float) -> bool:
+        """Wait until the workers of a call that was interrupted have ended; return whether they have."""
+        until = time.monotonic() + seconds
+        with self.turn:
+            return self.turn.wait_for(lambda: not self._workers, max(0.0, until - time.monotonic()))
+
+    def claim_ahead(self) -> Callable[[], None] | None:
+        """Claim a piece of what is under way; the caller holds the lock."""
+        for work in self._active:
+            piece = work.claim_ahead()
+            if piece is not None:
+                return piece
+        return None
+
+    def _take(self) -> Work | Callable[[], None] | None:
+        """Return what to do next, None where nothing is left."""
+        with self.turn:
+            while not self._stopped and self._failure is None:
+                if self._pending:
+                    work = self._pending.popleft()
+                    self._active.append(work)
+                    return work
+                if not self._active:
+                    return None
+                piece = self.claim_ahead()
+                if piece is not None:
+                    return piece
+                self.turn.wait()
+            return None
+
+    def _work(self, act: Callable[[Work], None], end: int) -> None:
+        try:
+            while (todo := self._take()) is not None:
+                if callable(todo):
+                    todo()
+                    continue
+                try:
+                    act(todo)
+                finally:
+                    with self.turn:
+                        self._active.remove(todo)
+                        self.turn.notify_all()
+        except Stopped:
+            pass
+        except BaseException as error:
+            with self.turn:
+                self._failure = self._failure or error
+        finally:
+            self._leave(end)
+
+    def _leave(self, end: int) -> None:
+        """Count a worker out; the last one wakes the caller."""
+        with self.turn:
+            self._workers -= 1
+            self.turn.notify_all()
+            if not self._workers:
+                os.close(end)
+
+
+__all__ = ["Board", "Gate", "Stopped", "Work"]

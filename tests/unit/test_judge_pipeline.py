@@ -1,0 +1,553 @@
+"""The scheduler of a judging: what is run, by whom, how often, and what stands at the end; with programs that are functions."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+
+import pytest
+
+from sandbox.judge.errors import PackageError
+from sandbox.judge.model import (
+    Built,
+    Case,
+    CaseResult,
+    Code,
+    Expectation,
+    Format,
+    Grading,
+    Group,
+    GroupResult,
+    Problem,
+    ProblemLimits,
+    Program,
+    RunLimits,
+    Submission,
+)  # fmt: skip
+from sandbox.judge.pipeline.entry import Handle, Limits
+from sandbox.judge.pipeline.judging import Derived, Judging, Options, choose, matches
+from sandbox.judge.pipeline.settle import RERUNS, is_enough, settle, under, wants_reruns
+from sandbox.judge.pipeline.walk import Outcome, Rules, Walked, cases_of, walk
+from sandbox.judge.pipeline.workers import Board, Gate, Stopped
+from sandbox.judge.progress import Step
+
+S = 1_000_000_000
+
+
+def case(name: str) -> Case:
+    return Case(name=name, input="/in", answer="/ans")
+
+
+def group(name: str, *children: Case | Group, stop: bool = True) -> Group:
+    return Group(name=name, grading=Grading(on_reject_break=stop), children=children)
+
+
+def names(count: int, where: str) -> list[Case]:
+    return [case(f"{where}/{number:02}") for number in range(count)]
+
+
+def grade(node: Group, outcomes: Sequence[Outcome]) -> GroupResult:
+    bad = next((each for each in outcomes if each.code is not Code.AC), None)
+    where = "" if bad is None else bad.case if isinstance(bad, CaseResult) else bad.name
+    return GroupResult(name=node.name, code=Code.AC if bad is None else bad.code, decided_by=where)
+
+
+RULES = Rules(
+    grade=grade,
+    stops=lambda node, outcome: node.grading.on_reject_break and outcome.code is not Code.AC,
+    bars=lambda node, before: "a group before it failed" if "barred" in node.name and any(g.code is not Code.AC for g in before) else "",
+)
+
+
+def result(name: str, code: Code = Code.AC, cpu_ns: int = 0, near: tuple[str, ...] = ()) -> CaseResult:
+    return CaseResult(case=name, code=code, flags=() if code is Code.AC else (code,), cpu_ns=cpu_ns, near=near)
+
+
+# ---- the walk ---------------------------------------------------------------------------------------------------
+
+
+def follow(root: Group, codes: Mapping[str, Code]) -> tuple[list[str], Walked]:
+    asked = []
+    steps = walk(root, RULES)
+    try:
+        wanted = next(steps)
+        while True:
+            asked.append(wanted.name)
+            wanted = steps.send(result(wanted.name, codes.get(wanted.name, Code.AC)))
+    except StopIteration as end:
+        return asked, end.value
+
+
+def test_walk_stops_a_group_and_says_why() -> None:
+    root = group("", group("sample", *names(2, "sample")), group("secret", *names(4, "secret")), stop=False)
+    asked, walked = follow(root, {"secret/01": Code.WA})
+    assert asked == ["sample/00", "sample/01", "secret/00", "secret/01"]
+    assert [each.case for each in walked.cases] == [each.name for each in cases_of(root)]
+    assert [each.skipped for each in walked.cases[4:]] == ["group `secret` stopped at `secret/01`: WA"] * 2
+    assert walked.final.code is Code.WA and [each.name for each in walked.groups] == ["sample", "secret", ""]
+
+
+def test_walk_goes_on_where_a_group_says_so() -> None:
+    root = group("", *(group(f"g{number}", *names(3, f"g{number}")) for number in range(3)), stop=False)
+    asked, _ = follow(root, {"g0/00": Code.WA, "g1/02": Code.TLE})
+    assert asked == ["g0/00", "g1/00", "g1/01", "g1/02", "g2/00", "g2/01", "g2/02"]
+
+
+def test_a_failed_group_stops_its_parent() -> None:
+    root = group("", group("a", group("a/b", *names(2, "a/b")), *names(1, "a")), group("c", *names(1, "c")))
+    asked, walked = follow(root, {"a/b/00": Code.RTE})
+    assert asked == ["a/b/00"]
+    assert {each.case: each.skipped for each in walked.cases if each.skipped} == {
+        "a/b/01": "group `a/b` stopped at `a/b/00`: RTE",
+        "a/00": "group `a` stopped at `a/b`: RTE",
+        "c/00": "the judging stopped at `a`: RTE",
+    }
+
+
+def test_a_barred_group_is_not_run() -> None:
+    root = group("", group("a", *names(1, "a")), group("barred", *names(2, "barred")), stop=False)
+    assert follow(root, {})[0] == ["a/00", "barred/00", "barred/01"]
+    asked, walked = follow(root, {"a/00": Code.WA})
+    assert asked == ["a/00"] and walked.cases[2].skipped == "a group before it failed"
+
+
+def test_walk_takes_any_depth() -> None:
+    node = group("deepest", case("deep"))
+    for _ in range(5000):
+        node = group("g", node)
+    assert follow(node, {})[0] == ["deep"]
+    assert [each.name for each in cases_of(node)] == ["deep"]
+
+
+# ---- limits -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "cpu_ns", "limit_ns", "expected", "near"),
+    [
+        (Code.AC, S // 2, S, Code.AC, False),
+        (Code.AC, S - 1, S, Code.AC, True),
+        (Code.AC, S, S, Code.AC, True),
+        (Code.AC, S + 1, S, Code.TLE, True),
+        (Code.AC, 3 * S, S, Code.TLE, False),
+        (Code.WA, 3 * S, S, Code.TLE, False),
+        (Code.RTE, S // 2, S, Code.RTE, False),
+        (Code.MLE, 3 * S, S, Code.MLE, False),
+        (Code.JE, 3 * S, S, Code.JE, False),
+        (Code.TLE, 3 * S, S, Code.TLE, False),
+        (Code.WTL, 0, S, Code.WTL, False),
+    ],
+)
+def test_under_another_limit(code: Code, cpu_ns: int, limit_ns: int, expected: Code, near: bool) -> None:
+    judged = under(result("a", code, cpu_ns), limit_ns)
+    assert judged.code is expected and bool(judged.near) is near
+    assert judged.flags[:1] == (() if expected is Code.AC else (expected,))
+    assert (code in judged.flags) == (code is not Code.AC)
+
+
+def test_under_says_which_limit() -> None:
+    assert under(result("a", Code.AC, 2 * S), S).cause == "CPU time 2.00 s, limit 1.00 s"
+    assert under(result("a", Code.AC, 95 * S // 100, near=("memory", "cpu")), S).near == ("cpu 950 ms of 1.00 s", "memory")
+    assert under(result("a", Code.AC, S // 2, near=("cpu",)), S).near == ()
+
+
+@pytest.mark.parametrize(
+    ("first", "alone", "expected", "runs"),
+    [
+        (Code.TLE, (Code.AC,), Code.AC, 2),
+        (Code.TLE, (Code.TLE, Code.AC), Code.AC, 3),
+        (Code.TLE, (Code.TLE, Code.TLE), Code.TLE, 3),
+        (Code.TLE, (Code.WA,), Code.WA, 2),
+        (Code.AC, (Code.TLE,), Code.AC, 2),
+        (Code.AC, (Code.AC,), Code.AC, 2),
+        (Code.WA, (Code.AC,), Code.WA, 2),
+    ],
+)
+def test_a_limit_has_to_be_passed_alone(first: Code, alone: tuple[Code, ...], expected: Code, runs: int) -> None:
+    done = [result("a", first, S, near=("cpu",))]
+    for code in alone:
+        assert wants_reruns(done[0]) and not is_enough(done)
+        done.append(result("a", code, S))
+    assert is_enough(done) and len(done) == runs <= 1 + RERUNS
+    settled = settle(done)
+    assert settled.code is expected and len(settled.reruns) == runs - 1 and settled.near
+    assert sorted([settled.code, *(code for code, _ in settled.reruns)]) == sorted([first, *alone])
+    assert bool(settled.notes) == (len({first, *alone}) > 1)
+
+
+def test_what_did_not_compute_is_run_again_once() -> None:
+    asleep = result("a", Code.WTL)
+    assert wants_reruns(asleep) and is_enough([asleep, asleep]) and settle([asleep, asleep]).code is Code.WTL
+    assert not wants_reruns(result("a", Code.TLE, 5 * S))
+
+
+# ---- the gate ---------------------------------------------------------------------------------------------------
+
+
+def test_alone_is_alone_and_goes_first() -> None:
+    gate = Gate()
+    inside, seen = Counter[str](), list[tuple[str, int]]()
+    lock = threading.Lock()
+
+    def enter(kind: str) -> None:
+        with gate.alone() if kind == "alone" else gate.beside():
+            with lock:
+                inside[kind] += 1
+                seen.append((kind, inside.total()))
+            with lock:
+                inside[kind] -= 1
+
+    threads = [threading.Thread(target=enter, args=("alone" if number % 5 == 0 else "beside",)) for number in range(60)]
+    with gate.beside():
+        alone = threading.Thread(target=enter, args=("alone",))
+        alone.start()
+        for thread in threads:
+            thread.start()
+        assert not seen or all(kind == "beside" for kind, _ in seen)
+    for thread in (alone, *threads):
+        thread.join()
+    assert all(total == 1 for kind, total in seen if kind == "alone") and len(seen) == 61
+
+
+# ---- the whole --------------------------------------------------------------------------------------------------
+
+Answer = Callable[[str, int], CaseResult]
+
+
+class Fakes:
+    """A problem whose submissions answer by a function of the case's name and how often it was run before."""
+
+    def __init__(self, problem: Problem, answers: Mapping[str, Answer], *, limit_ns: int = S, upper_ns: int = 2 * S) -> None:
+        self.problem = problem
+        self.rules = RULES
+        self.answers = answers
+        self.limit_ns, self.upper_ns = limit_ns, upper_ns
+        self.lock = threading.Lock()
+        self.runs = Counter[tuple[str, str]]()
+        self.builds = Counter[str]()
+        self.running = self.most = self.opened = self.stops = 0
+        self.beside: list[set[str]] = []
+        self.times: Mapping[str, int] = {}
+        self.meet: threading.Barrier | None = None
+        self.hold: threading.Event | None = None
+
+    def build(self, submission: Submission) -> Built:
+        with self.lock:
+            self.builds[submission.name] += 1
+        if submission.name.endswith(".absent"):
+            return Built(name=submission.name, language="absent", absent="`absentc` is not installed")
+        if submission.name.endswith(".broken"):
+            return Built(name=submission.name, language="c", code=Code.CE, cause="exit 1", output="line 1: error")
+        program = Program(name=submission.name, language="c", directory="", command=("x",), time_factor=2.0 if submission.name.endswith(".slow") else 1.0)
+        return Built(name=submission.name, language="c", program=program)
+
+    def limits(self, program: Program, limit_ns: int) -> RunLimits:
+        cpu_ns = round(limit_ns * program.time_factor)
+        return RunLimits(cpu_ns=cpu_ns, cpu_cut_ns=cpu_ns, wall_ns=3 * cpu_ns, memory_bytes=1 << 20, output_bytes=1 << 20)
+
+    @contextmanager
+    def open(self, program: Program) -> Iterator[Handle]:
+        with self.lock:
+            self.opened += 1
+        try:
+            yield FakeHandle(self, program)
+        finally:
+            with self.lock:
+                self.opened -= 1
+
+    def check_label(self, submission: Submission, walked: Walked) -> tuple[str, ...]:
+        wanted = [want for want in submission.expectations if want.final is not None and str(walked.final.code) not in want.final]
+        return tuple(f"{want.source}: {walked.final.code}" for want in wanted)
+
+    def derive(self, times: Mapping[str, int], time_limit_ns: int | None) -> Derived:
+        self.times = times
+        limit = time_limit_ns or self.problem.limits.time_ns or max(times.values(), default=0) * 5
+        return Derived(limits=Limits(limit_ns=limit, upper_ns=2 * limit), source="a test")
+
+    def check_package(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        return ("input `secret/00` is refused",), ("a doubt",)
+
+    def enforced(self) -> tuple[str, ...]:
+        return ()
+
+    def stop(self) -> None:
+        self.stops += 1
+        if self.hold is not None:
+            self.hold.set()
+
+
+class FakeHandle:
+    def __init__(self, fakes: Fakes, program: Program) -> None:
+        self.fakes, self.program = fakes, program
+
+    def judge(self, case: Case, limits: RunLimits) -> CaseResult:
+        fakes = self.fakes
+        with fakes.lock:
+            before = fakes.runs[self.program.name, case.name]
+            fakes.runs[self.program.name, case.name] += 1
+            fakes.running += 1
+            fakes.most = max(fakes.most, fakes.running)
+        if fakes.meet is not None:
+            fakes.meet.wait(30)
+        if fakes.hold is not None:
+            fakes.hold.wait(30)
+        try:
+            return fakes.answers[self.program.name](case.name, before)
+        finally:
+            with fakes.lock:
+                fakes.running -= 1
+
+
+def label(source: str, *final: str, sets_limit: bool = False) -> Expectation:
+    return Expectation(source=source, final=frozenset(final), use_for_time_limit="lower" if sets_limit else "")
+
+
+def problem_of(submissions: Mapping[str, Expectation | None], root: Group, *, time_ns: int | None = S) -> Problem:
+    made = tuple(Submission(name=name, files={}, expectations=() if want is None else (want,)) for name, want in submissions.items())
+    return Problem(name="p", format=Format.LEGACY, root="/p", limits=ProblemLimits(time_ns=time_ns), data=root, submissions=made, digest="0")
+
+
+ROOT = group("", group("sample", *names(2, "sample")), group("secret", *names(12, "secret")))
+
+
+def accepts(name: str, before: int) -> CaseResult:
+    return result(name, Code.AC, S // 10)
+
+
+def fails_at(where: str, code: Code = Code.WA) -> Answer:
+    return lambda name, before: result(name, code if name == where else Code.AC, S // 10)
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 3, 8])
+def test_results_do_not_depend_on_jobs(jobs: int) -> None:
+    answers = {f"s/{number}": fails_at(f"secret/{number:02}") for number in range(12)} | {"s/ok": accepts}
+    problem = problem_of({name: label("s", "WA" if name != "s/ok" else "AC") for name in answers}, ROOT)
+    fakes = Fakes(problem, answers)
+    done = Judging(problem, fakes, Options(jobs=jobs)).run()
+    for number, each in enumerate(done.submissions[:-1]):
+        assert (each.code, each.decided_by, each.label_ok) == (Code.WA, f"secret/{number:02}", True)
+        assert [bool(one.skipped) for one in each.cases] == [False] * (3 + number) + [True] * (11 - number)
+    assert done.submissions[-1].code is Code.AC and done.ok and fakes.opened == 0
+    assert max(fakes.runs.values()) == 1, "a case was run twice"
+    if jobs == 1:
+        assert done.runs == sum(2 + number + 1 for number in range(12)) + 14, "something was run that nobody needed"
+
+
+def test_as_many_at_a_time_as_jobs() -> None:
+    """Two submissions and four workers: the two that are left over help. With a barrier for four nothing ends unless four run at once."""
+    root = group("", *names(8, "secret"), stop=False)
+    problem = problem_of({"a": None, "b": None}, root)
+    fakes = Fakes(problem, {"a": accepts, "b": accepts})
+    fakes.meet = threading.Barrier(4)
+    Judging(problem, fakes, Options(jobs=4)).run()
+    assert fakes.most == 4 and fakes.runs.total() == 16
+
+
+def test_what_was_run_ahead_for_nothing_is_thrown_away() -> None:
+    problem = problem_of({"a": label("a", "WA")}, ROOT)
+    ahead = threading.Event()
+
+    def answer(name: str, before: int) -> CaseResult:
+        if name == "sample/00":
+            assert ahead.wait(30), "nothing was run ahead"
+            return result(name, Code.WA)
+        ahead.set()
+        return result(name)
+
+    fakes = Fakes(problem, {"a": answer})
+    done = Judging(problem, fakes, Options(jobs=2)).run()
+    assert [each.case for each in done.submissions[0].cases if not each.skipped] == ["sample/00"] and done.ok
+
+
+def test_a_run_ahead_that_fails_after_all_was_decided_is_nobodys_concern() -> None:
+    problem = problem_of({"a": None}, group("", *names(2, "secret")))
+    decided = threading.Event()
+
+    def answer(name: str, before: int) -> CaseResult:
+        if name == "secret/00":
+            return result(name, Code.WA)
+        decided.wait(30)
+        raise RuntimeError("its sandbox was ended")
+
+    def told(step: Step) -> None:
+        if step.result is not None:
+            decided.set()
+
+    assert Judging(problem, Fakes(problem, {"a": answer}), Options(jobs=2), told).run().submissions[0].code is Code.WA
+
+
+def test_near_a_limit_runs_are_repeated_alone() -> None:
+    problem = problem_of(dict.fromkeys("abcd"), ROOT)
+
+    def near(name: str, before: int) -> CaseResult:
+        with fakes.lock:
+            if before:
+                fakes.beside.append({f"{fakes.running}"})
+        return result(name, Code.AC, 105 * S // 100 if name == "secret/05" and not before else S // 10)
+
+    fakes = Fakes(problem, {"a": near, "b": accepts, "c": accepts, "d": near})
+    done = Judging(problem, fakes, Options(jobs=4)).run()
+    assert fakes.beside == [{"1"}, {"1"}], "something ran beside a run that was to be alone"
+    for index in (0, 3):
+        hit = next(each for each in done.submissions[index].cases if each.near)
+        assert hit.case == "secret/05" and hit.code is Code.AC and hit.reruns == ((Code.TLE, 105 * S // 100),)
+        assert hit.notes == ("TLE beside other runs (1.05 s of CPU time), AC alone",)
+        assert done.submissions[index].code is Code.AC
+    assert max(fakes.runs.values()) == 2
+
+
+def test_time_limit_is_made_of_those_that_set_it() -> None:
+    problem = problem_of(
+        {
+            "accepted/a": label("accepted", "AC", sets_limit=True),
+            "accepted/b.slow": label("accepted", "AC", sets_limit=True),
+            "accepted/c.absent": label("accepted", "AC", sets_limit=True),
+            "time_limit_exceeded/t": label("time_limit_exceeded", "TLE"),
+        },
+        ROOT,
+        time_ns=None,
+    )  # fmt: skip
+    answers = {
+        "accepted/a": accepts,
+        "accepted/b.slow": lambda name, before: result(name, Code.AC, 4 * S // 10 if name == "secret/03" else 0),
+        "time_limit_exceeded/t": lambda name, before: result(name, Code.AC, 11 * S // 10 if name == "secret/07" else 0),
+    }
+    fakes = Fakes(problem, answers)
+    done = Judging(problem, fakes, Options(jobs=2)).run()
+    assert fakes.times == {"accepted/a": S // 10, "accepted/b.slow": 2 * S // 10}, "a language's factor was not taken off"
+    assert done.time_limit_ns == S and done.ok and [each.name for each in done.absent] == ["accepted/c.absent"]
+    assert done.warnings == ("the time limit is without `accepted/c.absent`, which was not run: `absentc` is not installed",)
+    late = done.submissions[3]
+    assert (late.code, late.decided_by, late.sensitive) == (Code.TLE, "secret/07", ("AC with a limit of 2.00 s",))
+    assert max(fakes.runs.values()) - 1 <= RERUNS and max(fakes.builds.values()) == 1
+
+
+def test_a_submission_that_was_not_asked_for_still_sets_the_limit() -> None:
+    problem = problem_of({"accepted/a": label("accepted", "AC", sets_limit=True), "wrong/b": label("wrong", "WA")}, ROOT, time_ns=None)
+    fakes = Fakes(problem, {"accepted/a": accepts, "wrong/b": fails_at("secret/00")})
+    done = Judging(problem, fakes, Options(jobs=2, submissions=("wrong/*",))).run()
+    assert [each.name for each in done.submissions] == ["wrong/b"] and fakes.times == {"accepted/a": S // 10}
+
+
+def test_no_limit_without_a_time() -> None:
+    problem = problem_of({"accepted/a.absent": label("accepted", "AC", sets_limit=True)}, ROOT, time_ns=None)
+    with pytest.raises(PackageError, match="states no time limit") as caught:
+        Judging(problem, Fakes(problem, {}), Options()).run()
+    assert caught.value.hint == "`--time-limit SECONDS` sets one" and "absentc" in (caught.value.origin or "")
+
+
+def test_a_wrong_label_with_extra_time() -> None:
+    """A wrong answer that is late as well keeps its label, as in the reference tool; one that is accepted given more time keeps none."""
+    problem = problem_of({"w": label("w", "WA"), "a": label("a", "AC")}, group("", *names(1, "x")))
+    answers = {"w": lambda n, b: result(n, Code.WA, 15 * S // 10), "a": lambda n, b: result(n, Code.AC, 15 * S // 10)}
+    wrong, accepted = Judging(problem, Fakes(problem, answers), Options()).run().submissions
+    assert (wrong.code, wrong.label_ok, wrong.sensitive) == (Code.TLE, True, ("WA with a limit of 2.00 s, as its label says",))
+    assert (accepted.code, accepted.label_ok, accepted.sensitive) == (Code.TLE, False, ("AC with a limit of 2.00 s",))
+
+
+def test_what_does_not_compile_and_what_cannot_be_compiled() -> None:
+    problem = problem_of({"a.broken": label("a", "AC"), "b.absent": label("b", "AC"), "c.broken": None}, ROOT)
+    fakes = Fakes(problem, {})
+    done = Judging(problem, fakes, Options(strict=True)).run()
+    broken, absent, unlabelled = done.submissions
+    assert (broken.code, broken.label_ok, broken.label_problems) == (Code.CE, False, ("a: CE",))
+    assert (absent.code, absent.label_ok, absent.absent) == (None, None, "`absentc` is not installed")
+    assert unlabelled.label_ok is None and all(each.skipped == "it does not compile" for each in unlabelled.cases)
+    assert done.problems == ("input `secret/00` is refused", "a doubt", "`b.absent` was not judged: `absentc` is not installed")
+    assert not done.ok
+
+
+def test_repeat_runs_what_is_needed_as_often() -> None:
+    problem = problem_of({"a": None}, group("", *names(3, "x")))
+    fakes = Fakes(problem, {"a": lambda name, before: result(name, Code.WA if name == "x/01" and before != 1 else Code.AC, before)})
+    done = Judging(problem, fakes, Options(jobs=2, repeat=4)).run()
+    first, second, third = done.submissions[0].cases
+    assert first.reruns == ((Code.AC, 1), (Code.AC, 2), (Code.AC, 3))
+    assert second.code is Code.WA and [code for code, _ in second.reruns] == [Code.AC, Code.WA, Code.WA] and third.skipped
+
+
+def test_one_failure_ends_all() -> None:
+    problem = problem_of({"a": None, "b": None}, ROOT)
+
+    def broken(name: str, before: int) -> CaseResult:
+        raise RuntimeError("no sandbox")
+
+    fakes = Fakes(problem, {"a": broken, "b": accepts})
+    with pytest.raises(RuntimeError, match="no sandbox"):
+        Judging(problem, fakes, Options(jobs=3)).run()
+    assert fakes.opened == 0 and fakes.stops and fakes.running == 0
+
+
+def test_an_interruption_ends_all() -> None:
+    """What a signal's handler raises in the caller's thread, here raised by the progress of a worker's first step and of the caller itself."""
+    problem = problem_of(dict.fromkeys("abcdef"), ROOT)
+    fakes = Fakes(problem, dict.fromkeys("abcdef", accepts))
+    fakes.hold = threading.Event()  # every run goes on until tools.stop()
+    judging = Judging(problem, fakes, Options(jobs=3))
+    threading.Thread(target=lambda: (_until(lambda: fakes.running == 3), _interrupt_main()), daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        judging.run()
+    assert fakes.opened == 0 and fakes.running == 0 and fakes.runs.total() == 3
+
+
+def _until(met: Callable[[], bool]) -> None:
+    wait = threading.Event()
+    while not met():
+        wait.wait(0.001)
+
+
+def _interrupt_main() -> None:
+    import os
+    import signal
+
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_steps_are_told_one_at_a_time() -> None:
+    problem = problem_of(dict.fromkeys("abcd"), ROOT)
+    steps: list[Step] = []
+    lock = threading.Lock()
+
+    def told(step: Step) -> None:
+        assert lock.acquire(blocking=False), "two at once"
+        steps.append(step)
+        lock.release()
+
+    done = Judging(problem, Fakes(problem, dict.fromkeys("abcd", accepts)), Options(jobs=4), told).run()
+    assert [step.runs for step in steps] == sorted(step.runs for step in steps) and steps[-1].runs == done.runs == 56
+    assert sorted(step.result.name for step in steps if step.result is not None) == list("abcd")
+    assert all(second.judged - first.judged in (0, 1) for first, second in pairwise(steps))
+
+
+@pytest.mark.parametrize(
+    ("glob", "expected"),
+    [
+        ("accepted/a.py", ["accepted/a.py"]),
+        ("a.py", ["accepted/a.py", "wrong/a.py"]),
+        ("accepted", ["accepted/a.py", "accepted/b.c"]),
+        ("accepted/", ["accepted/a.py", "accepted/b.c"]),
+        ("*.c", ["accepted/b.c"]),
+        ("wrong/*", ["wrong/a.py"]),
+    ],
+)
+def test_globs(glob: str, expected: list[str]) -> None:
+    problem = problem_of(dict.fromkeys(("accepted/a.py", "accepted/b.c", "wrong/a.py")), ROOT)
+    assert [each.name for each in choose(problem, (glob,))] == expected
+
+
+def test_a_glob_that_names_nothing() -> None:
+    with pytest.raises(PackageError, match="is called `c`") as caught:
+        choose(problem_of({"a": None}, ROOT), ("a", "c"))
+    assert caught.value.hint == "there are `a`"
+    assert not matches("a/b", "")
+
+
+def test_a_stopped_board_refuses() -> None:
+    board = Board(1)
+    board.stop()
+    with pytest.raises(Stopped):
+        board.run([], lambda work: None)
+    assert board.join(1.0)
