@@ -8,7 +8,6 @@ from __future__ import annotations
 from sandbox.enums import StrEnum
 from sandbox.record import dataclass, field
 
-
 UNLIMITED = (1 << 64) - 1
 """RLIM_INFINITY: no limit whatever the caller's own soft limit is, where None leaves that alone. Source: getrlimit(2)."""
 

@@ -1,0 +1,248 @@
+"""From sources to a `Program`: the compiler runs in a sandbox of its own, and what it made is kept by the digest of all that went in.
+
+Sources, compilers and what they print are untrusted: the sandbox sees the sources and the system, nothing else; its files are read when everything in it
+is dead; nothing of it is executed here. `packages`, `task` and the tests use `Builder`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import posixpath
+import threading
+
+import sandbox
+from sandbox.errors import SandboxError
+from sandbox.judge.cache import Cache, Entry, open_cache
+from sandbox.judge.languages.definition import fill
+from sandbox.judge.languages.table import Absent, Installed, Language, Languages, load_languages
+from sandbox.judge.languages.toolchains import first_line
+from sandbox.judge.model import PROGRAM_DIRECTORY, Built, Code, ProblemLimits, Program, Source, Submission
+from sandbox.judge.source_files import BadSource, Sources, choose_class, choose_main, merge, script_of, show
+from sandbox.policy.load import load_policy
+from sandbox.policy.profile_load import load_profile
+from sandbox.record import dataclass, field
+from sandbox.result import Verdict
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+
+    from sandbox.result import Result
+
+_OUTPUT = 64 << 10
+_KEY_SCHEMA = 1
+_COMPILE_PROFILE = "judge-compile"
+_RUN_PROFILES = {True: "judge", False: "judge-validate"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """What is to be built: sources, the command, and everything that the result depends on."""
+
+    name: str
+    language: str
+    sources: Sources
+    command: tuple[str, ...]
+    volumes: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    identity: object = None
+    wanted: str = ""
+
+
+class Builder:
+    """Builds programs and keeps them. Safe from any thread; as a context manager, or by `close`, it lets go of the cache.
+
+    A `Program` that it returned can be run as long as the builder is open.
+
+    Args:
+        languages: the table; loaded unless given.
+        cache: where programs are kept; the user's own unless given, closed with the builder in either case.
+        environ: for the places of the user's own.
+    """
+
+    def __init__(self, languages: Languages | None = None, *, cache: Cache | None = None, environ: Mapping[str, str] | None = None) -> None:
+        environ = dict(os.environ) if environ is None else environ
+        self.languages = load_languages(environ=environ) if languages is None else languages
+        self.cache = open_cache(environ) if cache is None else cache
+        self._lock = threading.Lock()
+        self._building: dict[str, threading.Lock] = {}
+        self._settings = _settings_digest()
+
+    def __enter__(self) -> Builder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the cache. Programs built before may vanish from now on."""
+        self.cache.close()
+
+    def build(
+        self,
+        source: Submission | Source,
+        *,
+        include: Mapping[str, Mapping[str, bytes]] | None = None,
+        limits: ProblemLimits | None = None,
+        language: str = "",
+    ) -> Built:
+        """Build a submission, or a validator or grader of the package.
+
+        Args:
+            source: its files.
+            include: a package's files to put beside each submission, by language and ``default``; they take the place of files of the same name.
+            limits: the package's; its compilation limits hold for the compiler, its memory limit for runtimes that are told of it.
+            language: id or alias, instead of what the files tell.
+
+        Returns:
+            A `Built`: a program, or `Code.CE` with the compiler's words, or `Code.JE` when the judge failed, or a language that is absent. It never raises
+            for what is in the files.
+
+        Raises:
+            PolicyError: `language` names no language.
+        """
+        limits = ProblemLimits() if limits is None else limits
+        name = source.name
+        stated = language or source.language
+        try:
+            submitted = isinstance(source, Submission)
+            if submitted and (size := sum(map(len, source.files.values()))) > limits.code_bytes:
+                return Built(name=name, code=Code.CE, cause=f"{size} bytes of code are more than the limit of {limits.code_bytes}")
+            if isinstance(source, Source) and not stated and {"build", "run"} & source.files.keys():
+                return self._build_scripts(source, limits)
+            known = self.languages.find(stated) if stated else self.languages.detect(source.files)
+            if known is None:
+                return Built(name=name, code=Code.CE, cause="no language is known by " + ", ".join(f"`{show(each)}`" for each in sorted(source.files)[:4]))
+            installed = self.languages.toolchain(known)
+            if isinstance(installed, Absent):
+                return Built(name=name, language=known.id, absent=f"{known.name}: {installed.reason}", cause=installed.hint)
+            entrypoint = source.entrypoint if isinstance(source, Submission) else ""
+            sources = merge(source.files, known, include if submitted else None, entrypoint)
+            return self._build_language(name, known, installed, sources, limits, submitted)
+        except BadSource as error:
+            return Built(name=name, language=stated, code=Code.CE, cause=str(error))
+
+    def _build_language(self, name: str, language: Language, installed: Installed, sources: Sources, limits: ProblemLimits, submitted: bool) -> Built:
+        toolchain = installed.toolchain
+        main = choose_main(sources, language)
+        binary = sources.free_name("a.out")
+        values = {
+            **installed.programs, "main": sources.word(main), "stem": posixpath.splitext(main)[0], "binary": binary, "program": PROGRAM_DIRECTORY,
+            "memory": str(limits.compilation_memory_bytes >> 20),
+        }  # fmt: skip
+        files = tuple(sources.word(each) for each in sources.of(language))
+        job = _Job(
+            name=name, language=language.id, sources=sources, command=fill(toolchain.compile, values, files), volumes=installed.volumes,
+            environment=toolchain.compile_environment, identity=installed.identity, wanted=binary if language.entry == "binary" else "",
+        )  # fmt: skip
+        entry, built = self._obtain(job, limits)
+        if entry is None:
+            return built
+        values |= {
+            "main": f"{PROGRAM_DIRECTORY}/{main}", "binary": f"{PROGRAM_DIRECTORY}/{binary}", "memory": str(limits.memory_bytes >> 20),
+            "class": choose_class(entry.directory, sources, language, main) if language.entry == "class" else "",
+        }  # fmt: skip
+        program = Program(
+            name=name, language=language.id, directory=entry.directory, command=fill(toolchain.run, values), profile=_RUN_PROFILES[submitted],
+            environment=toolchain.environment, volumes=installed.volumes, time_factor=language.time_factor,
+            memory_extra_bytes=language.memory_extra_bytes, processes=language.processes, digest=entry.key,
+        )  # fmt: skip
+        return _with_program(built, program)
+
+    def _build_scripts(self, source: Source, limits: ProblemLimits) -> Built:
+        """Build a program of the package's that brings the scripts ``build`` and ``run``."""
+        command: tuple[str, ...] = ()
+        for script in ("build", "run"):
+            if script in source.files and script not in source.executable:
+                return Built(name=source.name, code=Code.CE, cause=f"`{script}` is not executable")
+        sources = Sources(files=source.files)
+        identity: list[object] = []
+        if "build" in source.files:
+            command = ("/bin/sh", "-c", script_of(sorted(source.executable)))
+            # A script may call anything that is installed; these three are promised to it, and packages of the system are in each identity.
+            for each in ("c", "cpp", "python3"):
+                known = self.languages.get(each)
+                found = None if known is None else self.languages.toolchain(known)
+                identity.append(found.identity if isinstance(found, Installed) else None)
+        entry, built = self._obtain(_Job(name=source.name, language="scripts", sources=sources, command=command, identity=identity, wanted="run"), limits)
+        if entry is None:
+            return built
+        program = Program(
+            name=source.name, language="scripts", directory=entry.directory, command=(f"{PROGRAM_DIRECTORY}/run",), profile=_RUN_PROFILES[False],
+            digest=entry.key,
+        )  # fmt: skip
+        return _with_program(built, program)
+
+    def _obtain(self, job: _Job, limits: ProblemLimits) -> tuple[Entry | None, Built]:
+        """Return the entry of a job, of the cache or made now, and what there is to say; no entry where it does not compile."""
+        key = self._key(job)
+        with self._lock:
+            lock = self._building.setdefault(key, threading.Lock())
+        with lock:
+            built = Built(name=job.name, language=job.language)
+            try:
+                entry = self.cache.find(key)
+                if entry is not None:
+                    return entry, Built(name=job.name, language=job.language, output=entry.notes.get("output", ""), cached=True)
+                if not job.command:
+                    return self.cache.add(key, job.sources.files, {}), built
+                result = _compile(job, limits)
+                output = _said(result)
+                cause = _why_not(job, result)
+                if cause:
+                    return None, Built(name=job.name, language=job.language, code=Code.CE, cause=cause, output=output, result=result)
+                made = {**result.files, **{name: text for name, text in job.sources.files.items() if name not in result.files}}
+                entry = self.cache.add(key, made, {"output": output})
+                return entry, Built(name=job.name, language=job.language, output=output, result=result)
+            except SandboxError as error:
+                return None, Built(name=job.name, language=job.language, code=Code.JE, cause=f"compile `{job.name}`: {error.message}")
+
+    def _key(self, job: _Job) -> str:
+        files = {name: hashlib.sha256(content).hexdigest() for name, content in job.sources.files.items()}
+        whole = [
+            _KEY_SCHEMA, sandbox.__version__, os.uname().machine, self._settings, job.language, files, job.command, job.volumes,
+            sorted(job.environment.items()), job.identity, job.wanted,
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _compile(job: _Job, limits: ProblemLimits) -> Result:
+    time_ns = limits.compilation_time_ns
+    return sandbox.run(
+        job.command, profile=_COMPILE_PROFILE, files=dict(job.sources.files), volumes=job.volumes, env=dict(job.environment), collect=["**"],
+        collect_limit=256 << 20, name="",
+        limits={"cpu": time_ns / 1e9, "idle": time_ns / 1e9, "wall": 2 * time_ns / 1e9, "memory": limits.compilation_memory_bytes},
+    )  # fmt: skip
+
+
+def _why_not(job: _Job, result: Result) -> str:
+    """Return why a compiler's run gave no program, empty if it gave one."""
+    program = posixpath.basename(job.command[0]) if job.language != "scripts" else "build"
+    if result.verdict is not Verdict.OK:
+        return f"`{program}` ended with {result.cause}" + (f": {line}" if (line := first_line(result)) else "")
+    if job.wanted and job.wanted not in result.files and job.wanted not in job.sources.files:
+        left_out = [note for note in result.notes if note.startswith("not collected:")]
+        return f"`{program}` made no file `{job.wanted}`" + (f" ({left_out[0]})" if left_out else "")
+    return ""
+
+
+def _said(result: Result) -> str:
+    """Return what a compiler printed, cut: untrusted text, of errors first."""
+    text = (result.stderr or b"")[:_OUTPUT] + (result.stdout or b"")[:_OUTPUT]
+    return text[:_OUTPUT].decode("utf-8", "replace")
+
+
+def _with_program(built: Built, program: Program) -> Built:
+    return Built(name=built.name, language=program.language, program=program, output=built.output, cached=built.cached, result=built.result)
+
+
+def _settings_digest() -> list[str]:
+    """Return the digests of how compilers are confined: with another profile they might make something else."""
+    profile = load_profile(_COMPILE_PROFILE)
+    return [profile.digest, load_policy(profile.policy).digest]
+
+
+__all__ = ["Builder"]

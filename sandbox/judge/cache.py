@@ -1,0 +1,383 @@
+"""Built programs, kept by the digest of everything that they were made of.
+
+An entry is a directory ``KEY/`` with ``files/`` and ``entry.json``, which names the key and every file with its size and SHA-256. It is made under another
+name and renamed when whole, and believed only where nobody but the caller can write, nothing is missing, nothing is there that it does not name, and every
+byte has its digest: at every use, because a program out of here is run as somebody's submission. What cannot be believed is taken away and made again.
+
+Attacks that this stops: an entry put there under another's key, a file changed, added or linked in, a directory of another user's.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import posixpath
+import shutil
+import stat
+import tempfile
+import threading
+import time
+
+from sandbox.audit.events import escape_untrusted
+from sandbox.errors import SandboxError, describe_errno
+from sandbox.record import dataclass, field
+from sandbox.store import cache_path, is_ours, open_directory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SCHEMA = 1
+DEFAULT_BYTES = 2 << 30
+DEFAULT_AGE_NS = 30 * 24 * 3600 * 1_000_000_000
+_MANIFEST_BYTES = 8 << 20
+_NEW = ".new-"
+_LOCK = "lock"
+_PRIVATE = "run-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A built program of the cache: the host directory of its files, and what was noted beside them."""
+
+    key: str
+    directory: str
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+class Cache:
+    """A cache of built programs. Safe from any thread and from several processes at a time; entries stay while one of them holds it open.
+
+    Args:
+        directory: where; made, mode 0700, where it is missing.
+        private: `directory` is where such caches lie; this one is a new directory there, removed at the end. What a killed process left there is removed now.
+        bytes_limit: how much `close` leaves.
+        age_limit_ns: how long an entry that nobody uses stays.
+
+    Raises:
+        SandboxError: the directory cannot be made, or belongs to somebody else.
+    """
+
+    def __init__(self, directory: str, *, private: bool = False, bytes_limit: int = DEFAULT_BYTES, age_limit_ns: int = DEFAULT_AGE_NS) -> None:
+        self._own = private
+        if private:
+            directory = _make_private(directory)
+        self.directory = directory
+        self._bytes_limit = bytes_limit
+        self._age_limit_ns = age_limit_ns
+        self._lock = threading.Lock()
+        self._closed = False
+        self.notes: list[str] = []
+        """What was wrong with entries that were made again, in words."""
+        fd = open_directory(directory)
+        if fd is None:
+            raise SandboxError(
+                f"use `{directory}` as a cache of compiled programs: it cannot be made, or others can write to it",
+                hint="`--no-cache` does without, and XDG_CACHE_HOME puts it elsewhere",
+            )
+        try:
+            self._held = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=fd)
+        except OSError as error:
+            raise SandboxError(f"open `{directory}/{_LOCK}`: {describe_errno(error.errno or 0)}") from None
+        finally:
+            os.close(fd)
+        fcntl.flock(self._held, fcntl.LOCK_SH)
+
+    def __enter__(self) -> Cache:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def find(self, key: str) -> Entry | None:
+        """Return an entry whose every byte was checked, or None; one that cannot be believed is removed, and `notes` says why."""
+        path = posixpath.join(self.directory, key)
+        if not os.path.lexists(path):
+            return None
+        try:
+            notes = _verify(path, key)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            with self._lock:
+                self.notes.append(f"compiled program `{key[:12]}`: {reason}; it is made again")
+            self._discard(path)
+            return None
+        try:
+            os.utime(posixpath.join(path, "entry.json"), follow_symlinks=False)
+        except OSError:
+            pass
+        return Entry(key=key, directory=posixpath.join(path, "files"), notes=notes)
+
+    def add(self, key: str, files: Mapping[str, bytes], notes: Mapping[str, str]) -> Entry:
+        """Keep a program and return its entry. Of two writers the first wins; both have the same.
+
+        Args:
+            key: digest of everything that it was made of.
+            files: contents by relative path; checked by whoever calls.
+            notes: short texts to find again with it.
+
+        Raises:
+            SandboxError: it cannot be written.
+        """
+        path = posixpath.join(self.directory, key)
+        try:
+            new = tempfile.mkdtemp(prefix=_NEW, dir=self.directory)
+            try:
+                _write(new, key, files, notes)
+                os.rename(new, path)
+            except BaseException as error:
+                _remove(new)
+                if not isinstance(error, OSError) or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+        except OSError as error:
+            raise SandboxError(f"keep a compiled program in `{self.directory}`: {describe_errno(error.errno or 0)}") from None
+        found = self.find(key)
+        if found is None:  # somebody else's, and it was no good
+            raise SandboxError(f"keep a compiled program in `{self.directory}`: another process changes it")
+        return found
+
+    def close(self) -> None:
+        """Let go of the entries, and remove what is too old or too much, if nobody else holds the cache open."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        try:
+            if self._own:
+                _remove(self.directory)
+                return
+            try:
+                fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return  # another judge runs
+            prune(self.directory, bytes_limit=self._bytes_limit, age_limit_ns=self._age_limit_ns)
+        finally:
+            os.close(self._held)
+
+    def _discard(self, path: str) -> None:
+        """Take an entry out of the way in one step, then remove it."""
+        try:
+            away = tempfile.mkdtemp(prefix=_NEW, dir=self.directory)
+            os.rename(path, posixpath.join(away, "old"))
+        except OSError:
+            return
+        _remove(away)
+
+
+def open_cache(environ: Mapping[str, str], *, keep: bool = True) -> Cache:
+    """Return the user's cache of compiled programs, or one that ends with the process.
+
+    Args:
+        environ: for the place.
+        keep: False for one of this process's own, which starts empty.
+
+    Raises:
+        SandboxError: there is no place for it.
+    """
+    directory = cache_path(environ, "judge/compiled" if keep else "judge/private")
+    if directory is None:
+        raise SandboxError("keep compiled programs: neither XDG_CACHE_HOME nor HOME is an absolute path")
+    return Cache(directory, private=not keep)
+
+
+def _make_private(base: str) -> str:
+    """Make a directory that lives as long as we do, and remove those whose makers are dead.
+
+    Raises:
+        SandboxError: it cannot be made.
+    """
+    fd = open_directory(base)
+    if fd is None:
+        raise SandboxError(f"make a directory in `{base}`: it cannot be made, or others can write to it")
+    os.close(fd)
+    for item in os.scandir(base):
+        if item.name.startswith(_PRIVATE):
+            _remove_abandoned(item.path)
+    return tempfile.mkdtemp(prefix=_PRIVATE, dir=base)
+
+
+def _remove_abandoned(path: str) -> None:
+    try:
+        fd = os.open(posixpath.join(path, _LOCK), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        # Just made and not locked yet, or half removed: an hour decides.
+        if time.time() - os.lstat(path).st_mtime > 3600:
+            _remove(path)
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _remove(path)
+    except OSError:
+        pass
+    finally:
+        os.close(fd)
+
+
+def prune(directory: str, *, bytes_limit: int, age_limit_ns: int) -> int:
+    """Remove what an interrupted writer left, entries not used for long, and the least used ones above a size; return how many.
+
+    Args:
+        directory: of a cache that nobody holds open.
+        bytes_limit: size of all entries together.
+        age_limit_ns: since the last use.
+    """
+    now = time.time_ns()
+    entries = []
+    removed = 0
+    for item in os.scandir(directory):
+        if item.name == _LOCK:
+            continue
+        if item.name.startswith(_NEW):  # its writer is dead: a living one holds the cache open
+            _remove(item.path)
+            continue
+        try:
+            used = os.stat(posixpath.join(item.path, "entry.json"), follow_symlinks=False).st_mtime_ns
+        except OSError:
+            used = 0
+        entries.append((used, item.path, _size(item.path)))
+    total = sum(size for _, _, size in entries)
+    for used, path, size in sorted(entries):
+        if now - used > age_limit_ns or total > bytes_limit:
+            _remove(path)
+            total -= size
+            removed += 1
+    return removed
+
+
+def _verify(path: str, key: str) -> dict[str, str]:
+    """Check all of an entry and return its notes.
+
+    Raises:
+        ValueError: it cannot be believed, with the reason.
+        OSError: it cannot be read.
+    """
+    status = os.lstat(path)
+    if not stat.S_ISDIR(status.st_mode) or not is_ours(status):
+        raise ValueError("somebody else can write to it")
+    try:
+        manifest = json.loads(_read(posixpath.join(path, "entry.json"), _MANIFEST_BYTES, 0o600))
+        files = manifest["files"]
+        named, notes = manifest["key"], manifest["notes"]
+        if not isinstance(files, dict) or not isinstance(notes, dict) or manifest["schema"] != SCHEMA:
+            raise ValueError("it is of another form")
+    except (KeyError, TypeError, RecursionError, json.JSONDecodeError):
+        raise ValueError("`entry.json` is damaged") from None
+    if named != key:
+        raise ValueError(f"it is the entry of another program, `{_show(named)}`")
+    if sorted(os.listdir(path)) != ["entry.json", "files"]:
+        raise ValueError("a file was put beside it")
+    present = set(_walk(posixpath.join(path, "files")))
+    if present != set(files):
+        odd = sorted(present ^ set(files))[0]
+        raise ValueError(f"`{_show(odd)}` {'was put there' if odd in present else 'is missing'}")
+    for name, facts in files.items():
+        size, digest = facts
+        content = _read(posixpath.join(path, "files", name), size, 0o555)
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise ValueError(f"`{_show(name)}` was changed")
+    return {str(name): str(text) for name, text in notes.items()}
+
+
+def _walk(root: str) -> list[str]:
+    """Return the relative paths of all files below a directory of ours.
+
+    Raises:
+        ValueError: something there is neither a directory nor a file of the caller's alone.
+    """
+    found: list[str] = []
+    pending = [""]
+    while pending:
+        prefix = pending.pop()
+        directory = posixpath.join(root, prefix) if prefix else root
+        if not is_ours(status := os.lstat(directory)) or stat.S_IMODE(status.st_mode) != 0o755:
+            raise ValueError(f"the mode or owner of `{_show(prefix or 'files')}` was changed")
+        for item in os.scandir(directory):
+            name = prefix + item.name
+            if item.is_dir(follow_symlinks=False):
+                pending.append(name + "/")
+            elif item.is_file(follow_symlinks=False):
+                found.append(name)
+            else:
+                raise ValueError(f"`{_show(name)}` is a link or no file")
+    return found
+
+
+def _read(path: str, limit: int, mode: int) -> bytes:
+    """Return the bytes of a file with that mode.
+
+    Raises:
+        ValueError: it is longer than `limit`, has another name or mode, or others can write to it.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        status = os.fstat(fd)
+        name = posixpath.basename(path)
+        if not stat.S_ISREG(status.st_mode) or not is_ours(status) or status.st_nlink != 1:
+            raise ValueError(f"`{_show(name)}` is not the caller's alone")
+        if stat.S_IMODE(status.st_mode) != mode:
+            raise ValueError(f"the mode of `{_show(name)}` was changed")
+        if status.st_size > limit:
+            raise ValueError(f"`{_show(name)}` was changed")
+        content = bytearray()
+        while len(content) <= limit and (part := os.read(fd, limit + 1 - len(content))):
+            content += part
+        return bytes(content)
+    finally:
+        os.close(fd)
+
+
+def _write(new: str, key: str, files: Mapping[str, bytes], notes: Mapping[str, str]) -> None:
+    root = posixpath.join(new, "files")
+    os.mkdir(root)
+    os.chmod(root, 0o755)  # a payload of root's runs under an id that is nobody's; `new` keeps everybody else out
+    for name, content in files.items():
+        path = root
+        for part in name.split("/")[:-1]:
+            path = posixpath.join(path, part)
+            if not os.path.isdir(path):
+                os.mkdir(path)
+                os.chmod(path, 0o755)
+        path = posixpath.join(root, name)
+        # Whether a file is a program is for whoever starts it to know: all may be executed, none can be written.
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o700)
+        with open(fd, "wb") as file:
+            file.write(content)
+            os.fchmod(fd, 0o555)
+    manifest = {
+        "schema": SCHEMA, "key": key, "notes": dict(notes),
+        "files": {name: [len(content), hashlib.sha256(content).hexdigest()] for name, content in files.items()},
+    }  # fmt: skip
+    fd = os.open(posixpath.join(new, "entry.json"), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(fd, "w") as file:
+        json.dump(manifest, file)
+
+
+def _show(name: object) -> str:
+    return escape_untrusted(str(name), 100)
+
+
+def _size(path: str) -> int:
+    total = 0
+    for directory, _, names in os.walk(path):
+        for name in names:
+            try:
+                total += os.lstat(posixpath.join(directory, name)).st_size
+            except OSError:
+                pass
+    return total
+
+
+def _remove(path: str) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        try:
+            os.unlink(path)
+        except OSError:
+            pass
+
+
+__all__ = ["Cache", "Entry", "open_cache", "prune"]

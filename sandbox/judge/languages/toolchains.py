@@ -1,0 +1,155 @@
+"""Which toolchain of a language is here: its programs are found, and its version command is run, in a sandbox, to see that it works.
+
+What it printed is kept below the cache directory until a program of it changes: a JVM's answer costs half a second. `table` and `building` import this module.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+
+import sandbox
+from sandbox.audit.events import escape_untrusted
+from sandbox.errors import SandboxError
+from sandbox.judge.languages.definition import Language, Toolchain, fill
+from sandbox.judge.languages.programs import Found, existing_mounts, find_need, is_shown, system_marks
+from sandbox.record import dataclass, field
+from sandbox.store import cache_path, open_directory, read_entry, write_entry
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sandbox.result import Result
+
+_VERSION_LENGTH = 200
+_ENTRY_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installed:
+    """A toolchain that is here and works.
+
+    Attributes:
+        version: first line that its version command printed.
+        programs: path of each of its needs.
+        volumes: host paths to share with its sandboxes.
+        identity: plain values for a digest, which differ when another compiler would run.
+    """
+
+    language: Language
+    toolchain: Toolchain
+    version: str
+    programs: Mapping[str, str]
+    volumes: tuple[str, ...] = ()
+    identity: tuple[object, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Absent:
+    """A language that cannot be compiled or run here, with the reason in words, and what to do."""
+
+    language: Language
+    reason: str
+    hint: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Toolchains:
+    """Finds toolchains, each once.
+
+    Args:
+        environ: PATH and the places of the user's own.
+    """
+
+    environ: Mapping[str, str]
+    _known: dict[str, Installed | Absent] = field(default_factory=dict)
+    _locks: dict[str, threading.Lock] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _marks: list[list[object]] | None = None
+
+    def find(self, language: Language) -> Installed | Absent:
+        """Return the first toolchain of a language that is here and works, or why there is none. Safe from any thread."""
+        with self._lock:
+            lock = self._locks.setdefault(language.id, threading.Lock())
+            if self._marks is None:
+                self._marks = system_marks()
+        with lock:
+            if language.id not in self._known:
+                self._known[language.id] = self._look(language)
+            return self._known[language.id]
+
+    def _look(self, language: Language) -> Installed | Absent:
+        reasons: dict[str, None] = {}
+        for toolchain in language.toolchains:
+            found: dict[str, Found] = {}
+            for name, candidates in toolchain.needs.items():
+                need = find_need(candidates, self.environ)
+                if need is None:
+                    reasons[f"no {' or '.join(f'`{each}`' for each in candidates)}"] = None
+                    break
+                found[name] = need
+            else:
+                reason, version = self._version(toolchain, found)
+                if not reason:
+                    return self._installed(language, toolchain, found, version)
+                reasons[reason] = None
+        hints = [each.hint for each in language.toolchains if each.hint]
+        return Absent(language=language, reason="; ".join(reasons), hint=hints[0] if hints else "")
+
+    def _installed(self, language: Language, toolchain: Toolchain, found: Mapping[str, Found], version: str) -> Installed:
+        programs = {name: need.path for name, need in found.items()}
+        # The first word of a command is found and shared by the sandbox itself, whatever it needs; a library beside it is not.
+        started = {toolchain.run[0], *toolchain.compile[:1]}
+        extra = tuple(f"{path}:{path}:ro" for name, path in programs.items() if not is_shown(path) and "{" + name + "}" not in started)
+        return Installed(
+            language=language, toolchain=toolchain, version=version, programs=programs,
+            volumes=(*extra, *existing_mounts(toolchain.mounts)),
+            identity=(language.digest, language.toolchains.index(toolchain), version, {name: found[name].identity() for name in sorted(found)}, self._marks),
+        )  # fmt: skip
+
+    def _version(self, toolchain: Toolchain, found: Mapping[str, Found]) -> tuple[str, str]:
+        """Return why a toolchain does not work, and else the version."""
+        words = fill(toolchain.version, {name: need.path for name, need in found.items()})
+        volumes = existing_mounts(toolchain.mounts)
+        text = json.dumps([sandbox.__version__, words, volumes, {name: found[name].identity() for name in sorted(found)}], sort_keys=True)
+        key = hashlib.sha256(text.encode()).hexdigest()
+        directory = open_directory(cache_path(self.environ, "judge-versions"))
+        try:
+            if directory is not None and (kept := read_entry(directory, key, _ENTRY_BYTES)) is not None:
+                return "", kept.decode(errors="replace")
+            reason, version = _ask(words, toolchain, volumes)
+            if directory is not None and not reason and version:
+                write_entry(directory, key, version.encode())
+            return reason, version
+        finally:
+            if directory is not None:
+                os.close(directory)
+
+
+def _ask(words: tuple[str, ...], toolchain: Toolchain, volumes: tuple[str, ...]) -> tuple[str, str]:
+    shown = " ".join([os.path.basename(words[0]), *words[1:]])
+    try:
+        result = sandbox.run(
+            words, profile="judge-compile", volumes=volumes, env=dict(toolchain.compile_environment), limits={"cpu": "20s", "wall": "60s", "output": "64K"}
+        )  # fmt: skip
+    except SandboxError as error:
+        return f"`{shown}`: {error.message}", ""
+    if not result.ok:
+        said = first_line(result)
+        return f"`{shown}` ended with {result.cause}" + (f": {said}" if said else ""), ""
+    return "", first_line(result) or "unknown version"
+
+
+def first_line(result: Result) -> str:
+    """Return the first line that is not blank of what a run printed, escaped and cut."""
+    for stream in (result.stdout, result.stderr):
+        for line in (stream or b"")[:_ENTRY_BYTES].decode(errors="replace").splitlines():
+            if line.strip():
+                return escape_untrusted(" ".join(line.split()), _VERSION_LENGTH)
+    return ""
+
+
+__all__ = ["Absent", "Installed", "Toolchains", "first_line"]
