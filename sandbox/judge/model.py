@@ -135,14 +135,14 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expectation:
-    """What a label demands of one submission over the cases that `cases` (a glob with ``*``, ``?``, braces; "" is all) matches.
+    """What a label demands of one submission over the cases that `cases` (a glob with ``*`` and braces; "" is all) matches.
 
     Attributes:
         source: where it is written: the directory's name, ``submissions.yaml:12``, or ``RESULTS tag``.
         cases: which cases it speaks of.
         permitted: verdicts of which each case must have one, in the package's four words (AC, WA, TLE, RTE), None for any.
         required: verdicts of which at least one case must have one, None for any.
-        final: verdicts of which the whole submission must have one, None for any.
+        final: verdicts of which the whole submission must have one, None for any; besides the four words also CE, MLE, OLE themselves.
         score: inclusive range of the final score, None for any.
         partial: the score must lie strictly between the lowest and the highest possible (legacy ``partially_accepted``).
         message: must be part of a judge's message of at least one case; "" for any.
@@ -196,6 +196,7 @@ class Problem:
         interactive: the output validator talks with the submission.
         multi_pass: the validator may ask for another pass.
         custom_output: whether output validators are the package's.
+        custom_score: whether they may give scores; a legacy one that may must.
         output_validators: the package's; legacy may have several, all must accept.
         input_validators: all must accept each input.
         grader: the legacy package's own.
@@ -215,6 +216,7 @@ class Problem:
     interactive: bool = False
     multi_pass: bool = False
     custom_output: bool = False
+    custom_score: bool = False
     limits: ProblemLimits
     data: Group
     submissions: tuple[Submission, ...] = ()

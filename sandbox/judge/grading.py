@@ -1,0 +1,280 @@
+"""How outcomes below a group become one: legacy graders with all their flags, and the aggregation of 2025-09. Pure.
+
+Source: Problem package format, ``legacy``, graders; ``2025-09``, result aggregation.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from sandbox.judge.model import Case, CaseResult, Code, Group, GroupResult
+from sandbox.record import dataclass, replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    # What runs a package's own grader: gets the lines of its input and its flags, returns what it printed. None: it crashed, timed out, did not exit with 0.
+    Grader = Callable[[str, tuple[str, ...]], str | None]
+
+WORDS = {
+    Code.AC: "AC", Code.WA: "WA", Code.TLE: "TLE", Code.WTL: "TLE", Code.RTE: "RTE", Code.NZE: "RTE", Code.MLE: "RTE", Code.SYS: "RTE", Code.OLE: "RTE",
+    Code.CE: "CE", Code.JE: "JE",
+}  # fmt: skip
+"""The words of packages for our verdicts: every end that is neither too slow nor a wrong answer is a run-time error to them."""
+
+# The default grader's order of verdicts; ours that it does not know stand beside their kin.
+_WORST = (Code.JE, Code.CE, Code.SYS, Code.RTE, Code.NZE, Code.MLE, Code.TLE, Code.WTL, Code.OLE, Code.WA)
+_VERDICT_MODES = ("worst_error", "no_errors", "first_error", "always_accept")
+_SCORE_MODES = ("sum", "avg", "min", "max")
+_ANSWER = re.compile(r"(AC|WA|TLE|RTE|MLE|OLE|JE)[ \t]+(-?[0-9]{1,30}(?:\.[0-9]{0,30})?|-?\.[0-9]{1,30})\s*", re.ASCII)
+_ERROR = 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graded:
+    """What came of all test data: the verdict and score of the whole, and of each group, inner ones first; `decided_by` names a case or group."""
+
+    code: Code
+    score: float | None
+    decided_by: str
+    groups: tuple[GroupResult, ...]
+
+
+def should_stop(group: Group, outcomes: Sequence[CaseResult | GroupResult]) -> bool:
+    """Whether judging a group ends with what was judged last: it was not accepted, and the group says ``on_reject: break``."""
+    return group.grading.on_reject_break and bool(outcomes) and outcomes[-1].code is not Code.AC
+
+
+def why_skipped(group: Group, done: Mapping[str, GroupResult]) -> str:
+    """Return why a group is not judged, "" when it is.
+
+    Args:
+        group: of 2025-09 with ``require_pass``.
+        done: what came of earlier groups, by name.
+    """
+    for name in group.grading.require_pass:
+        if name in done and done[name].code is not Code.AC:
+            return f"`{name}` was not passed, which it requires"
+    return ""
+
+
+def skipped_group(group: Group, why: str) -> GroupResult:
+    """Return the result of a group that was not judged: not accepted, no score."""
+    return GroupResult(name=group.name, code=Code.WA, score=0.0 if group.grading.scoring else None, decided_by=group.name, skipped=why)
+
+
+def grade_group(group: Group, outcomes: Sequence[CaseResult | GroupResult], grader: Grader | None = None) -> GroupResult:
+    """Return what came of a group.
+
+    Args:
+        group: the group.
+        outcomes: what came of its children, in order; fewer where judging stopped, none for cases that were skipped.
+        grader: runs the package's own grader, needed where the group asks for it.
+
+    Returns:
+        Its verdict and score; the score is None for problems without.
+    """
+    judged = [each for each in outcomes if not (isinstance(each, CaseResult) and each.skipped)]
+    error = next((each for each in judged if each.code is Code.JE), None)
+    if error is not None:
+        return GroupResult(name=group.name, code=Code.JE, score=0.0 if group.grading.scoring else None, decided_by=_name(error))
+    if group.grading.aggregation:
+        result = _aggregate(group, judged)
+    elif group.grading.custom:
+        result = _ask(group, judged, grader)
+    else:
+        result = _default(group, judged)
+    return result if group.grading.scoring else replace(result, score=None)
+
+
+def grade_all(root: Group, results: Mapping[str, CaseResult], grader: Grader | None = None) -> Graded:
+    """Return what comes of all test data when each case came out as given: the order of judging, its stops and requirements are followed.
+
+    Args:
+        root: the test data.
+        results: by case; a case that is missing counts as not judged.
+        grader: as for `grade_group`.
+    """
+    done: dict[str, GroupResult] = {}
+    ordered: list[GroupResult] = []
+    # Groups that are open, outer ones first: the group, how many of its children are dealt with, and what came of them.
+    open_groups: list[tuple[Group, list[CaseResult | GroupResult]]] = [(root, [])]
+    places = [0]
+    while open_groups:
+        group, outcomes = open_groups[-1]
+        place = places[-1]
+        if place < len(group.children) and not should_stop(group, outcomes):
+            places[-1] += 1
+            child = group.children[place]
+            if isinstance(child, Case):
+                if child.name in results:
+                    outcomes.append(results[child.name])
+                continue
+            why = why_skipped(child, done)
+            if not why:
+                open_groups.append((child, []))
+                places.append(0)
+                continue
+            result = skipped_group(child, why)
+        else:
+            open_groups.pop()
+            places.pop()
+            result = grade_group(group, outcomes, grader)
+        done[result.name] = result
+        ordered.append(result)
+        if result.name != root.name:
+            open_groups[-1][1].append(result)
+    final = ordered[-1]
+    return Graded(code=final.code, score=final.score, decided_by=_innermost(final, done), groups=tuple(ordered))
+
+
+def case_score(group: Group, result: CaseResult) -> float | str:
+    """Return the score of a case in its group, or what the validator did wrong, in words.
+
+    Legacy: what the validator gave, else ``accept_score`` or ``reject_score``. 2025-09: what it gave, or its multiplier times the most that the case can get.
+    """
+    grading = group.grading
+    if not grading.aggregation:
+        if result.score is not None:
+            return result.score
+        return grading.accept_score if result.code is Code.AC else grading.reject_score
+    if result.code is not Code.AC:
+        return 0.0
+    gave = result.score is not None or result.multiplier is not None
+    if grading.aggregation == "pass-fail":
+        return f"validator gave a score for `{result.case}`, which passes or fails" if gave and group.name != "sample" else 0.0
+    most = _most(group)
+    if result.score is not None and result.multiplier is not None:
+        return f"validator gave both a score and a multiplier for `{result.case}`"
+    if math.isinf(most):
+        return result.score if result.score is not None else f"validator gave no score for `{result.case}`, whose score has no bound"
+    if result.multiplier is not None:
+        return most * result.multiplier
+    if result.score is None:
+        return most
+    return result.score if result.score <= most + _ERROR else f"validator gave `{result.case}` {result.score:g}, more than its {most:g}"
+
+
+def _most(group: Group) -> float:
+    """Return the most that a case of a group can get, infinite where there is no bound. Source: ``2025-09``, scoring problems."""
+    grading = group.grading
+    if grading.max_score is None:
+        return math.inf
+    if grading.aggregation == "min":
+        return grading.max_score
+    return (grading.max_score - (grading.static_validation_score or 0.0)) / max(1, sum(isinstance(each, Case) for each in group.children))
+
+
+def _aggregate(group: Group, outcomes: list[CaseResult | GroupResult]) -> GroupResult:
+    """Grade a group of 2025-09. The root's score is that of ``secret``."""
+    grading = group.grading
+    failed = next((each for each in outcomes if each.code is not Code.AC), None)
+    if not group.name:
+        secret = next((each for each in outcomes if isinstance(each, GroupResult) and each.name == "secret"), None)
+        if grading.scoring and secret is not None:
+            return GroupResult(name="", code=secret.code, score=secret.score, decided_by="secret")
+        return GroupResult(name="", code=failed.code if failed else Code.AC, score=0.0, decided_by=_name(failed))
+    scores: list[float] = []
+    for each in outcomes:
+        score = case_score(group, each) if isinstance(each, CaseResult) else each.score or 0.0
+        if isinstance(score, str):
+            return GroupResult(name=group.name, code=Code.JE, score=0.0, decided_by=_name(each), problems=(score,))
+        scores.append(score)
+    # What was not judged has no score, and cannot be the least of none.
+    complete = len(outcomes) == len(group.children)
+    if not grading.scoring or grading.aggregation == "pass-fail":
+        total = (grading.max_score or 0.0) if failed is None and complete else 0.0
+    elif grading.aggregation == "min":
+        total = min(scores, default=0.0) if complete else 0.0
+    else:
+        total = math.fsum(scores)
+    if grading.max_score is not None and total > grading.max_score + _ERROR:
+        problem = f"score {total:g} of `{group.name}` is above its `max_score`, {grading.max_score:g}"
+        return GroupResult(name=group.name, code=Code.JE, score=0.0, decided_by=group.name, problems=(problem,))
+    # With a sum, a submission that got a part of it is accepted, with that part for a score.
+    passed = failed is None or (grading.scoring and grading.aggregation == "sum" and total > 0)
+    return GroupResult(
+        name=group.name, code=Code.AC if passed or failed is None else failed.code, score=total, decided_by="" if passed else _name(failed)
+    )
+
+
+def _default(group: Group, outcomes: list[CaseResult | GroupResult]) -> GroupResult:
+    """Grade as the default grader of the legacy format does."""
+    flags = group.grading.flags
+    if not outcomes:
+        return GroupResult(name=group.name, code=Code.AC, score=0.0)
+    if "ignore_sample" in flags:
+        if len(outcomes) > 2:
+            problem = f"`ignore_sample` is for a sample and a secret group, `{group.name or 'data'}` has {len(outcomes)} results"
+            return GroupResult(name=group.name, code=Code.JE, score=0.0, decided_by=group.name, problems=(problem,))
+        outcomes = outcomes[-1:]
+    verdict_mode = next((flag for flag in reversed(flags) if flag in _VERDICT_MODES), "worst_error")
+    score_mode = next((flag for flag in reversed(flags) if flag in _SCORE_MODES), "sum")
+    failed = [each for each in outcomes if each.code is not Code.AC]
+    if verdict_mode == "always_accept" or not failed or ("accept_if_any_accepted" in flags and len(failed) < len(outcomes)):
+        decisive = None
+    else:
+        decisive = failed[0] if verdict_mode == "first_error" else min(failed, key=lambda each: _WORST.index(each.code))
+    scores = [_score(group, each) for each in outcomes]
+    total = math.fsum(scores)
+    if score_mode != "sum":
+        total = total / len(scores) if score_mode == "avg" else min(scores) if score_mode == "min" else max(scores)
+    code = decisive.code if decisive is not None else Code.AC
+    return GroupResult(name=group.name, code=code, score=total, decided_by=_name(decisive), problems=_out_of_range(group, total, code))
+
+
+def _ask(group: Group, outcomes: list[CaseResult | GroupResult], grader: Grader | None) -> GroupResult:
+    """Let the package's own grader decide."""
+    if not outcomes:
+        return GroupResult(name=group.name, code=Code.AC, score=0.0)
+    lines = "".join(f"{WORDS[each.code]} {_plain(_score(group, each))}\n" for each in outcomes)
+    answer = None if grader is None else grader(lines, group.grading.flags)
+    found = _ANSWER.fullmatch(answer) if answer is not None else None
+    if found is None:
+        what = "there is no grader" if grader is None else "grader did not end well" if answer is None else "grader printed no verdict and score"
+        return GroupResult(name=group.name, code=Code.JE, score=0.0, decided_by=group.name, problems=(f"{what}, for `{group.name or 'data'}`",))
+    code, score = Code(found[1]), float(found[2])
+    decisive = next((each for each in reversed(outcomes) if WORDS[each.code] == WORDS[code]), None) if code is not Code.AC else None
+    return GroupResult(
+        name=group.name,
+        code=decisive.code if decisive is not None else code,
+        score=score,
+        decided_by=_name(decisive) if decisive is not None else "",
+        problems=_out_of_range(group, score, code),
+    )
+
+
+def _score(group: Group, outcome: CaseResult | GroupResult) -> float:
+    if isinstance(outcome, GroupResult):
+        return outcome.score or 0.0
+    score = case_score(group, outcome)
+    assert not isinstance(score, str)
+    return score
+
+
+def _out_of_range(group: Group, score: float, code: Code) -> tuple[str, ...]:
+    grading = group.grading
+    if not grading.scoring or code is not Code.AC or grading.minimum - _ERROR <= score <= grading.maximum + _ERROR:
+        return ()
+    return (f"score {score:g} of `{group.name or 'data'}` is outside of its range, {grading.minimum:g} to {grading.maximum:g}",)
+
+
+def _plain(score: float) -> str:
+    """Return a number without an exponent, as graders read it."""
+    return f"{score:.12f}".rstrip("0").rstrip(".") or "0"
+
+
+def _name(outcome: CaseResult | GroupResult | None) -> str:
+    if outcome is None:
+        return ""
+    return outcome.case if isinstance(outcome, CaseResult) else outcome.name
+
+
+def _innermost(result: GroupResult, done: Mapping[str, GroupResult]) -> str:
+    """Follow who decided down to a case, or to a group that decided by itself."""
+    name = result.decided_by
+    while name in done and done[name].decided_by not in ("", name):
+        name = done[name].decided_by
+    return name

@@ -1,0 +1,118 @@
+"""Whether a submission came out as its label says. Pure.
+
+The words of packages are AC, WA, TLE and RTE. TLE is too much CPU time or wall time; RTE is every other end that is no answer: a signal, an exit code other
+than 0, too much memory, too much output, an end by the filter. So too much output is no wrong answer: none of the formats says it is, and the reference tool
+gives it a verdict of its own. A judge's error is never what a label says.
+"""
+
+from __future__ import annotations
+
+import math
+
+from sandbox.judge.grading import WORDS
+from sandbox.judge.model import Code
+from sandbox.judge.package.words import Glob
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sandbox.judge.model import CaseResult, Expectation, GroupResult, Problem, Submission
+
+_ERROR = 1e-6
+_MAXIMUM_NAMED = 3
+
+
+def check_label(
+    problem: Problem,
+    submission: Submission,
+    cases: Sequence[CaseResult],
+    final: Code | None,
+    score: float | None = None,
+    *,
+    groups: Sequence[GroupResult] = (),
+) -> tuple[str, ...]:
+    """Return what of a submission's label does not hold, in words; nothing when all does, or nothing is demanded.
+
+    Args:
+        problem: the package.
+        submission: with its expectations.
+        cases: what came of its cases; those that were skipped say nothing.
+        final: the verdict of the whole; `Code.CE` when it does not compile.
+        score: of the whole, None without.
+        groups: what came of its groups, for labels about the score of one.
+    """
+    if not submission.expectations:
+        return ()
+    if final is Code.CE:
+        return () if any("CE" in (each.final or ()) for each in submission.expectations) else ("does not compile",)
+    judged = [each for each in cases if not each.skipped]
+    broken = [each for each in judged if each.code is Code.JE]
+    if broken or final is Code.JE:
+        return (f"judge error{_named(broken)}",)
+    found: list[str] = []
+    for expectation in submission.expectations:
+        found += [f"{text} ({expectation.source})" for text in _check(problem, expectation, judged, len(judged) < len(cases), final, score, groups)]
+    return tuple(dict.fromkeys(found))
+
+
+def _check(
+    problem: Problem,
+    expectation: Expectation,
+    judged: list[CaseResult],
+    partly: bool,
+    final: Code | None,
+    score: float | None,
+    groups: Sequence[GroupResult],
+) -> Iterable[str]:
+    glob = Glob(expectation.cases) if expectation.cases else None
+    cases = [each for each in judged if glob is None or glob.matches(each.case)]
+    if expectation.permitted is not None:
+        wrong = [each for each in cases if not _is_one_of(each.code, expectation.permitted)]
+        if wrong:
+            yield f"is {wrong[0].code}{_named(wrong)}, may only be {_list(expectation.permitted)}"
+    if expectation.required is not None and not any(_is_one_of(each.code, expectation.required) for each in cases):
+        where = f" of `{expectation.cases}`" if expectation.cases else ""
+        yield f"no case{where} is {_list(expectation.required)}{' (some were not run)' if partly else ''}"
+    if expectation.final is not None and (final is None or not _is_one_of(final, expectation.final)):
+        yield f"is {final or 'without a verdict'}, must be {_list(expectation.final)}"
+    if expectation.message and not any(expectation.message in each.judge_message for each in cases):
+        yield f"no judge's message has `{expectation.message[:80]}`"
+    if expectation.score is not None:
+        yield from _check_score(expectation, glob, final, score, groups)
+    if expectation.partial and final is Code.AC and score is not None:
+        low, high = problem.score_range
+        best = high if problem.maximise else low
+        if not math.isinf(best) and math.isclose(score, best, rel_tol=0.0, abs_tol=_ERROR):
+            yield f"has the full score, {score:g}"
+
+
+def _check_score(
+    expectation: Expectation, glob: Glob | None, final: Code | None, score: float | None, groups: Sequence[GroupResult]
+) -> Iterable[str]:
+    assert expectation.score is not None
+    low, high = expectation.score
+    scores = {"": score} if glob is None else {f" of `{each.name}`": each.score for each in groups if each.name and glob.matches(each.name)}
+    if not scores:
+        yield f"`{expectation.cases}` is no group that has a score"
+    for name, found in scores.items():
+        # A submission that is not accepted has no score, which is as good as none.
+        value = 0.0 if found is None or (glob is None and final is not Code.AC) else found
+        if not low - _ERROR <= value <= high + _ERROR:
+            yield f"score{name} is {value:g}, must be {low:g}" + (f" to {high:g}" if high != low else "")
+
+
+def _is_one_of(code: Code, words: frozenset[str]) -> bool:
+    return WORDS[code] in words or code.value in words
+
+
+def _named(cases: Sequence[CaseResult]) -> str:
+    if not cases:
+        return ""
+    names = ", ".join(f"`{each.case}`" for each in cases[:_MAXIMUM_NAMED])
+    return f" on {names}" + (f" and {len(cases) - _MAXIMUM_NAMED} more" if len(cases) > _MAXIMUM_NAMED else "")
+
+
+def _list(words: frozenset[str]) -> str:
+    order = ("AC", "WA", "TLE", "RTE", "MLE", "OLE", "CE")
+    return " or ".join(each for each in order if each in words)

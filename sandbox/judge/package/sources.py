@@ -1,0 +1,135 @@
+"""Programs of the package itself: validators, graders, and what is put beside every submission. Read as bytes; nothing is run."""
+
+from __future__ import annotations
+
+from sandbox.judge.errors import PackageError
+from sandbox.judge.model import Source
+from sandbox.judge.package.confine import LinkError
+from sandbox.judge.package.words import fill_in
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sandbox.judge.package.confine import Entry, Tree
+
+MAXIMUM_PROGRAM_BYTES = 64 << 20
+_MAXIMUM_FILES = 5_000
+_JUNK = frozenset(("__pycache__", "__MACOSX", "Thumbs.db", "desktop.ini"))
+_SCRIPTS = ("build", "run")
+_HEADERS = frozenset(("h", "hh", "hpp", "hxx", "inc", "inl", "tcc"))
+# Endings of the package format's table of languages.
+_SOURCES = frozenset(
+    (
+        "adb ads a68 apl sh c cob cc cpp cxx c++ C cr cs d dart ex erl fth forth frt f90 fs ss go hs java js jl kt lisp cl lua mod m nim ml odin pas pl pm "
+        "php py py2 py3 rkt rb rs scala sim st sno swift ts vb zig"
+    ).split()
+)
+_DOCUMENTS = frozenset(("md", "txt", "tex", "pdf", "html", "rst", "yaml", "yml", "in", "ans", "out", "json", "log"))
+_FOREIGN = {"ctd": "checktestdata", "viva": "VIVA"}
+
+
+def read_files(tree: Tree, entry: Entry, constants: Mapping[str, str]) -> tuple[dict[str, bytes], frozenset[str]]:
+    """Return the files of a program, a file or a directory, by their names in it, and which of them may be executed.
+
+    Raises:
+        PackageError: it is larger than any program, or cannot be read.
+    """
+    if entry.trouble is not None:
+        raise entry.trouble
+    what = f"program `{entry.name}`"
+    if not entry.directory:
+        data = fill_in(tree.read(entry.path, MAXIMUM_PROGRAM_BYTES, what), constants)
+        return {entry.name: data}, frozenset((entry.name,) if entry.executable else ())
+    files: dict[str, bytes] = {}
+    executable = set()
+    size = 0
+    for name, each in tree.walk(entry.path):
+        if _JUNK.intersection(name.split("/")) or name.endswith(".pyc"):
+            continue
+        if each.trouble is not None:
+            tree.warn(f"{each.trouble.message}; it is not read", each.path)
+            continue
+        files[name] = fill_in(tree.read(each.path, MAXIMUM_PROGRAM_BYTES, what), constants)
+        size += len(files[name])
+        if size > MAXIMUM_PROGRAM_BYTES or len(files) > _MAXIMUM_FILES:
+            raise PackageError(f"read {what}: larger than {MAXIMUM_PROGRAM_BYTES} bytes or {_MAXIMUM_FILES} files", origin=tree.place(entry.path))
+        if each.executable:
+            executable.add(name)
+    return files, frozenset(executable)
+
+
+def is_junk(entry: Entry) -> bool:
+    """Whether an entry is what tools leave behind."""
+    return entry.name in _JUNK or entry.name.endswith((".pyc", ".class", "~"))
+
+
+def read_programs(tree: Tree, path: str, constants: Mapping[str, str], *, one: bool = False) -> tuple[Source, ...]:
+    """Return the programs in a directory.
+
+    Each directory in it is one, and each file of source code; header files that lie beside are given to each of those. A script ``build`` or ``run`` makes
+    the whole directory one.
+
+    Args:
+        tree: the package.
+        path: the directory; an absent one has none.
+        constants: what is filled in.
+        one: the directory is one program, as that of a 2025-09 output validator is: all that lies in it, unless that is a single directory.
+
+    Raises:
+        PackageError: one cannot be read.
+    """
+    entries = [entry for entry in tree.list(path) if not is_junk(entry)]
+    whole = next((entry for entry in tree.list(path.rpartition("/")[0]) if entry.path == path), None)
+    if whole is None or not entries:
+        return ()
+    code = [entry for entry in entries if not entry.directory and _ending(entry.name) in _SOURCES]
+    if any(entry.name in _SCRIPTS and not entry.directory for entry in entries) or (one and code):
+        files, executable = read_files(tree, whole, constants)
+        name = code[0].name if one and len(files) == 1 and code else path.rpartition("/")[2]
+        return (Source(name=name, files=files, executable=executable),)
+    headers: dict[str, bytes] = {}
+    for entry in entries:
+        if not entry.directory and _ending(entry.name) in _HEADERS:
+            try:
+                headers.update(read_files(tree, entry, constants)[0])
+            except LinkError as error:
+                tree.warn(f"{error.message}; it is not read", entry.path)
+    found = []
+    for entry in entries:
+        if not entry.directory and entry not in code:
+            _say_left_out(tree, entry)
+            continue
+        files, executable = read_files(tree, entry, constants)
+        if not files:
+            tree.warn("program without files; it is not run", entry.path)
+            continue
+        found.append(Source(name=entry.name, files={**headers, **files} if not entry.directory else files, executable=executable))
+    if one and len(found) > 1:
+        raise PackageError(f"`{path}` must be one program, not {len(found)}", origin=tree.place(path))
+    return tuple(found)
+
+
+def read_include(tree: Tree, constants: Mapping[str, str]) -> dict[str, dict[str, bytes]]:
+    """Return what is put beside submissions, by language; ``default`` is for all. Raises `PackageError`."""
+    found = {}
+    for entry in tree.list("include"):
+        if entry.directory and not is_junk(entry):
+            found[entry.name] = read_files(tree, entry, constants)[0]
+        elif not is_junk(entry):
+            tree.warn("belongs to no language; it is not included", entry.path)
+    return found
+
+
+def _say_left_out(tree: Tree, entry: Entry) -> None:
+    ending = _ending(entry.name)
+    if ending in _FOREIGN:
+        tree.warn(f"{_FOREIGN[ending]} files are not run", entry.path)
+    elif entry.trouble is not None:
+        tree.warn(f"{entry.trouble.message}; it is not read", entry.path)
+    elif ending not in _HEADERS | _DOCUMENTS and entry.name not in ("Makefile", "README", "LICENSE"):
+        tree.warn("is no program in a language of the package format; it is not run", entry.path)
+
+
+def _ending(name: str) -> str:
+    return name.rpartition(".")[2] if "." in name else ""

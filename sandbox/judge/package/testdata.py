@@ -1,0 +1,79 @@
+"""The test data of a package: which cases there are, in which groups and order, with which flags, graded how.
+
+Two ways: legacy, where every directory is a group and ``testdata.yaml`` is inherited; and 2025-09, where only directories of ``secret`` with a
+``test_group.yaml`` are. Drafts of 2025-09 that still have ``testdata.yaml`` are read the legacy way, as the reference tool does.
+"""
+
+from __future__ import annotations
+
+from sandbox.judge.errors import PackageError
+from sandbox.judge.model import Case, Format
+from sandbox.judge.package.confine import shown
+from sandbox.judge.package.groups_legacy import read_legacy_data
+from sandbox.judge.package.groups_new import read_new_data
+from sandbox.judge.package.listing import Listing, list_data
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sandbox.judge.model import Group
+    from sandbox.judge.package.confine import Tree
+    from sandbox.judge.package.problem_yaml import Settings
+
+INVALID = ("invalid_input", "invalid_output", "valid_output")
+_OTHERS = ("testing_tool_test", "invalid_answer", "invalid_inputs", "invalid_outputs", "invalid_answers", "valid_outputs")  # of BAPCtools
+_NEEDS_ANSWER = ("invalid_output", "valid_output")
+
+
+def read_test_data(tree: Tree, settings: Settings) -> tuple[Group, Mapping[str, tuple[Case, ...]]]:
+    """Return the root of the test data, and the cases that only validators are tried with, by directory.
+
+    Raises:
+        PackageError: there are no secret cases, or something of them is wrong.
+    """
+    listing = list_data(tree)
+    top = listing.directories[""]
+    if not listing.has_cases("secret"):
+        if not listing.has_cases("sample"):
+            raise PackageError("package has no test data", origin=tree.place("data"))
+        # Checkouts whose cases are generated have none; their samples can be judged all the same.
+        tree.warn("package has no secret test data", "data/secret")
+    for name in top.directories:
+        if name not in ("sample", "secret", *INVALID, *_OTHERS) and listing.has_cases(name):
+            tree.warn(f"cases in `{shown(name)}` are not judged, only those in `sample` and `secret` are", "data")
+    if top.inputs:
+        tree.warn(f"`{sorted(top.inputs)[0]}.in` is in neither `sample` nor `secret`, it is not judged", "data")
+    legacy = settings.format is not Format.V2025_09 or (settings.draft and _has_old_groups(listing))
+    if legacy and settings.format is Format.V2025_09:
+        tree.warn("groups of this draft are read from `testdata.yaml`, as in the legacy format", "data")
+    root = read_legacy_data(tree, settings, listing) if legacy else read_new_data(tree, settings, listing)
+    return root, {name: _validation_cases(tree, listing, name) for name in INVALID if name in top.directories}
+
+
+def _has_old_groups(listing: Listing) -> bool:
+    files = [f for name, each in listing.directories.items() if name.split("/")[0] in ("", "sample", "secret") for f in each.files]
+    return "testdata.yaml" in files and "test_group.yaml" not in files
+
+
+def _validation_cases(tree: Tree, listing: Listing, name: str) -> tuple[Case, ...]:
+    """Return the cases that input or output validators are tried with; flags are those of ``test_group.yaml`` and of the case."""
+    from sandbox.judge.package.groups_new import case_options
+
+    cases = []
+    for base in listing.cases_below(name):
+        options = case_options(tree, listing, base)
+        answer, output = f"data/{base}.ans", f"data/{base}.out"
+        if name in _NEEDS_ANSWER:
+            for path in (answer, output):
+                if path.removeprefix("data/") not in listing.paths:
+                    raise PackageError(f"`{base}` has no `{path.rpartition('.')[2]}` file", origin=tree.place(f"data/{base}.in"))
+        cases.append(
+            options.case(
+                name=base,
+                input=tree.host_path(f"data/{base}.in"),
+                answer=tree.host_path(answer) if name in _NEEDS_ANSWER else "",
+                output=tree.host_path(output) if name in _NEEDS_ANSWER else "",
+            )
+        )
+    return tuple(cases)

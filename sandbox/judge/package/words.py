@@ -1,0 +1,110 @@
+"""Texts of a package that are split, matched or filled in: flags, globs, constants. Linear in what they are given."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+from sandbox.judge.package.confine import shown
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sandbox.judge.package.confine import Tree
+    from sandbox.judge.package.yaml_source import Node
+
+_SEQUENCE = re.compile(rb"\{\{([a-zA-Z_][a-zA-Z0-9_]{0,99}(?:\.[a-zA-Z_][a-zA-Z0-9_]{0,99})?)\}\}")
+_MAXIMUM_FLAGS = 4096
+_MAXIMUM_GLOB = 1024
+STAR = None
+
+
+
+def split_flags(node: Node, tree: Tree, path: str) -> tuple[str, ...]:
+    """Return the words of a text of flags, split as a shell does; blanks alone where the quotes do not match."""
+    text = node.text()
+    if len(text) > _MAXIMUM_FLAGS or "\0" in text:
+        raise node.error(f"`{node.key}` must be at most {_MAXIMUM_FLAGS} characters without a null byte")
+    try:
+        return tuple(shlex.split(text))
+    except ValueError:
+        tree.warn(f"`{node.key}` has a quote without its other; it is split at blanks", path, node.line)
+        return tuple(text.split())
+
+
+def fill_in(data: bytes, constants: Mapping[str, str]) -> bytes:
+    """Return a text with ``{{name}}`` replaced by the constants' values; what is no UTF-8, and names that are not known, stay as they are."""
+    if not constants or b"{{" not in data:
+        return data
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data
+    return _SEQUENCE.sub(lambda found: constants[name].encode() if (name := found[1].decode()) in constants else found[0], data)
+
+
+class Glob:
+    """A pattern of the package format: ``*`` within a name, ``{a,b}``, and nothing else; matches a path, or a directory above it.
+
+    Args:
+        pattern: the text; a slash at its end is the same as none.
+
+    Raises:
+        ValueError: it is longer than anybody's, or has braces in braces.
+    """
+
+    __slots__ = ("_parts", "pattern")
+
+    def __init__(self, pattern: str) -> None:
+        if len(pattern) > _MAXIMUM_GLOB:
+            raise ValueError(f"longer than {_MAXIMUM_GLOB} characters")
+        self.pattern = pattern
+        self._parts: list[str | list[list[str | None]] | None] = []
+        text = pattern.removesuffix("/")
+        at = 0
+        while at < len(text):
+            end = text.find("}", at) if text[at] == "{" else -1
+            if end < 0:
+                self._parts.append(STAR if text[at] == "*" else text[at])
+                at += 1
+                continue
+            inner = text[at + 1 : end]
+            if "{" in inner:
+                raise ValueError("has braces in braces")
+            self._parts.append([[STAR if each == "*" else each for each in word.strip()] for word in inner.split(",")])
+            at = end + 1
+
+    def matches(self, path: str) -> bool:
+        """Whether the pattern matches a path or a directory that it is in."""
+        places = {0}
+        for part in self._parts:
+            places = set().union(*(_follow(word, places, path) for word in part)) if isinstance(part, list) else _follow([part], places, path)
+            if not places:
+                return False
+        return any(place == len(path) or path[place] == "/" for place in places)
+
+
+def _follow(parts: list[str | None], places: set[int], path: str) -> set[int]:
+    """Return where in a path one can be after letters and stars, having been at `places`."""
+    for part in parts:
+        if part is STAR:
+            reached = set()
+            for place in sorted(places):
+                while place not in reached:
+                    reached.add(place)
+                    if place == len(path) or path[place] == "/":
+                        break
+                    place += 1
+            places = reached
+        else:
+            places = {place + 1 for place in places if place < len(path) and path[place] == part}
+    return places
+
+
+def looks_doubtful(pattern: str) -> str:
+    """Return what in a pattern means nothing here though it may have been meant to: ``?``, ``[``, ``**``; "" for none."""
+    for each in ("**", "?", "["):
+        if each in pattern:
+            return shown(each)
+    return ""
