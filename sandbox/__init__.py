@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sandbox.api.process import DEVNULL, PIPE, Process
     from sandbox.api.python import Python
     from sandbox.api.running import RunGone, Running, RunState, RunStats, RunUnresponsive, running
+    from sandbox.api.sealed import SealedInput
     from sandbox.api.session import Sandbox
     from sandbox.errors import (
         CompileError,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "run": "sandbox.api", "RunFailed": "sandbox.api",
+    "SealedInput": "sandbox.api.sealed",
     "Sandbox": "sandbox.api.session", "Process": "sandbox.api.process", "PIPE": "sandbox.api.process", "DEVNULL": "sandbox.api.process",
     "Python": "sandbox.api.python", "PoolStats": "sandbox.api.pool", "Stats": "sandbox.api.pool",
     "AsyncProcess": "sandbox.api.aio", "sandboxed": "sandbox.api.function", "SandboxedError": "sandbox.api.function",
@@ -61,6 +63,6 @@ __all__ = [
     "DEVNULL", "PIPE", "ApplyError", "AsyncProcess", "CompileError", "ConflictError", "Enforcement", "ExecuteError", "InternalError",
     "PolicyError", "PoolStats", "Process", "ProtocolError", "Python", "Result", "RunChanges",
     "RunFailed", "RunGone", "RunState", "RunStats", "RunUnresponsive", "Running",
-    "Sandbox", "SandboxError", "SandboxedError", "SetupError", "Stats", "UnsupportedError", "Usage", "Verdict", "kept_runs", "run", "running", "sandboxed",
-    "volumes",
+    "Sandbox", "SandboxError", "SandboxedError", "SealedInput", "SetupError", "Stats", "UnsupportedError", "Usage", "Verdict", "kept_runs", "run", "running",
+    "sandboxed", "volumes",
 ]  # fmt: skip

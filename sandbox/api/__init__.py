@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sandbox.api.changes import RunChanges
+    from sandbox.api.sealed import SealedInput
     from sandbox.audit.sinks import Sink
     from sandbox.policy.profile import Profile, Volume
     from sandbox.result import Result
@@ -33,7 +34,7 @@ def run(
     *,
     profile: str | Profile = "strict",
     policy: str | None = None,
-    stdin: bytes | str | int | None = None,
+    stdin: bytes | str | int | SealedInput | None = None,
     files: Mapping[str, bytes | str | os.PathLike[str]] | None = None,
     volumes: Sequence[str | Volume] = (),
     limits: Mapping[str, object] | None = None,
@@ -63,7 +64,8 @@ def run(
         argv: the command and its arguments; found like a shell would, by PATH or relative to `cwd`.
         profile: a profile's name or path, or a loaded one.
         policy: another policy than the profile's.
-        stdin: the payload's whole standard input, or a descriptor to read it from (borrowed); None is empty.
+        stdin: the payload's whole standard input, or a descriptor to read it from (borrowed); None is empty. A `SealedInput` is a regular file of the
+            run's own instead of a pipe.
         files: names under the working directory and their contents; written before the start. Text is encoded as UTF-8, a path is a host file
             that is read now.
         volumes: host paths to share, as `SRC[:DST][:ro|rw]` or `Volume`.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sandbox.api.changes import RunChanges
     from sandbox.api.keeping import CowRequest
     from sandbox.api.recipe import Recipes
+    from sandbox.api.sealed import SealedInput
     from sandbox.api.start import Launcher
     from sandbox.audit.sinks import Sink
     from sandbox.policy.profile import Profile, Volume
@@ -131,11 +132,11 @@ def prepare_call(argv: Words, settings: Settings, changes: Changes, *, origin: s
     return recipes.find(key, words, files, changes.name, given, make)
 
 
-def read_stdin(stdin: object) -> bytes | int | None:
+def read_stdin(stdin: object) -> bytes | int | SealedInput | None:
     """Return what a run is given to read, as `Streams` has it; text is encoded.
 
     Raises:
-        TypeError: it is neither bytes, text, a descriptor nor None.
+        TypeError: it is neither bytes, text, a descriptor, a `SealedInput` nor None.
     """
     if stdin is None or isinstance(stdin, (bytes, int)):
         return stdin
@@ -143,7 +144,11 @@ def read_stdin(stdin: object) -> bytes | int | None:
         return stdin.encode()
     if isinstance(stdin, (bytearray, memoryview)):
         return bytes(stdin)
-    raise TypeError(f"stdin must be bytes, text, a descriptor or None, not {type(stdin).__name__}")
+    from sandbox.api.sealed import SealedInput
+
+    if isinstance(stdin, SealedInput):
+        return stdin
+    raise TypeError(f"stdin must be bytes, text, a descriptor, a SealedInput or None, not {type(stdin).__name__}")
 
 
 def _make_call(words: tuple[str, ...], settings: Settings, changes: Changes, files: Mapping[str, bytes], origin: str) -> Call:

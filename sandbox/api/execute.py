@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from sandbox.api.finish import Finished
     from sandbox.api.prepare import Prepared
+    from sandbox.api.sealed import SealedInput
     from sandbox.api.start import Launcher
     from sandbox.audit.sinks import Sink
     from sandbox.cgroup.model import CgroupRun
@@ -53,12 +54,13 @@ def _null_sink() -> Sink:
 class Streams:
     """Where the standard streams of one run go.
 
-    `stdin` is bytes, a descriptor (borrowed), or None for an empty one. `stdout` and `stderr` are descriptors (borrowed) or None to capture.
+    `stdin` is bytes, a descriptor (borrowed), a file to be made for the run, or None for an empty one. `stdout` and `stderr` are descriptors (borrowed)
+    or None to capture.
     With `terminal` the payload has a pty of its own between the descriptors `stdin` and `stdout`; `terminal` is told its master (borrowed) before
     anything moves. `made` makes the payload's ends and the pumps of ours instead, for a run whose streams are known only later; `pipe` makes one pipe.
     """
 
-    stdin: bytes | int | None = None
+    stdin: bytes | int | SealedInput | None = None
     stdout: int | None = None
     stderr: int | None = None
     terminal: Callable[[int], None] | None = None
@@ -446,15 +448,23 @@ def _open_streams(streams: Streams) -> tuple[tuple[int, int, int], list[Pump]]:
     made: list[int] = []
     try:
         pairs = []
-        for _ in range(3):
+        given = streams.stdin
+        piped = given is None or isinstance(given, (bytes, int))
+        for _ in range(3 if piped else 2):
             pairs.append(os.pipe2(os.O_CLOEXEC) if streams.pipe is None else streams.pipe())
             made += pairs[-1]
-        (stdin_r, stdin_w), (stdout_r, stdout_w), (stderr_r, stderr_w) = pairs
-        made.remove(stdin_w)  # its pump's, which may close it at once: interrupted then, we would close another's
-        if isinstance(streams.stdin, int):
-            feed = Pump(streams.stdin, stdin_w, close_source=False, close_destination=True)
+        (stdout_r, stdout_w), (stderr_r, stderr_w) = pairs[-2:]
+        if given is None or isinstance(given, (bytes, int)):
+            stdin_r, stdin_w = pairs[0]
+            made.remove(stdin_w)  # its pump's, which may close it at once: interrupted then, we would close another's
+            if isinstance(given, int):
+                feed = Pump(given, stdin_w, close_source=False, close_destination=True)
+            else:
+                feed = Pump(-1, stdin_w, data=given or b"", close_destination=True)
         else:
-            feed = Pump(-1, stdin_w, data=streams.stdin or b"", close_destination=True)
+            stdin_r = given.open()
+            made.append(stdin_r)
+            feed = Pump(-1, -1)  # nothing to move
         out = _make_output(stdout_r, stdout_w, streams.stdout)
         err = _make_output(stderr_r, stderr_w, streams.stderr)
     except BaseException:

@@ -209,6 +209,7 @@ class Waiting(Served):
         if isinstance(streams.stdin, int):
             feed.release(b"", streams.stdin)
         else:
+            assert streams.stdin is None or isinstance(streams.stdin, bytes)  # `Sandbox` refuses a file
             feed.release(streams.stdin or b"")
         return self._made
 

@@ -290,6 +290,7 @@ class Member(BackgroundRun):
         if isinstance(streams.stdin, int):
             feed.release(order.prefix, streams.stdin)
         else:
+            assert streams.stdin is None or isinstance(streams.stdin, bytes)  # `Sandbox` refuses a file
             feed.release(order.prefix + (streams.stdin or b""))
         self._register(self.prepared)
         monitor.remind(time.monotonic_ns() + _SOON_NS, order.then)

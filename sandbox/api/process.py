@@ -15,6 +15,7 @@ from sandbox.api.execute import Streams
 
 if TYPE_CHECKING:
     from sandbox.api.background import BackgroundRun
+    from sandbox.api.sealed import SealedInput
     from sandbox.result import Result
 
 PIPE = -1
@@ -46,7 +47,7 @@ class Process:
         self,
         args: tuple[str, ...],
         *,
-        stdin: bytes | str | Stream,
+        stdin: bytes | str | SealedInput | Stream,
         stdout: Stream,
         stderr: Stream,
         start: Callable[[Streams, tuple[int, ...]], BackgroundRun],
@@ -58,7 +59,7 @@ class Process:
         self._run: BackgroundRun | None = None
         theirs: list[int] = []
         try:
-            feed: bytes | int | None
+            feed: bytes | int | SealedInput | None
             if isinstance(stdin, str):
                 feed = stdin.encode()
             elif stdin is None or isinstance(stdin, (bytes, bytearray, memoryview)):
@@ -68,8 +69,12 @@ class Process:
                 theirs.append(reader)
                 self.stdin = os.fdopen(writer, "wb", buffering=0)
                 feed = reader
+            elif stdin == DEVNULL:
+                feed = None
             else:
-                feed = None if stdin == DEVNULL else _descriptor(stdin, theirs)
+                from sandbox.api.sealed import SealedInput
+
+                feed = stdin if isinstance(stdin, SealedInput) else _descriptor(stdin, theirs)
             self.stdout, out = self._open_output(stdout, theirs)
             self.stderr, err = self._open_output(stderr, theirs)
             owned, theirs = tuple(theirs), []

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sandbox.api.pool_ahead import Ahead
     from sandbox.api.python import Python
     from sandbox.api.resident import Residents
+    from sandbox.api.sealed import SealedInput
     from sandbox.audit.sinks import Sink
     from sandbox.policy.profile import Profile, Volume
     from sandbox.result import Result
@@ -160,12 +161,13 @@ class Sandbox:
         self,
         argv: Words,
         *,
-        stdin: bytes | str | int | None = None,
+        stdin: bytes | str | int | SealedInput | None = None,
         capture_output: bool = True,
         check: bool = False,
         **options: Unpack[RunOptions],
     ) -> Result:
         """Run a command and wait for its end; see `sandbox.run` for arguments and errors."""
+        self._check_stdin(stdin)
         feed = read_stdin(stdin)
         streams = Streams(stdin=feed, stdout=None if capture_output else 1, stderr=None if capture_output else 2)
         member = self._take_member(argv, streams, options)
@@ -189,7 +191,7 @@ class Sandbox:
         self,
         argv: Words,
         *,
-        stdin: bytes | str | Stream = None,
+        stdin: bytes | str | SealedInput | Stream = None,
         stdout: Stream = PIPE,
         stderr: Stream = PIPE,
         **options: Unpack[RunOptions],
@@ -198,7 +200,8 @@ class Sandbox:
 
         Args:
             argv: the command and its arguments.
-            stdin: `PIPE` to write to `Process.stdin`, bytes or text that are all of it, a descriptor or file (borrowed), None for an empty one.
+            stdin: `PIPE` to write to `Process.stdin`, bytes, text or a `SealedInput` that are all of it, a descriptor or file (borrowed), None for an
+                empty one.
             stdout: `PIPE`, `DEVNULL`, a descriptor or file (borrowed), or None to keep it in the result.
             stderr: likewise; for both in one order let a shell in the sandbox join them (``2>&1``).
             options: as for `run`.
@@ -206,6 +209,8 @@ class Sandbox:
         Raises:
             SandboxError: the sandbox could not be set up. That the command itself cannot be executed shows at the latest in `Process.wait`.
         """
+
+        self._check_stdin(stdin)
 
         def start(streams: Streams, owned: tuple[int, ...]) -> BackgroundRun:
             return self._begin(argv, streams, options, owned)
@@ -291,6 +296,7 @@ class Sandbox:
             raise TypeError(f"an input must be bytes, text or a mapping, not {type(item).__name__}")
         given: dict[str, Any] = dict(item) if isinstance(item, Mapping) else {"stdin": item}
         words, stdin = given.pop("argv", argv), given.pop("stdin", None)
+        self._check_stdin(stdin)
         feed = read_stdin(stdin)
         return self._begin(words, Streams(stdin=feed), cast("RunOptions", {**options, **given}))
 
@@ -310,6 +316,18 @@ class Sandbox:
                     os.close(fd)
         self._remember(run)
         return run
+
+    def _check_stdin(self, stdin: object) -> None:
+        """Refuse a file for runs that may have waited: their standard input was made before it.
+
+        Raises:
+            PolicyError: it is one.
+        """
+        if self._interpreters is not None or (self._launcher is not None and self._launcher.pool is not None):
+            from sandbox.api.sealed import SealedInput
+
+            if isinstance(stdin, SealedInput):
+                raise PolicyError("a run that was made ahead has a pipe as standard input: a `SealedInput` is not to be given with `pool` or `python`")
 
     def _take_member(self, argv: Words, streams: Streams, options: RunOptions, owned: tuple[int, ...] = ()) -> BackgroundRun | None:
         """Give a run to a warm interpreter, if there is one for it."""
