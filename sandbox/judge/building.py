@@ -15,7 +15,7 @@ import threading
 import sandbox
 from sandbox.errors import SandboxError
 from sandbox.judge.cache import Cache, Entry, open_cache
-from sandbox.judge.languages.definition import fill
+from sandbox.judge.languages.definition import fill, fill_variables
 from sandbox.judge.languages.table import Absent, Installed, Language, Languages, load_languages
 from sandbox.judge.languages.toolchains import first_line
 from sandbox.judge.model import PROGRAM_DIRECTORY, Built, Code, ProblemLimits, Program, Source, Submission
@@ -136,18 +136,18 @@ class Builder:
         files = tuple(sources.word(each) for each in sources.of(language))
         job = _Job(
             name=name, language=language.id, sources=sources, command=fill(toolchain.compile, values, files), volumes=installed.volumes,
-            environment=toolchain.compile_environment, identity=installed.identity, wanted=binary if language.entry == "binary" else "",
+            environment=fill_variables(toolchain.compile_environment, values), identity=installed.identity, wanted=binary if language.entry == "binary" else "",
         )  # fmt: skip
         entry, built = self._obtain(job, limits)
         if entry is None:
             return built
         values |= {
-            "main": f"{PROGRAM_DIRECTORY}/{main}", "binary": f"{PROGRAM_DIRECTORY}/{binary}", "memory": str(limits.memory_bytes >> 20),
+            "main": f"{PROGRAM_DIRECTORY}/{main}", "stem": f"{PROGRAM_DIRECTORY}/{posixpath.splitext(main)[0]}", "binary": f"{PROGRAM_DIRECTORY}/{binary}", "memory": str(limits.memory_bytes >> 20),
             "class": choose_class(entry.directory, sources, language, main) if language.entry == "class" else "",
         }  # fmt: skip
         program = Program(
             name=name, language=language.id, directory=entry.directory, command=fill(toolchain.run, values), profile=_RUN_PROFILES[submitted],
-            environment=toolchain.environment, volumes=installed.volumes, time_factor=language.time_factor,
+            environment=fill_variables(toolchain.environment, values), volumes=installed.volumes, time_factor=language.time_factor,
             memory_extra_bytes=language.memory_extra_bytes, processes=language.processes, digest=entry.key,
         )  # fmt: skip
         return _with_program(built, program)

@@ -41,7 +41,8 @@ class Toolchain:
 
     Attributes:
         needs: programs and files that must be here, by the name that commands use: candidates of which the first that is found counts. One without a slash
-            is looked up in PATH, one with a slash is a path, in which ``*`` matches within a name.
+            is looked up in PATH, one with a slash is a path, in which ``*`` matches within a name; it may begin with a need before it, which is that file's own
+            path, links followed: ``{kotlinc}/../../lib/kotlin-stdlib.jar``.
         version: command that prints the version; its success is the proof that the toolchain works.
         compile: command, empty where nothing is compiled. Its working directory holds the sources.
         run: command that starts the program.
@@ -172,18 +173,20 @@ def _toolchain(table: object, entry: str, at: int, where: Callable[[str], Where]
             needs_at.fail(f"`{name}` cannot be the name of a need", hint="lower-case letters and digits, and not " + ", ".join(sorted(_OWN)))
         needs[name] = _texts([value] if isinstance(value, str) else value, needs_at)
         for candidate in needs[name]:
-            if ("/" in candidate and not candidate.startswith("/")) or not candidate:
-                needs_at.fail(f"`{candidate}` must be the name of a program or an absolute path")
+            beside = _PLACE.match(candidate)
+            if "/" in candidate and not candidate.startswith("/") and (beside is None or beside[1] not in needs or beside[1] == name):
+                needs_at.fail(f"`{candidate}` must be the name of a program, an absolute path, or begin with another need: `{{javac}}/../..`")
+    ambient = frozenset({"memory", "program"})
     commands = {}
     for key, places in (
         ("version", frozenset[str]()),
         ("compile", frozenset({"files", "main", "stem", "binary", "memory", "program"})),
-        ("run", frozenset({"main", "class", "binary", "memory", "program"})),
+        ("run", frozenset({"main", "stem", "class", "binary", "memory", "program"})),
     ):
-        commands[key] = _command(table.get(key, []), where(f"{prefix}.{key}"), places | needs.keys(), frozenset(needs))
-    starts = "{" + {"file": "main"}.get(entry, entry) + "}"
-    if not any(starts in word for word in commands["run"]):
-        where(f"{prefix}.run").fail(f"`run` does not use `{starts}`, which `entry = \"{entry}\"` says that the program is started by")
+        commands[key] = _command(table.get(key, []), where(f"{prefix}.{key}"), places | needs.keys())
+    starts = {"file": ("{main}", "{stem}")}.get(entry, ("{" + entry + "}",))
+    if not any(start in word for word in commands["run"] for start in starts):
+        where(f"{prefix}.run").fail(f"`run` does not use `{starts[0]}`, which `entry = \"{entry}\"` says that the program is started by")
     if entry != "file" and not commands["compile"]:
         here.fail(f"`entry = \"{entry}\"` needs a `compile` command")
     mounts = _texts(table.get("mounts", []), where(f"{prefix}.mounts"))
@@ -192,8 +195,8 @@ def _toolchain(table: object, entry: str, at: int, where: Callable[[str], Where]
             where(f"{prefix}.mounts").fail(f"`{path}` must be an absolute path of a file or directory that holds nothing else")
     return Toolchain(
         needs=needs, version=commands["version"], compile=commands["compile"], run=commands["run"], mounts=mounts,
-        environment=_variables(table.get("environment", {}), where(f"{prefix}.environment")),
-        compile_environment=_variables(table.get("compile-environment", {}), where(f"{prefix}.compile-environment")),
+        environment=_variables(table.get("environment", {}), where(f"{prefix}.environment"), ambient | needs.keys()),
+        compile_environment=_variables(table.get("compile-environment", {}), where(f"{prefix}.compile-environment"), ambient | needs.keys()),
         hint=string(table.get("hint", ""), where(f"{prefix}.hint")),
     )  # fmt: skip
 
@@ -233,28 +236,36 @@ def _factor(value: object, where: Where) -> float:
     return float(value)
 
 
-def _command(value: object, where: Where, places: frozenset[str] | set[str], needs: frozenset[str]) -> tuple[str, ...]:
+def _command(value: object, where: Where, places: frozenset[str]) -> tuple[str, ...]:
     if not isinstance(value, list):
         where.fail(f"`{where.key}` must be a list of words, not `{value!r}`", hint="no shell reads them: `[\"{gcc}\", \"-O2\", \"{files}\"]`")
     for word in value:
-        _multiline(word, where)
-        for place in _PLACE.findall(word):
-            if place not in places:
-                listed = ", ".join(f"`{{{name}}}`" for name in sorted(places))
-                where.fail(f"`{{{place}}}` has no meaning here", hint=f"known are {listed}")
+        _check_places(_multiline(word, where), where, places)
         if "{files}" in word and word != "{files}":
             where.fail("`{files}` must be a word of its own: it becomes one word for each file")
     return tuple(value)
 
 
-def _variables(value: object, where: Where) -> dict[str, str]:
+def _check_places(word: str, where: Where, places: frozenset[str]) -> None:
+    for place in _PLACE.findall(word):
+        if place not in places:
+            listed = ", ".join(f"`{{{name}}}`" for name in sorted(places))
+            where.fail(f"`{{{place}}}` has no meaning here", hint=f"known are {listed}")
+
+
+def _variables(value: object, where: Where, places: frozenset[str]) -> dict[str, str]:
     if not isinstance(value, dict):
         where.fail(f"`{where.key}` must be a table of texts, not `{value!r}`")
     for name, text in value.items():
         if not _VARIABLE.fullmatch(name):
             where.fail(f"`{name}` cannot be the name of a variable")
-        string(text, where)
+        _check_places(string(text, where), where, places)
     return dict(value)
+
+
+def fill_variables(variables: Mapping[str, str], values: Mapping[str, str]) -> dict[str, str]:
+    """Return variables with the places in their values filled."""
+    return {name: _PLACE.sub(lambda match: values[match[1]], text) for name, text in variables.items()}
 
 
 def fill(words: tuple[str, ...], values: Mapping[str, str], files: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -274,4 +285,4 @@ def fill(words: tuple[str, ...], values: Mapping[str, str], files: tuple[str, ..
     return tuple(made)
 
 
-__all__ = ["ENTRIES", "Language", "Toolchain", "fill", "parse_language"]
+__all__ = ["ENTRIES", "Language", "Toolchain", "fill", "fill_variables", "parse_language"]

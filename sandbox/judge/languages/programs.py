@@ -38,14 +38,18 @@ class Found:
         return [self.path, self.real, self.size, self.mtime_ns, self.inode, self.device]
 
 
-def find_need(candidates: Sequence[str], environ: Mapping[str, str]) -> Found | None:
+def find_need(candidates: Sequence[str], environ: Mapping[str, str], found_before: Mapping[str, Found] | None = None) -> Found | None:
     """Return the first candidate that is here.
 
     Args:
         candidates: names of programs, looked up in PATH, and absolute patterns.
         environ: for PATH, and for where rustup keeps its toolchains.
+        found_before: needs that patterns may begin with.
     """
     for candidate in candidates:
+        if candidate.startswith("{"):
+            name, _, rest = candidate[1:].partition("}")
+            candidate = posixpath.normpath((found_before or {})[name].real + rest)
         for path in _paths(candidate, environ):
             found = _look(path, program="/" not in candidate)
             if found is not None and posixpath.basename(found.real) == "rustup":

@@ -86,7 +86,7 @@ class Toolchains:
         for toolchain in language.toolchains:
             found: dict[str, Found] = {}
             for name, candidates in toolchain.needs.items():
-                need = find_need(candidates, self.environ)
+                need = find_need(candidates, self.environ, found)
                 if need is None:
                     reasons[f"no {' or '.join(f'`{each}`' for each in candidates)}"] = None
                     break
@@ -133,7 +133,7 @@ def _ask(words: tuple[str, ...], toolchain: Toolchain, volumes: tuple[str, ...])
     shown = " ".join([os.path.basename(words[0]), *words[1:]])
     try:
         result = sandbox.run(
-            words, profile="judge-compile", volumes=volumes, env=dict(toolchain.compile_environment), limits={"cpu": "20s", "wall": "60s", "output": "64K"}
+            words, profile="judge-compile", volumes=volumes, limits={"cpu": "20s", "wall": "60s", "output": "64K"}
         )  # fmt: skip
     except SandboxError as error:
         return f"`{shown}`: {error.message}", ""
