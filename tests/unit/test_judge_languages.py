@@ -82,7 +82,7 @@ BAD = [
     ('[".xx"]', '[".xx", ".xx"]', "`.xx` is listed twice in `extensions`", ":5"),
     ('{ x = "xi" }', "{}", "`needs` must be a table of names and programs", ":7"),
     ('{ x = "xi" }', '{ main = "xi" }', "`main` cannot be the name of a need", ":7"),
-    ('{ x = "xi" }', '{ x = "./xi" }', "`./xi` must be the name of a program or an absolute path", ":7"),
+    ('{ x = "xi" }', '{ x = "./xi" }', "`./xi` must be the name of a program, an absolute path, or begin with another need", ":7"),
     ('["{x}", "-V"]', '["{y}", "-V"]', "`{y}` has no meaning here", ":8"),
     ('["{x}", "-V"]', '["{main}"]', "`{main}` has no meaning here", ":8"),
     ('["{x}", "-V"]', '"{x} -V"', "`toolchain[0].version` must be a list of words", ":8"),
