@@ -120,8 +120,11 @@ class _Copier:
         return self._tree.open(inside)
 
     def _copy(self, fd: int, target: str, source: str) -> None:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
             raise PackageError("copy test data: not a regular file", origin=source)
+        if status.st_size > MAXIMUM_FILE:  # before gigabytes of it are written; a file that grows meets the same limit below
+            raise PackageError(f"copy test data: more than {MAXIMUM_FILE} bytes", origin=source)
         out = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o400)
         size = 0
         try:
