@@ -35,6 +35,9 @@ class BackgroundRun:
         sink: where denials go; closed at the end if `owns_sink`.
         owned: descriptors of ours that only the run uses.
         launcher: see `execute`.
+
+    Attributes:
+        payload_pid: the program's number on this host, 0 before it is there; another process may have it once the run has ended.
     """
 
     def __init__(
@@ -63,6 +66,8 @@ class BackgroundRun:
         self._ended = threading.Event()
         self._result: Result | None = None
         self._error: BaseException | None = None
+        self._init_pid = 0
+        self.payload_pid = 0
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         try:
             workers.start(self._work, f"sandbox {self.run_id}")
@@ -122,6 +127,20 @@ class BackgroundRun:
         if self._is_foreign and not self._ended.is_set():
             raise SandboxError(f"wait for run {self.run_id}: it belongs to process {self._made_by}, this is {os.getpid()}")
 
+    def pids(self) -> list[int]:
+        """Return every process of the run as this host numbers them, init first; empty before the start and after the end."""
+        if not self._init_pid or self.ended:
+            return []
+        from sandbox.cgroup.none import TreeSampler
+
+        return TreeSampler(self._init_pid).pids()
+
+    def cpu_ns(self) -> int:
+        """Return the CPU time of the processes that `pids` names, init's included, in nanoseconds."""
+        from sandbox.cgroup.none import process_cpu_ns
+
+        return sum(process_cpu_ns(pid) for pid in self.pids())
+
     def call_at_end(self, callback: Callable[[], object]) -> None:
         """Have a callable called once everything is over: in the run's thread, or now if it is. It must not raise."""
         with self._lock:
@@ -166,6 +185,7 @@ class BackgroundRun:
         return execute_call(call, self._streams, hooks, launcher)
 
     def _on_start(self, monitor: Monitor) -> None:
+        self._init_pid, self.payload_pid = monitor.init_pid, monitor.payload_pid
         self._changed.set()
         if self._killed:  # the word came before there was a payload
             monitor.hurry()

@@ -171,6 +171,11 @@ class Monitor:
         self._deadlines.go_on(time.monotonic_ns())
         return True
 
+    @property
+    def init_pid(self) -> int:
+        """Init's number on this host, 0 before it is known."""
+        return self._init_pid
+
     def snapshot(self) -> Snapshot:
         """Return what the run uses at this moment, as far as this host can tell."""
         now = time.monotonic_ns()
