@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from sandbox.api.process import Process
+    from sandbox.api.direct import DirectRun
     from sandbox.audit.sinks import Sink
     from sandbox.judge.model import Problem, Program
     from sandbox.policy.profile import Profile
@@ -109,14 +109,18 @@ class Runner:
                     raise
         return Ran(result=result, stdout=result.stdout or b"", stderr=result.stderr or b"")
 
-    def start(
+    def direct(
         self, limits: RunLimits, *, stdin: int, stdout: int, args: Sequence[str] = (), files: Mapping[str, bytes] | None = None,
         collect: Sequence[str] = (), collect_bytes: int = 0, home_bytes: int | None = None,
-    ) -> Process:  # fmt: skip
-        """Start the program between two descriptors (borrowed) and return while it runs; standard error is kept in the result. As `run` else."""
-        return self._box.popen(
-            (*self.program.command, *args), stdin=stdin, stdout=stdout, stderr=None, limits=self.limits(limits, home_bytes), files=files,
-            collect=collect, collect_limit=max(1, collect_bytes),
+    ) -> DirectRun:  # fmt: skip
+        """Start the program between two pipes and return while it starts; see `sandbox.api.direct.DirectRun`. As `run` else."""
+        from sandbox.api.direct import DirectRun
+
+        return DirectRun(
+            self._box, (*self.program.command, *args), stdin=stdin, stdout=stdout,
+            options={
+                "limits": self.limits(limits, home_bytes), "files": files, "collect": collect, "collect_limit": max(1, collect_bytes),
+            },
         )  # fmt: skip
 
     def limits(self, limits: RunLimits, home_bytes: int | None = None) -> dict[str, object]:

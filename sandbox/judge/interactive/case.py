@@ -1,0 +1,242 @@
+"""One submission in dialogue with the output validator of an interactive problem, for as many passes as that asks for."""
+
+from __future__ import annotations
+
+from sandbox.errors import PolicyError, SandboxError, UnsupportedError
+from sandbox.judge.case import read_tree
+from sandbox.judge.check.feedback import DIRECTORY, NEXT_PASS, clean_text
+from sandbox.judge.check.validator import ACCEPT, REJECT, Stage, judge_validator, validation_limits
+from sandbox.judge.interactive.blame import SUBMISSION, VALIDATOR, Blamed, Referee, Side, blame
+from sandbox.judge.interactive.graph import Party, PartyLimits, pair
+from sandbox.judge.interactive.play import play
+from sandbox.judge.interactive.played import Ending
+from sandbox.judge.model import CaseResult, Code
+from sandbox.judge.running import Runner
+from sandbox.judge.verdict import code_of, doubts, near_limits
+from sandbox.record import dataclass, replace
+from sandbox.units import format_size
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from sandbox.audit.sinks import Sink
+    from sandbox.judge.check import Checked
+    from sandbox.judge.interactive.played import Ended, Played
+    from sandbox.judge.model import Case, Problem, Program, RunLimits
+
+_STDERR = 2000
+_ROOM_BYTES = 1 << 20
+_VALIDATOR_OWN_EXTRA_NS = 5_000_000_000
+_TALK_FACTOR = 8
+"""How many times `validation_output` a validator may say to a submission: the format counts that as output, the format's tools do not, and packages rely on
+them. More than once is noted, more than this ends it."""
+
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pass:
+    """One pass, judged; `played` is None where the sandbox failed."""
+
+    blamed: Blamed
+    played: Played | None = None
+    checked: Checked | None = None
+
+
+class Interactor:
+    """Judges submissions of an interactive problem; thread-safe. A context manager: leaving it ends what it keeps running.
+
+    Args:
+        validator: the output validator, as built.
+        problem: whose limits and rules hold.
+        stage: host directory with the test data, which the validator may read as a whole; without it it gets copies of two files.
+        audit: for denied system calls of the validator.
+    """
+
+    def __init__(self, validator: Program, problem: Problem, *, stage: str = "", audit: str | Sink | None = None) -> None:
+        self._problem = problem
+        self._stage = Stage(stage)
+        self._runner = Runner(validator, audit=audit, volumes=self._stage.volumes, home=DIRECTORY.rstrip("/"))
+
+    def judge(self, runner: Runner, case: Case, limits: RunLimits) -> CaseResult:
+        """Let a submission talk with the validator about a case and return the verdict.
+
+        Args:
+            runner: the submission.
+            case: the case.
+            limits: of each pass. `wall_ns` and `idle_ns` are about time in which the submission does not wait for the validator.
+
+        Raises:
+            PolicyError: the judge's own profile is wrong.
+            UnsupportedError: the host cannot keep what it asks for.
+        """
+        problem = self._problem
+        passes: list[_Pass] = []
+        given: bytes | None = None
+        feedback: Mapping[str, bytes] = {}
+        while True:
+            one = self._play(runner, case, limits, given, feedback)
+            passes.append(one)
+            wanted = one.checked.next_pass if one.checked is not None and problem.multi_pass else None
+            if one.blamed.code is not Code.AC or wanted is None:
+                break
+            if len(passes) >= max(1, problem.limits.validation_passes):
+                cause = f"the output validator asks for more passes than {problem.limits.validation_passes}"
+                passes[-1] = replace(one, blamed=Blamed(code=Code.JE, flags=(Code.JE,), cause=cause, who=VALIDATOR))
+                break
+            assert one.checked is not None
+            given, feedback = wanted, {name: content for name, content in one.checked.feedback.items() if name != NEXT_PASS}
+        return _sum_up(problem, case, limits, passes)
+
+    def _play(self, runner: Runner, case: Case, limits: RunLimits, given: bytes | None, feedback: Mapping[str, bytes]) -> _Pass:
+        problem, validation = self._problem, validation_limits(self._problem)
+        name = f"output validator `{self._runner.program.name}`"
+        try:
+            words, files = self._stage.place(case, given)
+            own = read_tree(case.files) if case.files else {}
+        except OSError as error:
+            return _Pass(blamed=Blamed(code=Code.JE, flags=(Code.JE,), cause=f"`{error.filename}`: {error.strerror}"))
+        files.update(feedback)
+        room = validation.output_bytes + sum(map(len, files.values()))
+        graph = pair(
+            Party(
+                name=SUBMISSION, program=runner.program, args=case.args, files=own,
+                limits=PartyLimits(
+                    cpu_ns=limits.cpu_cut_ns, own_ns=limits.wall_ns, idle_ns=limits.idle_ns, memory_bytes=limits.memory_bytes,
+                    output_bytes=limits.output_bytes, processes=limits.processes,
+                ),
+            ),
+            Party(
+                name=VALIDATOR, program=self._runner.program, args=(*words, DIRECTORY, *case.output_validator_flags), files=files,
+                limits=PartyLimits(
+                    cpu_ns=validation.cpu_cut_ns, own_ns=validation.cpu_ns + _VALIDATOR_OWN_EXTRA_NS, memory_bytes=validation.memory_bytes,
+                    output_bytes=_TALK_FACTOR * validation.output_bytes, processes=validation.processes,
+                ),
+                collect=("**",), collect_bytes=room, home_bytes=room + _ROOM_BYTES, patient=True,
+            ),
+            accepts=ACCEPT,
+            rejects=REJECT,
+        )  # fmt: skip
+        try:
+            played = play(graph, {SUBMISSION: runner, VALIDATOR: self._runner})
+        except (PolicyError, UnsupportedError):
+            raise
+        except SandboxError as error:
+            return _Pass(blamed=Blamed(code=Code.JE, flags=(Code.JE,), cause=f"`{runner.program.name}` with {name}: {error}"))
+        ended = played.parties[VALIDATOR]
+        checked = judge_validator(name, ended.result, problem, stderr=ended.result.stderr or b"", given=files)
+        return _Pass(blamed=_judge(played, limits, checked), played=played, checked=checked)
+
+    def close(self) -> None:
+        """End the validator's server; idempotent."""
+        self._runner.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def judge_interactive(submission: Program, validator: Program, problem: Problem, case: Case, limits: RunLimits) -> CaseResult:
+    """Judge one submission on one case of an interactive problem; for many use an `Interactor`, which keeps what they have in common."""
+    with Runner(submission) as runner, Interactor(validator, problem) as interactor:
+        return interactor.judge(runner, case, limits)
+
+
+def _judge(played: Played, limits: RunLimits, checked: Checked) -> Blamed:
+    """Put together what `blame` asks for."""
+    submission, validator = played.parties[SUBMISSION], played.parties[VALIDATOR]
+    _, flags, cause = code_of(submission.result, limits)
+    if submission.ending is not Ending.ITSELF:
+        # Our signal is no condition of its own; what else held still does.
+        flags = tuple(flag for flag in flags if flag not in (Code.JE, Code.RTE, Code.NZE))
+        cause = _our_words(submission, limits)
+    return blame(
+        Side(flags=flags, cause=cause, ending=submission.ending, place=submission.place, told=submission.told),
+        Referee(accepted=checked.accepted, cause=checked.cause, ending=validator.ending, place=validator.place),
+        played.deadlock,
+    )
+
+
+def _our_words(ended: Ended, limits: RunLimits) -> str:
+    """Return why we ended the submission."""
+    own, idle, cpu = (f"{ns / 1e9:.3f} s" for ns in (ended.own_ns, ended.idle_ns, ended.result.usage.cpu_ns))
+    if ended.ending is Ending.OWN_TIME:
+        return f"ended after {own} without waiting for the validator (wall limit {limits.wall_ns / 1e9:g} s), {cpu} of CPU time used"
+    if ended.ending is Ending.IDLE:
+        return f"ended after {idle} in which it did nothing and did not wait for the validator (idle limit {(limits.idle_ns or 0) / 1e9:g} s)"
+    if ended.ending is Ending.OUTPUT:
+        return f"it wrote more than {limits.output_bytes} bytes to the validator"
+    return ""
+
+
+def _much_said(played: Played, problem: Problem) -> str:
+    said, bound = played.parties[VALIDATOR].sent_bytes, problem.limits.validation_output_bytes
+    return f"the validator said {format_size(said)} to the submission; `validation_output` is {format_size(bound)}" if said > bound else ""
+
+
+def _sum_up(problem: Problem, case: Case, limits: RunLimits, passes: Sequence[_Pass]) -> CaseResult:
+    """Make a result of all passes: verdict, score and words of the last, figures of the largest."""
+    last = passes[-1]
+    blamed, checked = last.blamed, last.checked
+    played = [each.played for each in passes if each.played is not None]
+    notes = [note for each in passes for note in each.blamed.notes]
+    told = f"pass {len(passes)}: {blamed.cause}" if len(passes) > 1 and blamed.cause else blamed.cause
+    if last.played is None:
+        return CaseResult(case=case.name, code=blamed.code, flags=blamed.flags, cause=told, passes=len(passes), notes=tuple(notes), blame=blamed.who)
+    ends = [each.parties[SUBMISSION] for each in played]
+    end = ends[-1]
+    result = end.result
+    peaks = [each.result.usage.memory_peak_bytes for each in ends if each.result.usage.memory_peak_bytes is not None]
+    denials: dict[str, int] = {}
+    for each in ends:
+        for name, count in each.result.denials.items():
+            denials[name] = denials.get(name, 0) + count
+    stderr = result.stderr or b""
+    if blamed.who == SUBMISSION:
+        notes += doubts(result, blamed.code, stderr)
+    if checked is not None:
+        notes += checked.notes
+    notes += [note for each in played if (note := _much_said(each, problem))]
+    near = dict.fromkeys(limit for each in ends if not blamed.capped or each is not end for limit in near_limits(each.result, limits))
+    if Ending.OWN_TIME is end.ending or end.own_ns > limits.wall_ns * 9 // 10:
+        near["wall"] = None
+    times = [min(each.result.usage.cpu_ns, limits.cpu_ns) if blamed.capped and each is end else each.result.usage.cpu_ns for each in ends]
+    lines: list[str] = []
+    for number, each_played in enumerate(played, 1):
+        if len(passes) > 1:
+            lines.append(f"pass {number}")
+        lines += each_played.transcript_lines
+    ours = end.ending is not Ending.ITSELF
+    return CaseResult(
+        case=case.name,
+        code=blamed.code,
+        flags=blamed.flags,
+        cause=told,
+        cpu_ns=max(times),
+        wall_ns=max(each.result.usage.wall_ns for each in ends),
+        memory_bytes=max(peaks, default=None),
+        memory_source=result.usage.memory_source,
+        exit_code=None if ours else result.exit_code,
+        signal=None if ours else result.signal,
+        score=checked.score if checked is not None else None,
+        multiplier=checked.multiplier if checked is not None else None,
+        validator_exit=checked.exit if checked is not None else None,
+        judge_message=checked.judge_message if checked is not None else "",
+        team_message=checked.team_message if checked is not None else "",
+        denials=denials,
+        evidence=result.evidence,
+        near=tuple(near),
+        passes=len(passes),
+        transcript=tuple(lines),
+        blame=blamed.who,
+        stdout_bytes=sum(each.sent_bytes for each in ends),
+        stderr=clean_text(stderr, _STDERR),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+__all__ = ["Interactor", "judge_interactive"]
