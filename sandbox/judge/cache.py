@@ -193,7 +193,7 @@ def _make_private(base: str) -> str:
     if fd is None:
         raise SandboxError(f"make a directory in `{base}`: it cannot be made, or others can write to it")
     os.close(fd)
-    for item in os.scandir(base):
+    for item in _items(base):
         if item.name.startswith(_PRIVATE):
             _remove_abandoned(item.path)
     return tempfile.mkdtemp(prefix=_PRIVATE, dir=base)
@@ -227,7 +227,7 @@ def prune(directory: str, *, bytes_limit: int, age_limit_ns: int) -> int:
     now = time.time_ns()
     entries = []
     removed = 0
-    for item in os.scandir(directory):
+    for item in _items(directory):
         if item.name == _LOCK:
             continue
         if item.name.startswith(_NEW):  # its writer is dead: a living one holds the cache open
@@ -266,7 +266,7 @@ def _verify(path: str, key: str) -> dict[str, str]:
     except (KeyError, TypeError, RecursionError, json.JSONDecodeError):
         raise ValueError("`entry.json` is damaged") from None
     if named != key:
-        raise ValueError(f"it is the entry of another program, `{_show(named)}`")
+        raise ValueError(f"it is the entry of another program, `{_show(str(named)[:12])}`")
     if sorted(os.listdir(path)) != ["entry.json", "files"]:
         raise ValueError("a file was put beside it")
     present = set(_walk(posixpath.join(path, "files")))
@@ -294,7 +294,7 @@ def _walk(root: str) -> list[str]:
         directory = posixpath.join(root, prefix) if prefix else root
         if not is_ours(status := os.lstat(directory)) or stat.S_IMODE(status.st_mode) != 0o755:
             raise ValueError(f"the mode or owner of `{_show(prefix or 'files')}` was changed")
-        for item in os.scandir(directory):
+        for item in _items(directory):
             name = prefix + item.name
             if item.is_dir(follow_symlinks=False):
                 pending.append(name + "/")
@@ -353,6 +353,11 @@ def _write(new: str, key: str, files: Mapping[str, bytes], notes: Mapping[str, s
     fd = os.open(posixpath.join(new, "entry.json"), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with open(fd, "w") as file:
         json.dump(manifest, file)
+
+
+def _items(directory: str) -> list[os.DirEntry[str]]:
+    with os.scandir(directory) as found:
+        return list(found)
 
 
 def _show(name: object) -> str:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _VERSION_LENGTH = 200
 _ENTRY_BYTES = 4096
+_ENTRY_SCHEMA = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +115,7 @@ class Toolchains:
         """Return why a toolchain does not work, and else the version."""
         words = fill(toolchain.version, {name: need.path for name, need in found.items()})
         volumes = existing_mounts(toolchain.mounts)
-        text = json.dumps([sandbox.__version__, words, volumes, {name: found[name].identity() for name in sorted(found)}], sort_keys=True)
+        text = json.dumps([_ENTRY_SCHEMA, sandbox.__version__, words, volumes, {name: found[name].identity() for name in sorted(found)}], sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()
         directory = open_directory(cache_path(self.environ, "judge-versions"))
         try:
@@ -140,7 +141,16 @@ def _ask(words: tuple[str, ...], toolchain: Toolchain, volumes: tuple[str, ...])
     if not result.ok:
         said = first_line(result)
         return f"`{shown}` ended with {result.cause}" + (f": {said}" if said else ""), ""
-    return "", first_line(result) or "unknown version"
+    return "", _version_line(result) or first_line(result) or "unknown version"
+
+
+def _version_line(result: Result) -> str:
+    """Return the first line with a digit that is no warning: a JVM has much to say before the compiler in it speaks."""
+    for stream in (result.stdout, result.stderr):
+        for line in (stream or b"")[:_ENTRY_BYTES].decode(errors="replace").splitlines():
+            if "warning" not in line.lower() and any(each.isdigit() for each in line):
+                return escape_untrusted(" ".join(line.split()), _VERSION_LENGTH)
+    return ""
 
 
 def first_line(result: Result) -> str:
