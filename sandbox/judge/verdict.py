@@ -33,6 +33,9 @@ _REFUSED = (
     b"std::bad_alloc", b"MemoryError", b"java.lang.OutOfMemoryError", b"JavaScript heap out of memory", b"runtime: out of memory", b"NoMemoryError",
     b"System.OutOfMemoryException", b"Out of memory", b"out of memory", b"Allowed memory size", b"heap exhausted", b"Cannot allocate memory",
 )  # fmt: skip
+_NO_PROCESS = (
+    b"Resource temporarily unavailable", b"can't start new thread", b"unable to create native thread", b"pthread_create failed", b"uv_thread_create",
+)  # fmt: skip
 _LOOK_BYTES = 64 << 10
 
 
@@ -124,14 +127,16 @@ def doubts(result: Result, code: Code, stderr: bytes) -> tuple[str, ...]:
     found: list[str] = []
     usage = result.usage
     if code in (Code.RTE, Code.NZE) and usage.oom_source is None:
-        word = next((word for word in _REFUSED if word in stderr[:_LOOK_BYTES] or word in stderr[-_LOOK_BYTES:]), None)
+        word = _said(stderr, _REFUSED)
         near = any(each.limit == "memory" for each in result.near_limits)
-        if word is not None:
-            found.append(
-                f"standard error says `{word.decode()}`: an allocation may have been refused for the memory limit, which without a cgroup nothing counts"
-            )
+        if word:
+            found.append(f"standard error says `{word}`: an allocation may have been refused for the memory limit, which without a cgroup nothing counts")
         elif near:
             found.append("memory was near its limit: an allocation may have been refused, which without a cgroup nothing counts")
+    if code in (Code.RTE, Code.NZE) and usage.process_limit_hits is None:
+        word = _said(stderr, _NO_PROCESS)
+        if word:
+            found.append(f"standard error says `{word}`: a process or thread may have been refused, which without a cgroup nothing counts")
     if code is Code.WTL and usage.cpu_ns > _BUSY_SHARE * usage.wall_ns and result.verdict is Verdict.WALL_LIMIT:
         found.append("most of the wall time was CPU time: the wall limit is short for this time limit, or the host is too busy to judge on")
     elif code is Code.WTL and (usage.pressure_cpu_ns or 0) > _BUSY_SHARE * usage.wall_ns:
@@ -139,6 +144,11 @@ def doubts(result: Result, code: Code, stderr: bytes) -> tuple[str, ...]:
     if result.limits_hit.count("processes") and code is not Code.AC:
         found.append(_processes(result.evidence))
     return tuple(found)
+
+
+def _said(stderr: bytes, words: tuple[bytes, ...]) -> str:
+    """Return the first of the words that is near the beginning or the end of what a program said, or nothing."""
+    return next((word.decode() for word in words if word in stderr[:_LOOK_BYTES] or word in stderr[-_LOOK_BYTES:]), "")
 
 
 def _processes(evidence: Iterable[Evidence]) -> str:
