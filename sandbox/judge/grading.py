@@ -182,7 +182,7 @@ def _aggregate(group: Group, outcomes: list[CaseResult | GroupResult]) -> GroupR
         if isinstance(score, str):
             return GroupResult(name=group.name, code=Code.JE, score=0.0, decided_by=_name(each), problems=(score,))
         scores.append(score)
-    # What was not judged has no score, and cannot be the least of none.
+    # A case that was not judged is not accepted.
     complete = len(outcomes) == len(group.children)
     if not grading.scoring or grading.aggregation == "pass-fail":
         total = (grading.max_score or 0.0) if failed is None and complete else 0.0
@@ -194,10 +194,11 @@ def _aggregate(group: Group, outcomes: list[CaseResult | GroupResult]) -> GroupR
         problem = f"score {total:g} of `{group.name}` is above its `max_score`, {grading.max_score:g}"
         return GroupResult(name=group.name, code=Code.JE, score=0.0, decided_by=group.name, problems=(problem,))
     # With a sum, a submission that got a part of it is accepted, with that part for a score.
-    passed = failed is None or (grading.scoring and grading.aggregation == "sum" and total > 0)
-    return GroupResult(
-        name=group.name, code=Code.AC if passed or failed is None else failed.code, score=total, decided_by="" if passed else _name(failed)
-    )
+    if (failed is None and complete) or (grading.scoring and grading.aggregation == "sum" and total > 0):
+        return GroupResult(name=group.name, code=Code.AC, score=total)
+    if failed is not None:
+        return GroupResult(name=group.name, code=failed.code, score=total, decided_by=_name(failed))
+    return replace(skipped_group(group, "not all of its cases were judged"), score=total)
 
 
 def _default(group: Group, outcomes: list[CaseResult | GroupResult]) -> GroupResult:

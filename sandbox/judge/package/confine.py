@@ -63,6 +63,7 @@ class Tree:
         self.root = os.path.realpath(root)
         self.shown = shown or root
         self.warnings: list[str] = []
+        self.yaml_bytes = 0
         self._follow = tuple(os.path.realpath(each) for each in follow)
         self._entries = 0
         self._bytes = 0

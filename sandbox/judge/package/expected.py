@@ -5,7 +5,7 @@ from __future__ import annotations
 from sandbox.judge.model import Expectation
 from sandbox.judge.package.confine import shown
 from sandbox.judge.package.words import Glob, looks_doubtful
-from sandbox.judge.package.yaml_source import MAXIMUM_BYTES, Node, parse_yaml, present
+from sandbox.judge.package.yaml_source import Node, present, read_yaml
 from sandbox.record import dataclass, replace
 
 TYPE_CHECKING = False
@@ -48,7 +48,7 @@ def read_submissions_yaml(tree: Tree, settings: Settings) -> list[Entrance]:
     """
     entries: dict[str, Node] = {}
     if not tree.missing(FILE):
-        root = parse_yaml(tree.read(FILE, MAXIMUM_BYTES, "`submissions.yaml`"), tree.place(FILE))
+        root, _ = read_yaml(tree, FILE)
         entries = {name.removesuffix("/"): node for name, node in root.mapping().items()}
         if len(entries) > _MAXIMUM_ENTRIES:
             raise root.error(f"`submissions.yaml` has more than {_MAXIMUM_ENTRIES} entries")

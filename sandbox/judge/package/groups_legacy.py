@@ -7,7 +7,7 @@ import math
 from sandbox.judge.model import Case, Grading, Group
 from sandbox.judge.package.confine import shown
 from sandbox.judge.package.words import split_flags
-from sandbox.judge.package.yaml_source import MAXIMUM_BYTES, Node, check_keys, parse_yaml, present
+from sandbox.judge.package.yaml_source import Node, check_keys, present, read_yaml
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,8 +52,7 @@ class _Reader:
             if "test_group.yaml" in self._listing.directories[name].files:
                 self._tree.warn("`test_group.yaml` is of the format 2025-09; it is not read", path.removesuffix(f"/{FILE}"))
             return dict(above)
-        root = parse_yaml(self._tree.read(path, MAXIMUM_BYTES, f"`{FILE}`"), self._tree.place(path))
-        own = root.mapping()
+        own = read_yaml(self._tree, path)[0].mapping()
         check_keys(own, _KEYS)
         for key in _SCORING:
             if key in own and not self._settings.scoring:

@@ -8,8 +8,7 @@ from __future__ import annotations
 from sandbox.judge.errors import PackageError
 from sandbox.judge.model import Case, Grading, Group
 from sandbox.judge.package.confine import shown
-from sandbox.judge.package.words import fill_in
-from sandbox.judge.package.yaml_source import MAXIMUM_BYTES, Node, check_keys, parse_yaml, present
+from sandbox.judge.package.yaml_source import Node, check_keys, present, read_yaml
 from sandbox.record import dataclass
 
 TYPE_CHECKING = False
@@ -225,15 +224,14 @@ def _group_keys(tree: Tree, listing: Listing, name: str, constants: Mapping[str,
     if FILE not in listing.directories[name].files:
         return {}
     path = f"data/{name}/{FILE}" if name else f"data/{FILE}"
-    data = fill_in(tree.read(path, MAXIMUM_BYTES, f"`{FILE}`"), constants)
-    return _renamed(parse_yaml(data, tree.place(path)).mapping(), _GROUP, tree, path)
+    return _renamed(read_yaml(tree, path, constants)[0].mapping(), _GROUP, tree, path)
 
 
 def _case_keys(tree: Tree, listing: Listing, name: str) -> dict[str, Node]:
     if f"{name}.yaml" not in listing.paths:
         return {}
     path = f"data/{name}.yaml"
-    return _renamed(parse_yaml(tree.read(path, MAXIMUM_BYTES, "a case's YAML"), tree.place(path)).mapping(), _CASE, tree, path)
+    return _renamed(read_yaml(tree, path)[0].mapping(), _CASE, tree, path)
 
 
 def _renamed(keys: dict[str, Node], known: tuple[str, ...], tree: Tree, path: str) -> dict[str, Node]:

@@ -61,7 +61,7 @@ def list_data(tree: Tree) -> Listing:
     while pending:
         at = pending.pop()
         if at.count("/") >= _MAXIMUM_DEPTH:
-            raise PackageError(f"read test data: directories nested deeper than {_MAXIMUM_DEPTH}", origin=tree.place(f"data/{at}"))
+            raise PackageError(f"read test data: directories nested deeper than {_MAXIMUM_DEPTH}", origin=tree.place("data"))
         path = f"data/{at}" if at else "data"
         entries = tree.list(path)
         files, directories = set(), []
@@ -88,7 +88,7 @@ def list_data(tree: Tree) -> Listing:
 
 
 def _doubt(tree: Tree, name: str, below: str, trouble: LinkError) -> None:
-    """Refuse a link that test data needs; what is for people only is left out with a warning."""
-    if name.endswith(_NEEDED) or below.count("/") < 1:
+    """Refuse a link that test data may need, a name without an ending being that of a group; what is for people only is left out with a warning."""
+    if name.endswith(_NEEDED) or "." not in name:
         raise trouble
     tree.warn(f"{trouble.message}; it is not read", f"data/{below}")

@@ -12,7 +12,7 @@ from sandbox.judge.errors import PackageError
 from sandbox.judge.model import Format, ProblemLimits
 from sandbox.judge.package.confine import shown
 from sandbox.judge.package.words import split_flags
-from sandbox.judge.package.yaml_source import MAXIMUM_BYTES, Node, check_keys, parse_yaml, present
+from sandbox.judge.package.yaml_source import Node, check_keys, present, read_yaml
 from sandbox.record import dataclass, field
 
 TYPE_CHECKING = False
@@ -80,8 +80,7 @@ def read_settings(tree: Tree) -> tuple[Settings, bytes]:
     """
     if tree.missing(FILE):
         raise PackageError(f"`{tree.shown}` is no problem package: it has no `{FILE}`")
-    data = tree.read(FILE, MAXIMUM_BYTES, f"`{FILE}`")
-    root = parse_yaml(data, tree.place(FILE))
+    root, data = read_yaml(tree, FILE)
     if not isinstance(root.value, dict) and not root.is_null:
         raise root.error(f"`{FILE}` must be a map")
     keys = root.mapping()

@@ -11,8 +11,10 @@ from sandbox.judge.errors import PackageError
 from sandbox.judge.model import Case, Format, Group, Problem
 from sandbox.judge.package.archive import is_archive, unpack_archive
 from sandbox.judge.package.confine import Tree, shown
+from sandbox.judge.package.places import place_of
 from sandbox.judge.package.problem_yaml import Settings, read_settings
 from sandbox.judge.package.sources import read_include, read_programs
+from sandbox.judge.package.stage import open_stage
 from sandbox.judge.package.submissions import read_submissions
 from sandbox.judge.package.testdata import read_test_data
 from sandbox.record import replace
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from sandbox.judge.model import Source
+
+__all__ = ("cases_of", "groups_of", "open_stage", "read_package")
 
 _NAME = re.compile(r"[a-z0-9]+", re.ASCII)
 _SECONDS = re.compile(r"\s*([0-9]{1,5}(?:\.[0-9]{1,6})?)\s*", re.ASCII)
@@ -47,8 +51,14 @@ def read_package(path: str, *, follow: Sequence[str] = ()) -> Problem:
         label = path
     else:
         root, label = path, path.rstrip("/") or path
-    with Tree(root, shown=label, follow=follow) as tree:
-        return _read(tree, name)
+    try:
+        with Tree(root, shown=label, follow=follow) as tree:
+            return _read(tree, name)
+    except BaseException:
+        unpacked = place_of(root)
+        if unpacked is not None:
+            unpacked.remove()
+        raise
 
 
 def _read(tree: Tree, name: str) -> Problem:

@@ -11,7 +11,7 @@ from sandbox.judge.model import Expectation, Format, Submission
 from sandbox.judge.package.confine import shown
 from sandbox.judge.package.expected import Entrance, read_submissions_yaml
 from sandbox.judge.package.sources import is_junk, read_files
-from sandbox.judge.package.yaml_source import MAXIMUM_BYTES, parse_yaml, present
+from sandbox.judge.package.yaml_source import present, read_yaml
 from sandbox.record import replace
 
 TYPE_CHECKING = False
@@ -152,7 +152,7 @@ def _entry_points(tree: Tree) -> dict[str, tuple[str, str]]:
     if tree.missing(path):
         return {}
     found = {}
-    for name, node in parse_yaml(tree.read(path, MAXIMUM_BYTES, "`submissions.json`"), tree.place(path)).mapping().items():
+    for name, node in read_yaml(tree, path)[0].mapping().items():
         details = node.mapping()
         language, entry = present(details, "langid"), present(details, "entry_point")
         found[name.removeprefix("submissions/")] = (language.text() if language else "", entry.text() if entry else "")

@@ -10,13 +10,18 @@ import re
 
 from sandbox.judge.errors import PackageError
 from sandbox.judge.package.confine import shown
+from sandbox.judge.package.words import fill_in
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
 
+    from sandbox.judge.package.confine import Tree
+
 MAXIMUM_BYTES = 1 << 20
+MAXIMUM_TOGETHER = 16 << 20
+"""A megabyte takes a second; each case may have a file."""
 _MAXIMUM_NODES = 20_000
 _MAXIMUM_DEPTH = 32
 _MAXIMUM_DIGITS = 64
@@ -140,6 +145,24 @@ def _nearest(key: str, known: frozenset[str]) -> str:
     import difflib
 
     return next(iter(difflib.get_close_matches(key[:80], sorted(known), 1)), "")
+
+
+def read_yaml(tree: Tree, path: str, constants: Mapping[str, str] | None = None) -> tuple[Node, bytes]:
+    """Return what a YAML file of a package holds, and its bytes.
+
+    Args:
+        tree: the package.
+        path: the file.
+        constants: what is filled into it before it is read.
+
+    Raises:
+        PackageError: it cannot be read, is no YAML, or all YAML files of the package together are larger than any package's.
+    """
+    data = tree.read(path, MAXIMUM_BYTES, f"`{path.rpartition('/')[2]}`")
+    tree.yaml_bytes += len(data)
+    if tree.yaml_bytes > MAXIMUM_TOGETHER:
+        raise PackageError(f"read YAML: files of more than {MAXIMUM_TOGETHER} bytes together", origin=tree.place(path))
+    return parse_yaml(fill_in(data, constants or {}), tree.place(path)), data
 
 
 def parse_yaml(data: bytes, file: str) -> Node:
