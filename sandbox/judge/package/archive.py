@@ -84,7 +84,7 @@ def unpack_archive(path: str, name: str, bounds: Bounds | None = None) -> str:
             raise PackageError(f"unpack archive `{path}`: {describe_errno(error.errno or 0)}") from None
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError) as error:
             place.remove()
-            raise PackageError(f"unpack archive `{path}`: it is damaged: {shown(str(error))}") from None
+            raise PackageError(f"unpack archive `{path}`: it is damaged: {shown(str(error).rstrip('.'))}") from None
         except BaseException:
             place.remove()
             raise
