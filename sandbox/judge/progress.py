@@ -65,11 +65,14 @@ class Display:
     """Shows steps on a stream, usually standard error.
 
     Args:
-        stream: where to write.
+        stream: where to write; None only remembers.
         live: whether it is a terminal that can write over a line.
+
+    Attributes:
+        done: the submissions that are done, in the order of their ends, of `total`.
     """
 
-    def __init__(self, stream: TextIO, *, live: bool) -> None:
+    def __init__(self, stream: TextIO | None, *, live: bool = False) -> None:
         self._stream = stream
         self._live = live
         self._lock = threading.Lock()
@@ -85,8 +88,10 @@ class Display:
             self.total = step.total or self.total
             if step.result is not None:
                 self.done.append(step.result)
+            if self._stream is None:
+                return
             if self._live:
-                self._draw(step)
+                self._draw(step, self._stream)
             elif step.result is not None:
                 self._stream.write(f"{len(self.done)}/{self.total} {_name(step.result.name)}: {summary(step.result)}\n")
                 self._stream.flush()
@@ -97,18 +102,18 @@ class Display:
     def close(self) -> None:
         """Take the line away."""
         with self._lock:
-            if self._shown:
+            if self._shown and self._stream is not None:
                 self._stream.write(_CLEAR)
                 self._stream.flush()
                 self._shown = False
 
-    def _draw(self, step: Step) -> None:
+    def _draw(self, step: Step, stream: TextIO) -> None:
         now = time.monotonic()
         if step.result is None and not step.text and now - self._drawn < _GAP_S:
             return
         self._drawn = now
         try:
-            width = os.get_terminal_size(self._stream.fileno()).columns or 80
+            width = os.get_terminal_size(stream.fileno()).columns or 80
         except (OSError, ValueError):
             width = 80
         parts = [f"{step.judged}/{step.total}"] if step.total else []
@@ -120,8 +125,8 @@ class Display:
             parts.append(f"{step.runs} runs")
         parts.append(f"{now - self._began:.0f} s")
         line = "  ".join(parts)[: width - 1]
-        self._stream.write(_CLEAR + line)
-        self._stream.flush()
+        stream.write(_CLEAR + line)
+        stream.flush()
         self._shown = True
 
 
