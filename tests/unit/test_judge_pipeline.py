@@ -28,7 +28,7 @@ from sandbox.judge.model import (
     Submission,
 )  # fmt: skip
 from sandbox.judge.pipeline.entry import Handle, Limits
-from sandbox.judge.pipeline.judging import Derived, Judging, Options, choose, matches
+from sandbox.judge.pipeline.judging import Derived, Judging, Options, Times, choose, matches
 from sandbox.judge.pipeline.settle import RERUNS, is_enough, settle, under, wants_reruns
 from sandbox.judge.pipeline.walk import Outcome, Rules, Walked, cases_of, walk
 from sandbox.judge.pipeline.workers import Board, Gate, Stopped
@@ -57,8 +57,9 @@ def grade(node: Group, outcomes: Sequence[Outcome]) -> GroupResult:
 
 RULES = Rules(
     grade=grade,
-    stops=lambda node, outcome: node.grading.on_reject_break and outcome.code is not Code.AC,
-    bars=lambda node, before: "a group before it failed" if "barred" in node.name and any(g.code is not Code.AC for g in before) else "",
+    stops=lambda node, outcomes: node.grading.on_reject_break and outcomes[-1].code is not Code.AC,
+    bars=lambda node, before: "a group before it failed" if "barred" in node.name and any(g.code is not Code.AC for g in before.values()) else "",
+    barred=lambda node, why: GroupResult(name=node.name, code=Code.WA, skipped=why),
 )
 
 
@@ -262,9 +263,16 @@ class Fakes:
         wanted = [want for want in submission.expectations if want.final is not None and str(walked.final.code) not in want.final]
         return tuple(f"{want.source}: {walked.final.code}" for want in wanted)
 
-    def derive(self, times: Mapping[str, int], time_limit_ns: int | None) -> Derived:
-        self.times = times
-        limit = time_limit_ns or self.problem.limits.time_ns or max(times.values(), default=0) * 5
+    def setters(self) -> tuple[Submission, ...]:
+        return tuple(each for each in self.problem.submissions if any(want.use_for_time_limit for want in each.expectations))
+
+    def check_limit(self, limits: Limits, source: str, times: Times) -> tuple[str, ...]:
+        self.all_times = times
+        return ()
+
+    def derive(self, times: Times, time_limit_ns: int | None) -> Derived:
+        self.times = {name: max(cases.values()) for name, cases in times.items()}
+        limit = time_limit_ns or self.problem.limits.time_ns or max(self.times.values(), default=S) * 5
         return Derived(limits=Limits(limit_ns=limit, upper_ns=2 * limit), source="a test")
 
     def check_package(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -432,11 +440,14 @@ def test_a_submission_that_was_not_asked_for_still_sets_the_limit() -> None:
     assert [each.name for each in done.submissions] == ["wrong/b"] and fakes.times == {"accepted/a": S // 10}
 
 
-def test_no_limit_without_a_time() -> None:
-    problem = problem_of({"accepted/a.absent": label("accepted", "AC", sets_limit=True)}, ROOT, time_ns=None)
-    with pytest.raises(PackageError, match="states no time limit") as caught:
-        Judging(problem, Fakes(problem, {}), Options()).run()
-    assert caught.value.hint == "`--time-limit SECONDS` sets one" and "absentc" in (caught.value.origin or "")
+def test_a_limit_without_a_time_is_doubtful() -> None:
+    problem = problem_of({"accepted/a.absent": label("accepted", "AC", sets_limit=True), "b": label("b", "WA")}, ROOT, time_ns=None)
+    fakes = Fakes(problem, {"b": fails_at("secret/00")})
+    done = Judging(problem, fakes, Options()).run()
+    assert done.warnings == (
+        "the time limit is without `accepted/a.absent`, which was not run: `absentc` is not installed",
+        "nothing sets the time limit; `--time-limit` does",
+    )
 
 
 def test_a_wrong_label_with_extra_time() -> None:

@@ -14,7 +14,7 @@ from sandbox.judge.pipeline.entry import UNKNOWN, Entry, Limits, Tools, deciding
 from sandbox.judge.pipeline.walk import Walked
 from sandbox.judge.pipeline.workers import Board, Work
 from sandbox.judge.progress import Progress, Stage, Step
-from sandbox.record import dataclass, replace
+from sandbox.record import dataclass
 from sandbox.units import format_duration
 
 _STOP_S = 0.8
@@ -40,21 +40,29 @@ class Options:
     repeat: int = 1
 
 
+Times = Mapping[str, Mapping[str, int]]
+"""CPU time in nanoseconds by submission and case, as if its language had no factor."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Derived:
-    """Time limits with where they come from; `problems` is what contradicts the limit, `warnings` what is doubtful about it."""
+    """Time limits with where they come from."""
 
     limits: Limits
     source: str
-    problems: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
 
 
 class PackageTools(Tools, Protocol):
     """What a whole package needs besides."""
 
-    def derive(self, times: Mapping[str, int], time_limit_ns: int | None) -> Derived:
-        """Return the limits, given the longest time of each submission that they may be made of."""
+    def setters(self) -> tuple[Submission, ...]:
+        """Return the submissions that a limit which nobody states is made of."""
+
+    def derive(self, times: Times, time_limit_ns: int | None) -> Derived:
+        """Return the limits, given the times of the submissions that they may be made of."""
+
+    def check_limit(self, limits: Limits, source: str, times: Times) -> tuple[str, ...]:
+        """Return where the limit contradicts times of the package's submissions."""
 
     def check_package(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Check inputs, answers and what has to be refused; return problems and warnings."""
@@ -132,14 +140,13 @@ class Judging:
             self._problems += wrong
             self._warnings += doubtful
         derived = self._find_limits()
-        self._problems += derived.problems
-        self._warnings += derived.warnings
         limit = format_duration(derived.limits.limit_ns)
         self._tell(stage=Stage.LIMIT, text=f"{limit}: {derived.source}")
         self._stage = Stage.JUDGE
         entries = [self._entry(each) for each in self._chosen]
         self._board.run(cast("Sequence[Work]", entries), lambda work: self._finish(cast("Entry", work), derived.limits))
         results = tuple(self._results[each.name] for each in self._chosen)
+        self._warnings += self._tools.check_limit(derived.limits, derived.source, self._times())
         problems = list(self._problems)
         if options.strict:
             problems += self._warnings
@@ -169,7 +176,7 @@ class Judging:
         given = self._options.time_limit_ns
         if given is not None or self._problem.limits.time_ns is not None or not self._chosen:
             return self._tools.derive({}, given)
-        setters = [each for each in self._problem.submissions if any(want.use_for_time_limit == "lower" for want in each.expectations)]
+        setters = self._tools.setters()
         self._stage = Stage.MEASURE
         walks: dict[str, Walked] = {}
 
@@ -180,28 +187,28 @@ class Judging:
                 walks[entry.submission.name] = done[1]
 
         self._board.run(cast("Sequence[Work]", [self._entry(each) for each in setters]), measure)
-        times: dict[str, int] = {}
-        doubtful: dict[str, int] = {}
+        times: dict[str, dict[str, int]] = {}
+        doubtful: dict[str, dict[str, int]] = {}
         for each in setters:
             entry = self._entry(each)
             walked = walks.get(each.name)
-            top = None if walked is None else slowest(walked.cases)
-            if walked is None or top is None or entry.program is None:
+            spent = {} if walked is None else _spent(entry, walked.cases)
+            if walked is None or not spent:
                 built = entry.built
                 why = "" if built is None else built.absent or built.cause or str(built.code or "")
                 self._warnings.append(f"the time limit is without `{each.name}`, which was not run: {why or 'no case'}")
             elif walked.final.code is Code.AC:
-                times[each.name] = round(top.cpu_ns / entry.program.time_factor)
+                times[each.name] = spent
             else:
-                doubtful[each.name] = round(top.cpu_ns / entry.program.time_factor)
+                doubtful[each.name] = spent
                 self._warnings.append(f"`{each.name}` is to set the time limit and is {walked.final.code}, at `{deciding(walked)}`")
         if not times and not doubtful:
-            raise PackageError(
-                f"`{self._problem.name}` states no time limit, and none of the {len(setters)} submissions that set it could be run",
-                origin="\n".join(self._warnings[-len(setters) :]) or None,
-                hint="`--time-limit SECONDS` sets one",
-            )
+            self._warnings.append("nothing sets the time limit; `--time-limit` does")
         return self._tools.derive(times or doubtful, None)
+
+    def _times(self) -> Times:
+        """Return the times of all submissions that were judged."""
+        return {name: _spent(self._entries[name], result.cases) for name, result in self._results.items() if result.code is not None}
 
     # ---- one submission -----------------------------------------------------------------------------------------
 
@@ -308,9 +315,9 @@ def _sensitive(above: Walked, walked: Walked, limits: Limits) -> tuple[str, ...]
     return (f"{above.final.code}{score} with a limit of {format_duration(limits.upper_ns)}",)
 
 
-def shorten(case: CaseResult) -> CaseResult:
-    """Return a case's result without what only a report of that case shows."""
-    return replace(case, transcript=(), stderr="")
+def _spent(entry: Entry, cases: Sequence[CaseResult]) -> dict[str, int]:
+    factor = 1.0 if entry.program is None else entry.program.time_factor
+    return {case.case: round(case.cpu_ns / factor) for case in cases if not case.skipped}
 
 
 __all__ = ["Derived", "Judging", "Options", "PackageTools", "choose", "matches"]

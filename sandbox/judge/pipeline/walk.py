@@ -6,7 +6,7 @@ What is asked for depends on nothing but the results of the cases before, so it 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
 from sandbox.judge.model import Case, CaseResult, Code, Group, GroupResult
 from sandbox.record import dataclass
@@ -20,13 +20,15 @@ class Rules:
 
     Attributes:
         grade: makes one result of those of a group's children that were judged.
-        stops: whether an outcome in a group keeps the rest of the group from being judged.
-        bars: why a group is not judged at all, given the groups before it; "" when it is.
+        stops: whether the rest of a group is not judged after these outcomes.
+        bars: why a group is not judged at all, given the groups before it by name; "" when it is.
+        barred: makes the result of such a group.
     """
 
     grade: Callable[[Group, Sequence[Outcome]], GroupResult]
-    stops: Callable[[Group, Outcome], bool]
-    bars: Callable[[Group, Sequence[GroupResult]], str]
+    stops: Callable[[Group, Sequence[Outcome]], bool]
+    bars: Callable[[Group, Mapping[str, GroupResult]], str]
+    barred: Callable[[Group, str], GroupResult]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +55,7 @@ class _Frame:
 def walk(root: Group, rules: Rules) -> Generator[Case, CaseResult, Walked]:
     """Yield the cases that are needed, one at a time; send the result of each."""
     cases: list[CaseResult] = []
-    groups: list[GroupResult] = []
+    groups: dict[str, GroupResult] = {}
     stack = [_Frame(root)]  # not recursion: how deep directories go is the package's choice
     while True:
         frame = stack[-1]
@@ -71,17 +73,16 @@ def walk(root: Group, rules: Rules) -> Generator[Case, CaseResult, Walked]:
             reason = rules.bars(child, groups)
             if reason:
                 cases += [skipped(case, reason) for case in cases_of(child)]
-                result_of_barred = rules.grade(child, ())
-                groups.append(result_of_barred)
-                _note(frame, result_of_barred, child.name, rules)
+                groups[child.name] = rules.barred(child, reason)
+                _note(frame, groups[child.name], child.name, rules)
             else:
                 stack.append(_Frame(child))
             continue
         final = rules.grade(frame.group, frame.outcomes)
-        groups.append(final)
+        groups[frame.group.name] = final
         stack.pop()
         if not stack:
-            return Walked(cases=tuple(cases), groups=tuple(groups), final=final)
+            return Walked(cases=tuple(cases), groups=tuple(groups.values()), final=final)
         _note(stack[-1], final, frame.group.name, rules)
 
 
@@ -103,7 +104,7 @@ def skipped(case: Case, reason: str) -> CaseResult:
 
 def _note(frame: _Frame, outcome: Outcome, name: str, rules: Rules) -> None:
     frame.outcomes.append(outcome)
-    if rules.stops(frame.group, outcome):
+    if rules.stops(frame.group, frame.outcomes):
         where = f"group `{frame.group.name}`" if frame.group.name else "the judging"
         frame.stopped = f"{where} stopped at `{name}`: {outcome.code}"
 

@@ -101,19 +101,12 @@ class Board:
             BaseException: what a signal's handler raised in this thread; the workers were told to stop and `join` waits for them.
         """
         over, end = os.pipe2(os.O_CLOEXEC)
-        with self.turn:
-            self._pending = deque(works)
-            self._failure = None
-            self._workers = 1  # ourselves, until all are started
+        # No lock is taken here, nor `Thread.join` used: a signal's exception would leave the one locked, and the other believing that a thread has ended.
+        self._pending = deque(works)
+        self._failure = None
+        self._workers = 1
         try:
-            try:
-                for number in range(self.jobs):
-                    with self.turn:
-                        self._workers += 1
-                    threading.Thread(target=self._work, args=(act, end), name=f"judge-{number}", daemon=True).start()
-            finally:
-                self._leave(end)
-            # Not `Thread.join`, which a signal's exception leaves believing that the thread has ended.
+            threading.Thread(target=self._start, args=(act, end), name="judge-start", daemon=True).start()
             select.select([over], [], [])
         except BaseException:
             self.stop()
@@ -123,6 +116,19 @@ class Board:
         if self._failure is not None:
             raise self._failure
         self.check()
+
+    def _start(self, act: Callable[[Work], None], end: int) -> None:
+        try:
+            for number in range(self.jobs):
+                with self.turn:
+                    self._workers += 1
+                threading.Thread(target=self._work, args=(act, end), name=f"judge-{number}", daemon=True).start()
+        except BaseException as error:
+            with self.turn:
+                self._workers -= 1
+                self._failure = self._failure or error
+        finally:
+            self._leave(end)
 
     def join(self, seconds: float) -> bool:
         """Wait until the workers of a call that was interrupted have ended; return whether they have."""

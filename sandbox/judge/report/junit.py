@@ -33,7 +33,8 @@ def _failed(failed: FailedPackage) -> ElementTree.Element:
     suite = ElementTree.Element("testsuite", name=_text(failed.path), time="0.000")
     package = ElementTree.SubElement(suite, "testcase", classname=_text(failed.path), name="package", time="0.000")
     error = ElementTree.SubElement(package, "error", message=_text(failed.message), type="package")
-    error.text = "\n".join([*(f"  {_text(line)}" for line in failed.origin.split("\n") if line), *([f"hint: {_text(failed.hint)}"] if failed.hint else [])])
+    hint = [f"hint: {_text(failed.hint)}"] if failed.hint else []
+    error.text = "\n".join([*(f"  {_text(line)}" for line in failed.origin.split("\n") if line), *hint])
     return _counted(suite)
 
 
@@ -68,7 +69,7 @@ def _submission(suite: ElementTree.Element, result: PackageResult, each: Submiss
     details = [_text(problem) for problem in each.label_problems]
     details += [line for case in wrong_cases(each)[:_CASES] for line in describe_case(case)]
     if each.built is not None and each.built.program is None:
-        details += [_text(line) for line in (each.built.cause, *each.built.output.split("\n")[:_CASES])]
+        details += [_text(each.built.cause), *(f"  {_text(line)}" for line in each.built.output.split("\n")[:_CASES])]
     if each.code is Code.JE or (needs_details(each) and each.label_ok is not False):
         ElementTree.SubElement(test, "error", message=_text(f"{each.code}, at {each.decided_by or 'the build'}"), type="JE").text = _lines(
             details

@@ -1,0 +1,149 @@
+"""The rooms that build, run, check and grade, put together for one staged problem."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain
+
+from sandbox.api.running import RunGone, running
+from sandbox.errors import SandboxError
+from sandbox.judge.building import Builder
+from sandbox.judge.case import judge_case
+from sandbox.judge.check import Checker, open_checker
+from sandbox.judge.errors import PackageError
+from sandbox.judge.grader_program import GraderProgram
+from sandbox.judge.grading import grade_group, should_stop, skipped_group, why_skipped
+from sandbox.judge.interactive.case import Interactor
+from sandbox.judge.labels import check_label
+from sandbox.judge.model import Built, Case, CaseResult, Group, GroupResult, Problem, Program, RunLimits, Source, Submission
+from sandbox.judge.package.stage import stage_root
+from sandbox.judge.pipeline.entry import Handle, Limits
+from sandbox.judge.pipeline.judging import Derived, Times
+from sandbox.judge.pipeline.strict import check_data
+from sandbox.judge.pipeline.walk import Outcome, Rules, Walked
+from sandbox.judge.running import Runner, run_limits
+from sandbox.judge.timelimit import Limit, check_limit, derive_limit, first_for_limit
+
+_PROFILES = ("judge", "judge-compile", "judge-validate")
+
+
+@contextmanager
+def open_tools(problem: Problem, builder: Builder) -> Iterator[RealTools]:
+    """Build the package's own programs, and yield what judges its submissions.
+
+    Args:
+        problem: staged.
+        builder: borrowed.
+
+    Raises:
+        PackageError: a validator or grader cannot be built, or its language is not installed.
+    """
+    with ExitStack() as stack:
+        yield RealTools(problem, builder, stack)
+
+
+class RealTools:
+    """See `pipeline.judging.PackageTools`; made by `open_tools`."""
+
+    def __init__(self, problem: Problem, builder: Builder, stack: ExitStack) -> None:
+        self.problem = problem
+        self._builder = builder
+        self._stage = stage_root(problem)
+        self._validators = tuple(self._own(source, "output validator") for source in problem.output_validators)
+        self._interactor: Interactor | None = None
+        self._checker: Checker | None = None
+        if problem.interactive:
+            self._interactor = stack.enter_context(Interactor(self._validators[0], problem, stage=self._stage))
+        else:
+            self._checker = stack.enter_context(open_checker(problem, self._validators, stage=self._stage))
+        self._grader: GraderProgram | None = None
+        if problem.grader is not None:
+            self._grader = stack.enter_context(GraderProgram(self._own(problem.grader, "grader"), problem))
+        self.rules = Rules(grade=self._grade, stops=should_stop, bars=why_skipped, barred=skipped_group)
+
+    def build(self, submission: Submission) -> Built:
+        """Build a submission."""
+        return self._builder.build(submission, include=self.problem.include, limits=self.problem.limits)
+
+    def limits(self, program: Program, limit_ns: int) -> RunLimits:
+        """Return the limits of one run."""
+        return run_limits(self.problem, program, limit_ns)
+
+    @contextmanager
+    def open(self, program: Program) -> Iterator[Handle]:
+        """Make a program ready to be run."""
+        with Runner(program) as runner:
+            yield _Handle(runner, self)
+
+    def judge(self, runner: Runner, case: Case, limits: RunLimits) -> CaseResult:
+        """Run and check."""
+        if self._interactor is not None:
+            return self._interactor.judge(runner, case, limits)
+        assert self._checker is not None
+        return judge_case(runner, self._checker, self.problem, case, limits)
+
+    def check_label(self, submission: Submission, walked: Walked) -> tuple[str, ...]:
+        """Return what of a label does not hold."""
+        return check_label(self.problem, submission, walked.cases, walked.final.code, walked.final.score, groups=walked.groups)
+
+    def setters(self) -> tuple[Submission, ...]:
+        """Return what the time limit is made of."""
+        return first_for_limit(self.problem)
+
+    def derive(self, times: Times, time_limit_ns: int | None) -> Derived:
+        """Return the limits."""
+        limit = derive_limit(self.problem, times, stated_ns=time_limit_ns)
+        return Derived(limits=Limits(limit_ns=limit.limit_ns, upper_ns=limit.upper_ns), source=limit.source)
+
+    def check_limit(self, limits: Limits, source: str, times: Times) -> tuple[str, ...]:
+        """Return where the limit contradicts times."""
+        return check_limit(self.problem, Limit(limits.limit_ns, limits.upper_ns, source), times)
+
+    def check_package(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Check inputs, answers and what has to be refused."""
+        validators = [self._own(source, "input validator") for source in self.problem.input_validators]
+        return check_data(self.problem, validators, self._checker)
+
+    def enforced(self) -> tuple[str, ...]:
+        """Return what held runs less than was asked for."""
+        return ()
+
+    def stop(self) -> None:
+        """End every run of the judge's profiles that this process supervises."""
+        own = os.getpid()
+        for run in running():
+            if run.pid == own and run.profile in _PROFILES:
+                with suppress(RunGone, SandboxError):
+                    run.kill(timeout=0)
+
+    def _own(self, source: Source, what: str) -> Program:
+        built = self._builder.build(source, limits=self.problem.limits)
+        if built.program is not None:
+            return built.program
+        if built.absent:
+            raise PackageError(f"{what} `{source.name}` cannot be built: {built.absent}", hint=built.cause or None)
+        origin = "\n".join(built.output.strip().split("\n")[:20])
+        raise PackageError(f"{what} `{source.name}` cannot be built: {built.cause}", origin=origin or None)
+
+    def _grade(self, group: Group, outcomes: Sequence[Outcome]) -> GroupResult:
+        return grade_group(group, outcomes, self._ask if self._grader is not None else None)
+
+    def _ask(self, lines: str, flags: tuple[str, ...]) -> str | None:
+        raise NotImplementedError
+
+
+class _Handle:
+    """A program ready to be run on the cases of a problem."""
+
+    def __init__(self, runner: Runner, tools: RealTools) -> None:
+        self._runner = runner
+        self._tools = tools
+
+    def judge(self, case: Case, limits: RunLimits) -> CaseResult:
+        """Run it on one case and have the output checked."""
+        return self._tools.judge(self._runner, case, limits)
+
+
+__all__ = ["RealTools", "open_tools"]
