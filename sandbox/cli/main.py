@@ -25,6 +25,7 @@ VERBS = {
     "policy": "check, explain, test, compare and write policies",
     "image": "bring images in, list, verify and remove them",
     "volume": "make, list and remove named volumes",
+    "judge": "judge submissions of problem packages",
     "completion": "print a completion script for bash, zsh or fish",
 }
 
@@ -140,6 +141,10 @@ def _dispatch(words: list[str]) -> int:
             from sandbox.cli import volume
 
             return volume.run(rest)
+        case "judge":
+            from sandbox.cli import judge
+
+            return judge.run(rest)
         case "completion":
             from sandbox.cli import completion
 

@@ -30,6 +30,7 @@ from sandbox.judge.model import (
 from sandbox.judge.pipeline.entry import Handle, Limits
 from sandbox.judge.pipeline.judging import Derived, Judging, Options, Times, choose, matches
 from sandbox.judge.pipeline.settle import RERUNS, is_enough, settle, under, wants_reruns
+from sandbox.judge.pipeline.strict import Together
 from sandbox.judge.pipeline.walk import Outcome, Rules, Walked, cases_of, walk
 from sandbox.judge.pipeline.workers import Board, Gate, Stopped
 from sandbox.judge.progress import Step
@@ -275,7 +276,13 @@ class Fakes:
         limit = time_limit_ns or self.problem.limits.time_ns or max(self.times.values(), default=S) * 5
         return Derived(limits=Limits(limit_ns=limit, upper_ns=2 * limit), source="a test")
 
-    def check_package(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def doubts(self) -> tuple[str, ...]:
+        return ()
+
+    def check_package(self, together: Together) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        called: list[int] = []
+        together([lambda number=number: called.append(number) for number in range(20)])
+        assert sorted(called) == list(range(20))
         return ("input `secret/00` is refused",), ("a doubt",)
 
     def enforced(self) -> tuple[str, ...]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Protocol, cast
 
 from sandbox.judge.errors import PackageError
 from sandbox.judge.model import CaseResult, Code, GroupResult, PackageResult, Problem, Submission, SubmissionResult
 from sandbox.judge.pipeline.entry import UNKNOWN, Entry, Limits, Tools, deciding, not_run, slowest
+from sandbox.judge.pipeline.strict import Together
 from sandbox.judge.pipeline.walk import Walked
 from sandbox.judge.pipeline.workers import Board, Work
 from sandbox.judge.progress import Progress, Stage, Step
@@ -64,8 +65,11 @@ class PackageTools(Tools, Protocol):
     def check_limit(self, limits: Limits, source: str, times: Times) -> tuple[str, ...]:
         """Return where the limit contradicts times of the package's submissions."""
 
-    def check_package(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def check_package(self, together: Together) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Check inputs, answers and what has to be refused; return problems and warnings."""
+
+    def doubts(self) -> tuple[str, ...]:
+        """Return what about the package showed only while judging."""
 
     def enforced(self) -> tuple[str, ...]:
         """Return what held the runs, and what held them less than was asked for."""
@@ -90,6 +94,16 @@ def matches(name: str, glob: str) -> bool:
     """Whether a glob means a submission: its whole name, its last part, or its directory."""
     directory, _, last = name.rpartition("/")
     return any(fnmatchcase(part, glob.rstrip("/")) for part in (name, last, directory) if part)
+
+
+class _Call:
+    """A function as work."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self.call = call
+
+    def claim_ahead(self) -> None:
+        """Nobody can help with it."""
 
 
 class Judging:
@@ -136,7 +150,7 @@ class Judging:
         options = self._options
         if options.strict:
             self._tell(stage=Stage.CHECK)
-            wrong, doubtful = self._tools.check_package()
+            wrong, doubtful = self._tools.check_package(self._together)
             self._problems += wrong
             self._warnings += doubtful
         derived = self._find_limits()
@@ -147,6 +161,7 @@ class Judging:
         self._board.run(cast("Sequence[Work]", entries), lambda work: self._finish(cast("Entry", work), derived.limits))
         results = tuple(self._results[each.name] for each in self._chosen)
         self._warnings += self._tools.check_limit(derived.limits, derived.source, self._times())
+        self._warnings += self._tools.doubts()
         problems = list(self._problems)
         if options.strict:
             problems += self._warnings
@@ -168,6 +183,9 @@ class Judging:
             runs=self._runs,
             wall_ns=time.monotonic_ns() - began,
         )
+
+    def _together(self, calls: Sequence[Callable[[], None]]) -> None:
+        self._board.run([_Call(call) for call in calls], lambda work: cast("_Call", work).call())
 
     # ---- the time limit -----------------------------------------------------------------------------------------
 

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from itertools import chain
 
 from sandbox.api.running import RunGone, running
 from sandbox.errors import SandboxError
 from sandbox.judge.building import Builder
 from sandbox.judge.case import judge_case
 from sandbox.judge.check import Checker, open_checker
+from sandbox.judge.check.inputs import InputChecker
 from sandbox.judge.errors import PackageError
 from sandbox.judge.grader_program import GraderProgram
 from sandbox.judge.grading import grade_group, should_stop, skipped_group, why_skipped
 from sandbox.judge.interactive.case import Interactor
 from sandbox.judge.labels import check_label
-from sandbox.judge.model import Built, Case, CaseResult, Group, GroupResult, Problem, Program, RunLimits, Source, Submission
+from sandbox.judge.model import Built, Case, CaseResult, Code, Group, GroupResult, Problem, Program, RunLimits, Source, Submission
 from sandbox.judge.package.stage import stage_root
 from sandbox.judge.pipeline.entry import Handle, Limits
 from sandbox.judge.pipeline.judging import Derived, Times
-from sandbox.judge.pipeline.strict import check_data
+from sandbox.judge.pipeline.strict import DataCheck, Together
 from sandbox.judge.pipeline.walk import Outcome, Rules, Walked
 from sandbox.judge.running import Runner, run_limits
 from sandbox.judge.timelimit import Limit, check_limit, derive_limit, first_for_limit
@@ -51,6 +51,7 @@ class RealTools:
         self.problem = problem
         self._builder = builder
         self._stage = stage_root(problem)
+        self._doubts: list[str] = []
         self._validators = tuple(self._own(source, "output validator") for source in problem.output_validators)
         self._interactor: Interactor | None = None
         self._checker: Checker | None = None
@@ -101,10 +102,17 @@ class RealTools:
         """Return where the limit contradicts times."""
         return check_limit(self.problem, Limit(limits.limit_ns, limits.upper_ns, source), times)
 
-    def check_package(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def check_package(self, together: Together) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Check inputs, answers and what has to be refused."""
-        validators = [self._own(source, "input validator") for source in self.problem.input_validators]
-        return check_data(self.problem, validators, self._checker)
+        programs = [self._own(source, "input validator") for source in self.problem.input_validators]
+        with InputChecker(programs, self.problem) as inputs:
+            check = DataCheck(self.problem, inputs if programs else None, self._checker)
+            check.run(together)
+        return check.problems, check.warnings
+
+    def doubts(self) -> tuple[str, ...]:
+        """Return what showed only while judging."""
+        return tuple(dict.fromkeys(self._doubts))
 
     def enforced(self) -> tuple[str, ...]:
         """Return what held runs less than was asked for."""
@@ -131,7 +139,14 @@ class RealTools:
         return grade_group(group, outcomes, self._ask if self._grader is not None else None)
 
     def _ask(self, lines: str, flags: tuple[str, ...]) -> str | None:
-        raise NotImplementedError
+        """Have the package's grader say what comes of a group."""
+        assert self._grader is not None
+        results = [(Code(word), float(score)) for word, score in (line.split(" ") for line in lines.splitlines())]
+        graded = self._grader.grade(results, flags)
+        if graded.cause:
+            self._doubts.append(graded.cause)
+            return None
+        return f"{graded.code} {graded.score or 0.0:.12f}"
 
 
 class _Handle:
