@@ -183,7 +183,25 @@ def test_a_limit_has_to_be_passed_alone(first: Code, alone: tuple[Code, ...], ex
 def test_what_did_not_compute_is_run_again_once() -> None:
     asleep = result("a", Code.WTL)
     assert wants_reruns(asleep) and is_enough([asleep, asleep]) and settle([asleep, asleep]).code is Code.WTL
-    assert not wants_reruns(result("a", Code.TLE, 5 * S))
+
+
+@pytest.mark.parametrize(
+    ("code", "near", "wanted"),
+    [
+        (Code.AC, ("cpu 1 s of 1 s",), True),
+        (Code.WA, ("cpu 1 s of 1 s",), True),
+        (Code.TLE, ("cpu 1 s of 1 s", "wall"), True),
+        (Code.MLE, ("memory",), True),
+        (Code.WTL, (), True),
+        (Code.TLE, (), False),
+        (Code.TLE, ("wall",), False),
+        (Code.AC, ("wall", "memory"), False),
+        (Code.RTE, ("cpu 1 s of 1 s",), False),
+        (Code.MLE, ("cpu 1 s of 1 s",), False),
+    ],
+)
+def test_only_what_may_come_out_otherwise_is_run_again(code: Code, near: tuple[str, ...], wanted: bool) -> None:
+    assert wants_reruns(result("a", code, near=near)) is wanted
 
 
 # ---- the gate ---------------------------------------------------------------------------------------------------

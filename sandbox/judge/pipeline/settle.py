@@ -45,8 +45,11 @@ def under(result: CaseResult, limit_ns: int) -> CaseResult:
 
 
 def wants_reruns(result: CaseResult) -> bool:
-    """Whether another run, with nothing beside it, might come out otherwise: a limit is near, or time passed in which it did not compute."""
-    return not result.skipped and (bool(result.near) or result.code is Code.WTL)
+    """Whether another run, with nothing beside it, might come out otherwise: the limit that decided, or could have, is near; or it hardly computed."""
+    if result.skipped:
+        return False
+    near = {word.split(" ")[0] for word in result.near}
+    return ("cpu" in near and result.code in (Code.AC, Code.WA, Code.TLE)) or result.code is Code.WTL or (result.code is Code.MLE and "memory" in near)
 
 
 def is_enough(runs: Sequence[CaseResult]) -> bool:
