@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import re
 
-from sandbox.judge.package import archive, confine, expected, groups_legacy, groups_new, listing, problem_yaml, sources, stage, submissions, yaml_source
+from sandbox.judge.package import (
+    archive,
+    confine,
+    expected,
+    groups_legacy,
+    groups_new,
+    listing,
+    problem_yaml,
+    sources,
+    stage,
+    submissions,
+    yaml_source,
+)
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "reference" / "problem-packages.md").read_text()

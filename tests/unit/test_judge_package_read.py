@@ -195,7 +195,7 @@ def test_drafts_with_testdata_yaml_are_graded_the_legacy_way(tmp_path: Path) -> 
     assert (group(problem, "").grading.flags, group(problem, "secret/g1").grading.aggregation) == (("ignore_sample",), "")
     assert doubts(problem) == [
         "~/problem.yaml:1: format `2023-07-draft` is read as `2025-09`",
-        "~/data: groups of this draft are read from `testdata.yaml`, as in the legacy format",
+        "~/data: groups are read from `testdata.yaml`, as in the legacy format and drafts of this one",
     ]
 
 
@@ -297,6 +297,7 @@ nobody:
         ("mixed", b"@EXPECTED_RESULTS@: COMPILER-ERROR,NO-OUTPUT", {"CE", "WA"}, None),
         ("mixed", b"@EXPECTED_SCORE@: 42.5\n", None, (42.5, 42.5)),
         ("rejected", b"@EXPECTED_RESULTS@: OUTPUT-LIMIT\r\n", {"OLE"}, None),
+        ("mixed", b"@EXPECTED_RESULTS@: CHECK-MANUALLY\n@EXPECTED_SCORE@: 1\n", None, (1.0, 1.0)),
     ],
 )
 def test_tags_in_sources(directory: str, tag: bytes, final: set[str] | None, score: tuple[float, float] | None, tmp_path: Path) -> None:
@@ -325,9 +326,32 @@ def test_a_tag_does_not_weaken_a_directory(tmp_path: Path) -> None:
 
 
 def test_entry_points_of_domjudge(tmp_path: Path) -> None:
-    text = '{"accepted/a.py": {"langid": "python3", "entry_point": "a.py"}}'
-    found = submission(read(tmp_path, {**LEGACY, "submissions/submissions.json": text}), "accepted/a.py")
-    assert (found.language, found.entrypoint) == ("python3", "a.py")
+    text = '{"submissions/accepted/a.py": {"langid": "python3", "entry_point": "a.py"}, "submissions/accepted/d/": {"entry_point": "x.py"}}'
+    problem = read(tmp_path, {**LEGACY, "submissions.json": text, "submissions/accepted/d/x.py": ""})
+    assert [(each.language, each.entrypoint) for each in problem.submissions] == [("python3", "a.py"), ("", "x.py")]
+
+
+def test_directories_of_domjudge(tmp_path: Path) -> None:
+    text = "validation: custom multi-pass\n"
+    problem = read(tmp_path, {**LEGACY, "problem.yaml": text, "output_validator/v.py": "", "submissions/output_limit/x.py": "", "submissions/mixed/x.py": ""})
+    assert [each.name for each in problem.output_validators] == ["v.py"]
+    assert doubts(problem) == ["~/output_validator: in this format output validators are in `output_validators`"]
+    assert [each.final for each in submission(problem, "output_limit/x.py").expectations] == [{"OLE"}]
+
+
+def test_keys_of_another_format_that_say_nothing(tmp_path: Path) -> None:
+    problem = read(tmp_path, {**NEW, "problem.yaml": HEAD + "source_url: x\nauthor: y\n"})
+    assert doubts(problem) == ["~/problem.yaml:5: `author` is a key of another format", "~/problem.yaml:4: `source_url` is a key of another format"]
+
+
+def test_links_of_a_legacy_case_that_lead_nowhere_make_it_none(tmp_path: Path) -> None:
+    problem = read(tmp_path, {**LEGACY, "data/secret/02.in": Link("x"), "data/secret/02.ans": "", "data/secret/03.in": "", "data/secret/03.ans": Link("x")})
+    assert [each.name for each in cases_of(problem.data)] == ["sample/1", "secret/01"]
+    assert doubts(problem) == [
+        "~/data/secret/02.in: link leads nowhere; it is not read",
+        "~/data/secret/03.ans: link leads nowhere; it is not read",
+        "~/data/secret/03.in: has no answer; it is no case",
+    ]
 
 
 # ---- programs ----------------------------------------------------------------------------------------------------

@@ -38,6 +38,10 @@ class LinkError(PackageError):
     """A symbolic link of a package leads out of it, nowhere, or round and round."""
 
 
+class DanglingError(LinkError):
+    """It leads nowhere, inside the package."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """A name in a directory of the package; links are seen through. `trouble` is why a link cannot be."""
@@ -163,7 +167,7 @@ class Tree:
                         return _regular(os.open(part, _FILE, dir_fd=stack[-1]), self.place(path)), "/".join((*names, part))
                 except FileNotFoundError:
                     if links:
-                        raise LinkError("link leads nowhere", origin=self.place(path)) from None
+                        raise DanglingError("link leads nowhere", origin=self.place(path)) from None
                     raise
             return stack.pop(), "/".join(names)
         finally:

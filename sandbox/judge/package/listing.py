@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sandbox.judge.errors import PackageError
-from sandbox.judge.package.confine import LinkError
+from sandbox.judge.package.confine import DanglingError, LinkError
 from sandbox.record import dataclass, field
 
 TYPE_CHECKING = False
@@ -49,8 +49,12 @@ class Listing:
         return any(each.inputs for name, each in self.directories.items() if name == path or name.startswith(f"{path}/"))
 
 
-def list_data(tree: Tree) -> Listing:
+def list_data(tree: Tree, *, legacy: bool) -> Listing:
     """Return what is below ``data/``.
+
+    Args:
+        tree: the package.
+        legacy: a link that leads nowhere is no file, as the reference tool has it, and not an error.
 
     Raises:
         PackageError: there is more than will be read, or a file that is needed is a link that cannot be followed.
@@ -68,7 +72,7 @@ def list_data(tree: Tree) -> Listing:
         for entry in entries:
             below = f"{at}/{entry.name}" if at else entry.name
             if entry.trouble is not None:
-                _doubt(tree, entry.name, below, entry.trouble)
+                _doubt(tree, entry.name, below, entry.trouble, legacy)
             elif not entry.directory:
                 files.add(entry.name)
                 listing.paths.add(below)
@@ -87,8 +91,8 @@ def list_data(tree: Tree) -> Listing:
     return listing
 
 
-def _doubt(tree: Tree, name: str, below: str, trouble: LinkError) -> None:
+def _doubt(tree: Tree, name: str, below: str, trouble: LinkError, legacy: bool) -> None:
     """Refuse a link that test data may need, a name without an ending being that of a group; what is for people only is left out with a warning."""
-    if name.endswith(_NEEDED) or "." not in name:
+    if (name.endswith(_NEEDED) or "." not in name) and not (legacy and isinstance(trouble, DanglingError)):
         raise trouble
     tree.warn(f"{trouble.message}; it is not read", f"data/{below}")

@@ -34,6 +34,7 @@ VERSIONS = {
 _COMMON = ("problem_format_version", "type", "name", "uuid", "source", "license", "rights_owner", "limits", "keywords")
 _LEGACY = (*_COMMON, "author", "source_url", "validation", "validator_flags", "grading")
 _NEW = (*_COMMON, "version", "credits", "embargo_until", "languages", "allow_file_writing", "constants")
+_ABOUT = ("author", "source_url", "version", "credits", "embargo_until")
 _TYPES = ("pass-fail", "scoring", "multi-pass", "interactive", "submit-answer")
 _SIZES = {
     "memory": ("memory_bytes", 20),
@@ -53,10 +54,9 @@ _NEEDS_NUMBER = "a number above 0"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What ``problem.yaml`` says. `draft` is a format before 2025-09 was finished; `legacy_grading` holds keys that moved to ``testdata.yaml``."""
+    """What ``problem.yaml`` says. `legacy_grading` holds keys that moved to ``testdata.yaml``."""
 
     format: Format = Format.LEGACY
-    draft: bool = False
     title: str = ""
     scoring: bool = False
     interactive: bool = False
@@ -94,7 +94,7 @@ def read_settings(tree: Tree) -> tuple[Settings, bytes]:
 
 
 def _read_legacy(keys: dict[str, Node], version: str, tree: Tree) -> Settings:
-    check_keys(keys, _LEGACY)
+    _check_top(keys, _LEGACY, _NEW, tree)
     limits = _map(keys, "limits")
     kind = present(keys, "type")
     if kind is not None and kind.text() not in _TYPES[:2]:
@@ -148,10 +148,10 @@ def _validation(keys: dict[str, Node], scoring: bool) -> tuple[bool, frozenset[s
 
 
 def _read_new(keys: dict[str, Node], version: str, tree: Tree) -> Settings:
-    for old, now in (("validation", "type"), ("validator_flags", "output_validator_args` in `test_group.yaml"), ("author", "credits")):
+    for old, now in (("validation", "type"), ("validator_flags", "output_validator_args` in `test_group.yaml"), ("grading", "test_group.yaml")):
         if old in keys:
             raise keys[old].error(f"`{old}` is a key of the legacy format", hint=f"here it is `{now}`")
-    check_keys(keys, _NEW)
+    _check_top(keys, _NEW, _LEGACY, tree)
     if version != "2025-09":
         tree.warn(f"format `{version}` is read as `2025-09`", FILE, keys["problem_format_version"].line)
     if "uuid" not in keys or "name" not in keys:
@@ -163,7 +163,6 @@ def _read_new(keys: dict[str, Node], version: str, tree: Tree) -> Settings:
     codes = languages.words() if languages else ()
     return Settings(
         format=Format.V2025_09,
-        draft=version != "2025-09",
         title=_title(keys),
         scoring="scoring" in types,
         custom_score="scoring" in types,
@@ -174,6 +173,14 @@ def _read_new(keys: dict[str, Node], version: str, tree: Tree) -> Settings:
         limits=_limits(_map(keys, "limits"), tree, multi_pass=multi_pass, legacy=False),
         constants=_constants(_map(keys, "constants"), tree),
     )
+
+
+def _check_top(keys: dict[str, Node], known: tuple[str, ...], others: tuple[str, ...], tree: Tree) -> None:
+    """Refuse unknown keys; those about people and sources that another format has are only doubtful, for nothing is read of them."""
+    for key in _ABOUT:
+        if key in keys and key not in known and key in others:
+            tree.warn(f"`{key}` is a key of another format", FILE, keys[key].line)
+    check_keys({key: node for key, node in keys.items() if key not in _ABOUT}, known)
 
 
 def _types(keys: dict[str, Node], tree: Tree) -> frozenset[str]:

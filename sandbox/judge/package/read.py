@@ -76,7 +76,7 @@ def _read(tree: Tree, name: str) -> Problem:
     old_validators = not tree.missing("input_format_validators") and not new
     input_validators = read_programs(tree, "input_format_validators" if old_validators else "input_validators", constants)
     output_validators = _output_validators(tree, settings)
-    graders = () if new and not settings.draft else read_programs(tree, "graders", constants)
+    graders = () if data.grading.aggregation else read_programs(tree, "graders", constants)
     if len(graders) > 1:
         raise PackageError("package has more than one grader", origin=tree.place("graders"))
     if not graders and any(group.grading.custom for group in groups_of(data)):
@@ -117,6 +117,8 @@ def _output_validators(tree: Tree, settings: Settings) -> tuple[Source, ...]:
     here, there = ("output_validator", "output_validators") if new else ("output_validators", "output_validator")
     if not tree.missing(there):
         tree.warn(f"in this format output validators are in `{here}`", there)
+        if not new and settings.custom_output and tree.missing(here):
+            return read_programs(tree, there, settings.constants, one=True)  # as DOMjudge's examples have it
     needed = settings.interactive or settings.multi_pass or settings.custom_output
     if not new and not settings.custom_output:
         if tree.list(here):

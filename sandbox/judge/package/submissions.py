@@ -32,7 +32,7 @@ _LEGACY = {
 }
 _RESULTS = {
     "ACCEPTED": "AC", "CORRECT": "AC", "WRONG-ANSWER": "WA", "NO-OUTPUT": "WA", "TIMELIMIT": "TLE", "TIME-LIMIT-EXCEEDED": "TLE", "RUN-ERROR": "RTE",
-    "RUN-TIME-ERROR": "RTE", "COMPILER-ERROR": "CE", "OUTPUT-LIMIT": "OLE", "MEMORY-LIMIT": "MLE",
+    "RUN-TIME-ERROR": "RTE", "COMPILER-ERROR": "CE", "CHECK-MANUALLY": "", "OUTPUT-LIMIT": "OLE", "MEMORY-LIMIT": "MLE",
     "AC": "AC", "WA": "WA", "TLE": "TLE", "RTE": "RTE", "CE": "CE", "OLE": "OLE", "MLE": "MLE",
 }  # fmt: skip
 _DOMJUDGE = {"compiler_error": "CE", "no_output": "WA", "output_limit": "OLE", "memory_limit": "MLE"}
@@ -57,7 +57,7 @@ def read_submissions(tree: Tree, settings: Settings) -> tuple[Submission, ...]:
         if directory.trouble is not None:
             raise directory.trouble
         if not directory.directory or is_junk(directory):
-            if directory.name not in ("submissions.yaml", "submissions.json") and not directory.name.lower().startswith("readme"):
+            if directory.name != "submissions.yaml" and not directory.name.lower().startswith("readme"):
                 tree.warn("submissions are in directories of `submissions`; it is not read", directory.path)
             elif directory.name == "submissions.yaml" and not new:
                 tree.warn("is of the format 2025-09; it is not read", directory.path)
@@ -142,18 +142,19 @@ def read_tag(files: Iterable[tuple[str, bytes]], tree: Tree, path: str) -> Expec
         unknown = [word for word in words if word not in _RESULTS]
         if unknown:
             tree.warn(f"tag of expected results has `{shown(unknown[0])}`, which is none", path)
-        final = frozenset(_RESULTS[word] for word in words if word in _RESULTS) or None
+        results = frozenset(_RESULTS[word] for word in words if word in _RESULTS)
+        final = results if results and "" not in results else None
     return Expectation(source="tag in the source", final=final, score=score) if final or score else None
 
 
 def _entry_points(tree: Tree) -> dict[str, tuple[str, str]]:
     """Return (language, entry point) by submission, of DOMjudge's ``submissions.json``. JSON is YAML."""
-    path = "submissions/submissions.json"
+    path = "submissions.json"
     if tree.missing(path):
         return {}
     found = {}
     for name, node in read_yaml(tree, path)[0].mapping().items():
         details = node.mapping()
         language, entry = present(details, "langid"), present(details, "entry_point")
-        found[name.removeprefix("submissions/")] = (language.text() if language else "", entry.text() if entry else "")
+        found[name.removeprefix("submissions/").rstrip("/")] = (language.text() if language else "", entry.text() if entry else "")
     return found

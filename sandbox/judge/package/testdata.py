@@ -1,7 +1,7 @@
 """The test data of a package: which cases there are, in which groups and order, with which flags, graded how.
 
 Two ways: legacy, where every directory is a group and ``testdata.yaml`` is inherited; and 2025-09, where only directories of ``secret`` with a
-``test_group.yaml`` are. Drafts of 2025-09 that still have ``testdata.yaml`` are read the legacy way, as the reference tool does.
+``test_group.yaml`` are. Packages of 2025-09 that have ``testdata.yaml`` instead, as its drafts did, are read the legacy way, as the reference tool does.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def read_test_data(tree: Tree, settings: Settings) -> tuple[Group, Mapping[str, 
     Raises:
         PackageError: there are no secret cases, or something of them is wrong.
     """
-    listing = list_data(tree)
+    listing = list_data(tree, legacy=settings.format is not Format.V2025_09)
     top = listing.directories[""]
     if not listing.has_cases("secret"):
         if not listing.has_cases("sample"):
@@ -44,9 +44,9 @@ def read_test_data(tree: Tree, settings: Settings) -> tuple[Group, Mapping[str, 
             tree.warn(f"cases in `{shown(name)}` are not judged, only those in `sample` and `secret` are", "data")
     if top.inputs:
         tree.warn(f"`{sorted(top.inputs)[0]}.in` is in neither `sample` nor `secret`, it is not judged", "data")
-    legacy = settings.format is not Format.V2025_09 or (settings.draft and _has_old_groups(listing))
+    legacy = settings.format is not Format.V2025_09 or _has_old_groups(listing)
     if legacy and settings.format is Format.V2025_09:
-        tree.warn("groups of this draft are read from `testdata.yaml`, as in the legacy format", "data")
+        tree.warn("groups are read from `testdata.yaml`, as in the legacy format and drafts of this one", "data")
     root = read_legacy_data(tree, settings, listing) if legacy else read_new_data(tree, settings, listing)
     return root, {name: _validation_cases(tree, listing, name) for name in INVALID if name in top.directories}
 
