@@ -6,40 +6,23 @@ Source: Problem package format, ``legacy``, graders; ``2025-09``, result aggrega
 from __future__ import annotations
 
 import math
-import re
 
 from sandbox.judge.model import Case, CaseResult, Code, Group, GroupResult
-from sandbox.record import dataclass, replace
+from sandbox.judge.verdict import WORDS
+from sandbox.record import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    # What runs a package's own grader: gets the lines of its input and its flags, returns what it printed. None: it crashed, timed out, did not exit with 0.
-    Grader = Callable[[str, tuple[str, ...]], str | None]
-
-WORDS = {
-    Code.AC: "AC", Code.WA: "WA", Code.TLE: "TLE", Code.WTL: "TLE", Code.RTE: "RTE", Code.NZE: "RTE", Code.MLE: "RTE", Code.SYS: "RTE", Code.OLE: "RTE",
-    Code.CE: "CE", Code.JE: "JE",
-}  # fmt: skip
-"""The words of packages for our verdicts: every end that is neither too slow nor a wrong answer is a run-time error to them."""
+    # What runs a package's own grader: gets results and flags, returns a verdict, a score, and why there is no other where the verdict is JE.
+    Grader = Callable[[Sequence[tuple[Code, float]], tuple[str, ...]], tuple[Code, float | None, str]]
 
 # The default grader's order of verdicts; ours that it does not know stand beside their kin.
 _WORST = (Code.JE, Code.CE, Code.SYS, Code.RTE, Code.NZE, Code.MLE, Code.TLE, Code.WTL, Code.OLE, Code.WA)
 _VERDICT_MODES = ("worst_error", "no_errors", "first_error", "always_accept")
 _SCORE_MODES = ("sum", "avg", "min", "max")
-_ANSWER = re.compile(r"(AC|WA|TLE|RTE|MLE|OLE|JE)[ \t]+(-?[0-9]{1,30}(?:\.[0-9]{0,30})?|-?\.[0-9]{1,30})\s*", re.ASCII)
 _ERROR = 1e-9
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Graded:
-    """What came of all test data: the verdict and score of the whole, and of each group, inner ones first; `decided_by` names a case or group."""
-
-    code: Code
-    score: float | None
-    decided_by: str
-    groups: tuple[GroupResult, ...]
 
 
 def should_stop(group: Group, outcomes: Sequence[CaseResult | GroupResult]) -> bool:
@@ -87,47 +70,6 @@ def grade_group(group: Group, outcomes: Sequence[CaseResult | GroupResult], grad
     else:
         result = _default(group, judged)
     return result if group.grading.scoring else replace(result, score=None)
-
-
-def grade_all(root: Group, results: Mapping[str, CaseResult], grader: Grader | None = None) -> Graded:
-    """Return what comes of all test data when each case came out as given: the order of judging, its stops and requirements are followed.
-
-    Args:
-        root: the test data.
-        results: by case; a case that is missing counts as not judged.
-        grader: as for `grade_group`.
-    """
-    done: dict[str, GroupResult] = {}
-    ordered: list[GroupResult] = []
-    # Groups that are open, outer ones first: the group, how many of its children are dealt with, and what came of them.
-    open_groups: list[tuple[Group, list[CaseResult | GroupResult]]] = [(root, [])]
-    places = [0]
-    while open_groups:
-        group, outcomes = open_groups[-1]
-        place = places[-1]
-        if place < len(group.children) and not should_stop(group, outcomes):
-            places[-1] += 1
-            child = group.children[place]
-            if isinstance(child, Case):
-                if child.name in results:
-                    outcomes.append(results[child.name])
-                continue
-            why = why_skipped(child, done)
-            if not why:
-                open_groups.append((child, []))
-                places.append(0)
-                continue
-            result = skipped_group(child, why)
-        else:
-            open_groups.pop()
-            places.pop()
-            result = grade_group(group, outcomes, grader)
-        done[result.name] = result
-        ordered.append(result)
-        if result.name != root.name:
-            open_groups[-1][1].append(result)
-    final = ordered[-1]
-    return Graded(code=final.code, score=final.score, decided_by=_innermost(final, done), groups=tuple(ordered))
 
 
 def case_score(group: Group, result: CaseResult) -> float | str:
@@ -230,13 +172,13 @@ def _ask(group: Group, outcomes: list[CaseResult | GroupResult], grader: Grader 
     """Let the package's own grader decide."""
     if not outcomes:
         return GroupResult(name=group.name, code=Code.AC, score=0.0)
-    lines = "".join(f"{WORDS[each.code]} {_plain(_score(group, each))}\n" for each in outcomes)
-    answer = None if grader is None else grader(lines, group.grading.flags)
-    found = _ANSWER.fullmatch(answer) if answer is not None else None
-    if found is None:
-        what = "there is no grader" if grader is None else "grader did not end well" if answer is None else "grader printed no verdict and score"
-        return GroupResult(name=group.name, code=Code.JE, score=0.0, decided_by=group.name, problems=(f"{what}, for `{group.name or 'data'}`",))
-    code, score = Code(found[1]), float(found[2])
+    if grader is None:
+        code, score, cause = Code.JE, None, f"there is no grader for `{group.name or 'data'}`"
+    else:
+        code, score, cause = grader([(each.code, _score(group, each)) for each in outcomes], group.grading.flags)
+    if code is Code.JE:
+        return GroupResult(name=group.name, code=code, score=0.0, decided_by=group.name, problems=(cause,) if cause else ())
+    score = score or 0.0
     decisive = next((each for each in reversed(outcomes) if WORDS[each.code] == WORDS[code]), None) if code is not Code.AC else None
     return GroupResult(
         name=group.name,
@@ -262,20 +204,7 @@ def _out_of_range(group: Group, score: float, code: Code) -> tuple[str, ...]:
     return (f"score {score:g} of `{group.name or 'data'}` is outside of its range, {grading.minimum:g} to {grading.maximum:g}",)
 
 
-def _plain(score: float) -> str:
-    """Return a number without an exponent, as graders read it."""
-    return f"{score:.12f}".rstrip("0").rstrip(".") or "0"
-
-
 def _name(outcome: CaseResult | GroupResult | None) -> str:
     if outcome is None:
         return ""
     return outcome.case if isinstance(outcome, CaseResult) else outcome.name
-
-
-def _innermost(result: GroupResult, done: Mapping[str, GroupResult]) -> str:
-    """Follow who decided down to a case, or to a group that decided by itself."""
-    name = result.decided_by
-    while name in done and done[name].decided_by not in ("", name):
-        name = done[name].decided_by
-    return name

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 
-from sandbox.judge.grading import WORDS
 from sandbox.judge.model import Code
 from sandbox.judge.package.words import Glob
+from sandbox.judge.verdict import WORDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

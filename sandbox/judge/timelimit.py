@@ -1,4 +1,4 @@
-"""The time limit of a package: stated, or derived from its own submissions; and what another limit would have made of them. Pure.
+"""The time limit of a package: stated, or derived from its own submissions. Pure.
 
 Source: Problem package format, ``legacy``, limits; ``2025-09``, problem timing and time limit inference.
 """
@@ -7,23 +7,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sandbox.judge.grading import grade_all
-from sandbox.judge.model import Code, Format
+from sandbox.judge.model import Format
 from sandbox.judge.package.words import Glob
-from sandbox.record import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from sandbox.judge.grading import Grader
-    from sandbox.judge.model import CaseResult, Expectation, Problem, Submission
+    from sandbox.judge.model import Expectation, Problem, Submission
 
 _SECOND = 1_000_000_000
 _UNKNOWN_NS = 10 * _SECOND
-_LONGEST_NS = 300 * _SECOND
-# A verdict wins over those after it.
-PRECEDENCE = (Code.JE, Code.SYS, Code.MLE, Code.TLE, Code.WTL, Code.OLE, Code.RTE, Code.NZE, Code.WA, Code.AC)
 
 
 class Limit(NamedTuple):
@@ -39,11 +33,6 @@ def first_for_limit(problem: Problem) -> tuple[Submission, ...]:
     if problem.limits.time_ns is not None:
         return ()
     return tuple(each for each in problem.submissions if any(_demands_acceptance(one) for one in each.expectations))
-
-
-def longest_ns(problem: Problem) -> int:
-    """Return how long a submission may run while there is no limit yet."""
-    return _LONGEST_NS if problem.limits.time_ns is None else round(problem.limits.time_ns * problem.limits.limit_to_tle)
 
 
 def derive_limit(problem: Problem, times: Mapping[str, Mapping[str, int]], *, stated_ns: int | None = None) -> Limit:
@@ -99,37 +88,6 @@ def check_limit(problem: Problem, limit: Limit, times: Mapping[str, Mapping[str,
         if known and max(known) < limit.limit_ns * limits.limit_to_tle and max(known) < limit.upper_ns:
             found.append(f"time limit times {limits.limit_to_tle:g} is more than the {_s(max(known))} s of `{submission.name}`, which must be too slow")
     return tuple(dict.fromkeys(found))
-
-
-def judge_at(result: CaseResult, limit_ns: int) -> CaseResult:
-    """Return what a case would have come to under another limit, as far as its run went.
-
-    Its other flags stay. A run that was too slow for the limit it had and is not for this one is judged by what else held; where nothing else did, it counts
-    as accepted, which is what its output was judged to be.
-    """
-    if result.skipped or result.code in (Code.JE, Code.CE):
-        return result
-    held: set[Code] = {each for each in (*result.flags, result.code) if each not in (Code.TLE, Code.AC)}
-    if result.cpu_ns > limit_ns:
-        held.add(Code.TLE)
-    flags = tuple(each for each in PRECEDENCE if each in held)
-    return replace(result, code=flags[0] if flags else Code.AC, flags=flags)
-
-
-def sensitivity(problem: Problem, results: Mapping[str, CaseResult], limit: Limit, grader: Grader | None = None) -> tuple[str, ...]:
-    """Return the longest limit that the package calls safe with what a submission gets under it, in words, when that is another verdict or score.
-
-    Args:
-        problem: the package.
-        results: what came of each case, run up to the upper limit.
-        limit: of `derive_limit`.
-        grader: as for `sandbox.judge.grading.grade_group`.
-    """
-    here = grade_all(problem.data, {name: judge_at(each, limit.limit_ns) for name, each in results.items()}, grader)
-    there = grade_all(problem.data, {name: judge_at(each, limit.upper_ns) for name, each in results.items()}, grader)
-    if (there.code, there.score) == (here.code, here.score):
-        return ()
-    return (f"{_s(limit.upper_ns)} s: {there.code}" + (f" ({there.score:g})" if there.score is not None else ""),)
 
 
 def _bounds(problem: Problem, kind: str) -> Iterator[tuple[Submission, Expectation]]:

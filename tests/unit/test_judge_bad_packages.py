@@ -44,6 +44,7 @@ BAD: list[tuple[str, Files, str]] = [
     ("own tag", legacy("name: !foo a\n"), "read YAML: tag `!foo`: tags are not read\n  ~/problem.yaml:1"),
     ("alias of nothing", legacy("name: *a\n"), "read YAML: alias `*a` has no anchor before it\n  ~/problem.yaml:1"),
     ("alias of itself", legacy("name: &a [*a]\n"), "read YAML: alias `*a` has no anchor before it\n  ~/problem.yaml:1"),
+    ("anchor twice", legacy("name: &a b\nsource: &a c\n"), "read YAML: anchor `&a` is there twice\n  ~/problem.yaml:2"),
     ("key is a list", legacy("? [a]\n: b\n"), "read YAML: a key must be text\n  ~/problem.yaml:1"),
     ("merge of text", legacy("<<: b\n"), "read YAML: `<<` takes a map\n  ~/problem.yaml:1"),
     ("deep", legacy("[" * 40 + "]" * 40), "read YAML: nested deeper than 32\n  ~/problem.yaml:1"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from itertools import product
 
 import pytest
 
-from sandbox.judge.grading import case_score, grade_all, grade_group, should_stop, why_skipped
+from sandbox.judge.grading import case_score, grade_group, should_stop, skipped_group, why_skipped
 from sandbox.judge.model import Case, CaseResult, Code, Grading, Group, GroupResult
+from sandbox.judge.pipeline.walk import Rules, Walked, walk
 
 AC, WA, TLE, WTL, RTE, NZE, MLE, OLE, SYS, JE = (Code[name] for name in "AC WA TLE WTL RTE NZE MLE OLE SYS JE".split())
 
@@ -111,39 +113,46 @@ def test_on_reject(breaks: bool) -> None:
 # ---- custom graders ----------------------------------------------------------------------------------------------
 
 
-def test_custom_grader_gets_lines_and_flags_and_decides() -> None:
+def test_custom_grader_gets_results_and_flags_and_decides() -> None:
     asked = []
 
-    def grader(lines: str, flags: tuple[str, ...]) -> str | None:
-        asked.append((lines, flags))
-        return "WA 3.25\n"
+    def grader(results: Sequence[tuple[Code, float]], flags: tuple[str, ...]) -> tuple[Code, float | None, str]:
+        asked.append((list(results), flags))
+        return WA, 3.25, ""
 
-    found = grade_group(legacy(flags="a b", custom=True, accept_score=1e-7), cases(AC, NZE, WTL, OLE, WA), grader)
-    assert asked == [("AC 0.0000001\nRTE 0\nTLE 0\nRTE 0\nWA 0\n", ("a", "b"))]
-    assert (found.code, found.score, found.decided_by, found.problems) == (WA, 3.25, "c4", ())
+    found = grade_group(legacy(flags="a b", custom=True, accept_score=7.0, reject_score=1.0), [*cases(AC, NZE, WTL), case("c3", WA, 2.0)], grader)
+    assert asked == [([(AC, 7.0), (NZE, 1.0), (WTL, 1.0), (WA, 2.0)], ("a", "b"))]
+    assert (found.code, found.score, found.decided_by, found.problems) == (WA, 3.25, "c3", ())
 
 
 @pytest.mark.parametrize(
-    ("answer", "code", "score"),
-    [("AC 12", AC, 12.0), ("AC  -1.5\n", AC, -1.5), ("TLE 0\n", WTL, 0.0), ("MLE 1", MLE, 1.0), ("JE 0", JE, 0.0)],
+    ("answer", "code", "score", "decided_by"),
+    [
+        ((AC, 12.0, ""), AC, 12.0, ""),
+        ((AC, -1.5, ""), AC, -1.5, ""),
+        ((TLE, None, ""), WTL, 0.0, "c1"),
+        ((RTE, 0.0, ""), MLE, 0.0, "c2"),
+        ((OLE, 0.0, ""), MLE, 0.0, "c2"),
+        ((WA, 0.0, ""), WA, 0.0, ""),
+    ],
 )
-def test_custom_grader_answers(answer: str, code: Code, score: float) -> None:
+def test_custom_grader_answers(answer: tuple[Code, float | None, str], code: Code, score: float, decided_by: str) -> None:
+    """A word of the format's becomes the verdict that it was said of; one that was said of none stays."""
     found = grade_group(legacy(custom=True), cases(AC, WTL, MLE), lambda *_: answer)
-    assert (found.code, found.score) == (code if code is not MLE else MLE, score)
+    assert (found.code, found.score, found.decided_by) == (code, score, decided_by)
 
 
-BROKEN = [None, "", "AC", "AC x", "OK 1", "ac 1", "AC nan", "AC inf", "AC 1e9", "AC 1\nAC 2", " AC 1", "AC 1 2", "AC \u0661", "AC 1" + "0" * 500, "\0AC 1"]
+def test_broken_custom_grader_is_a_judge_error() -> None:
+    found = grade_group(legacy(custom=True), cases(AC), lambda *_: (JE, None, "grader `g`: exit code 1"))
+    assert (found.code, found.score, found.decided_by, found.problems) == (JE, 0.0, "g", ("grader `g`: exit code 1",))
 
 
-@pytest.mark.parametrize("answer", BROKEN)
-def test_broken_custom_grader_is_a_judge_error(answer: str | None) -> None:
-    found = grade_group(legacy(custom=True), cases(AC), lambda *_: answer)
-    assert (found.code, found.decided_by) == (JE, "g")
-    assert found.problems == (f"grader {'did not end well' if answer is None else 'printed no verdict and score'}, for `g`",)
+def test_custom_grader_is_not_asked_about_nothing() -> None:
+    assert grade_group(legacy(custom=True), []).code is AC
 
 
 def test_no_grader_is_a_judge_error() -> None:
-    assert grade_group(legacy(custom=True), cases(AC)).problems == ("there is no grader, for `g`",)
+    assert grade_group(legacy(custom=True), cases(AC)).problems == ("there is no grader for `g`",)
 
 
 # ---- 2025-09 -----------------------------------------------------------------------------------------------------
@@ -200,6 +209,18 @@ def test_case_scores_of_the_legacy_format() -> None:
 # ---- trees -------------------------------------------------------------------------------------------------------
 
 
+def grade_tree(root: Group, results: Mapping[str, CaseResult]) -> Walked:
+    """Return what comes of a tree when its cases come out as given, by the walk that judges submissions."""
+    asking = walk(root, Rules(grade=grade_group, stops=should_stop, bars=why_skipped, barred=skipped_group))
+    try:
+        asked = next(asking)
+        while True:
+            asked = asking.send(results[asked.name])
+    except StopIteration as end:
+        assert isinstance(end.value, Walked)
+        return end.value
+
+
 def swedish() -> Group:
     """The tree that olympiad packages have: samples count nothing, groups are all or nothing, a part of them is a part of the score."""
     groups = tuple(
@@ -223,13 +244,13 @@ def swedish() -> Group:
         ({"sample/1": WA}, AC, 100.0, ""),
         ({"secret/g1/a": WA}, AC, 60.0, ""),
         ({"secret/g2/b": TLE}, AC, 40.0, ""),
-        ({"secret/g1/b": TLE, "secret/g2/a": WA}, TLE, 0.0, "secret/g1/b"),
+        ({"secret/g1/b": TLE, "secret/g2/a": WA}, TLE, 0.0, "secret"),
     ],
 )
 def test_olympiad_trees(failing: dict[str, Code], code: Code, score: float, decided_by: str) -> None:
     names = ["sample/1", "secret/g1/a", "secret/g1/b", "secret/g2/a", "secret/g2/b"]
-    found = grade_all(swedish(), {name: case(name, failing.get(name, AC)) for name in names})
-    assert (found.code, found.score, found.decided_by) == (code, score, decided_by)
+    found = grade_tree(swedish(), {name: case(name, failing.get(name, AC)) for name in names})
+    assert (found.final.code, found.final.score, found.final.decided_by) == (code, score, decided_by)
     assert [each.name for each in found.groups] == ["sample", "secret/g1", "secret/g2", "secret", ""]
 
 
@@ -240,11 +261,12 @@ def test_new_trees_follow_requirements() -> None:
     secret = Group(name="secret", grading=Grading(scoring=True, aggregation="sum", max_score=100.0, on_reject_break=False), children=(first, second))
     root = Group(name="", grading=Grading(scoring=True, aggregation="pass-fail", on_reject_break=False), children=(secret,))
     results = {"secret/a/1": case("secret/a/1", WA), "secret/b/1": case("secret/b/1")}
-    found = grade_all(root, results)
-    assert (found.code, found.score, found.decided_by) == (WA, 0.0, "secret/a/1")
+    found = grade_tree(root, results)
+    assert (found.final.code, found.final.score, found.groups[0].decided_by) == (WA, 0.0, "secret/a/1")
     assert found.groups[1].skipped == "`secret/a` was not passed, which it requires"
-    found = grade_all(root, {**results, "secret/a/1": case("secret/a/1")})
-    assert (found.code, found.score) == (AC, 100.0)
+    assert [each.skipped for each in found.cases] == ["", "`secret/a` was not passed, which it requires"]
+    found = grade_tree(root, {**results, "secret/a/1": case("secret/a/1")})
+    assert (found.final.code, found.final.score) == (AC, 100.0)
 
 
 def reference(flags: list[str], codes: list[str], scores: list[float]) -> tuple[str, float]:

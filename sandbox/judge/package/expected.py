@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sandbox.judge.package.problem_yaml import Settings
 
 FILE = "submissions/submissions.yaml"
-WORDS = frozenset(("AC", "WA", "TLE", "RTE"))
+_WORDS = frozenset(("AC", "WA", "TLE", "RTE"))
 _DEFAULTS: dict[str, tuple[tuple[str, ...], tuple[str, ...] | None]] = {
     "accepted": (("AC",), None),
     "rejected": (("AC", "WA", "TLE", "RTE"), ("RTE", "TLE", "WA")),
@@ -123,11 +123,11 @@ def _with_limit_use(found: Expectation, node: Node | None) -> Expectation:
             return replace(found, use_for_time_limit="lower")
         return replace(found, use_for_time_limit="upper") if required == frozenset(("TLE",)) else found
     if node.value == "lower":
-        permitted = (found.permitted or WORDS) - {"TLE"}
+        permitted = (found.permitted or _WORDS) - {"TLE"}
         if not permitted:
             raise node.error("`use_for_time_limit: lower` contradicts `permitted`")
         return replace(found, permitted=permitted, use_for_time_limit="lower")
-    if "TLE" not in (found.permitted or WORDS):
+    if "TLE" not in (found.permitted or _WORDS):
         raise node.error("`use_for_time_limit: upper` contradicts `permitted`")
     return replace(found, required=frozenset(("TLE",)), use_for_time_limit="upper")
 
@@ -137,7 +137,7 @@ def _verdicts(keys: dict[str, Node], key: str, default: frozenset[str] | None) -
     if node is None:
         return default
     words = frozenset(node.words())
-    if not words or words - WORDS:
+    if not words or words - _WORDS:
         raise node.error(f"`{node.key}` must be a list of `AC`, `WA`, `TLE` and `RTE`")
     return words
 

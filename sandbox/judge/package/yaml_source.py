@@ -221,6 +221,7 @@ class _Builder:
     def __init__(self, file: str) -> None:
         self._file = file
         self._anchors: dict[str, Node] = {}
+        self._named: set[str] = set()
         self._stack: list[_Open] = []
         self._root: Node | None = None
         self._count = 0
@@ -252,6 +253,10 @@ class _Builder:
         self._count_in(1, line)
         if event.tag is not None:
             raise self._error(f"tag `{shown(event.tag)}`: tags are not read", line)
+        if event.anchor:
+            if event.anchor in self._named:  # YAML allows it, PyYAML does not; the same name for two things serves nobody
+                raise self._error(f"anchor `&{shown(event.anchor)}` is there twice", line)
+            self._named.add(event.anchor)
         key = self._stack[-1].next_key() if self._stack else ""
         if scalar:
             self._finish(Node(self._file, key, line, event.value, plain=bool(event.implicit[0])), event.anchor)

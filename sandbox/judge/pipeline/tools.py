@@ -138,15 +138,13 @@ class RealTools:
     def _grade(self, group: Group, outcomes: Sequence[Outcome]) -> GroupResult:
         return grade_group(group, outcomes, self._ask if self._grader is not None else None)
 
-    def _ask(self, lines: str, flags: tuple[str, ...]) -> str | None:
+    def _ask(self, results: Sequence[tuple[Code, float]], flags: tuple[str, ...]) -> tuple[Code, float | None, str]:
         """Have the package's grader say what comes of a group."""
         assert self._grader is not None
-        results = [(Code(word), float(score)) for word, score in (line.split(" ") for line in lines.splitlines())]
         graded = self._grader.grade(results, flags)
         if graded.cause:
             self._doubts.append(graded.cause)
-            return None
-        return f"{graded.code} {graded.score or 0.0:.12f}"
+        return graded.code, graded.score, graded.cause
 
 
 class _Handle:
