@@ -143,6 +143,7 @@ FLAGS = st.sampled_from([(), ("case_sensitive",), ("space_change_sensitive",), (
                          ("space_change_sensitive", "float_tolerance", "0.1"), ("space_change_sensitive", "case_sensitive")])  # fmt: skip
 
 
+@settings(deadline=None)
 @given(PARTS, PARTS, FLAGS, st.integers(1, 7))
 def test_windows_change_nothing(output: bytes, answer: bytes, flags: tuple[str, ...], window: int) -> None:
     """However small the pieces, the same difference is found at the same place."""
@@ -157,6 +158,7 @@ def test_windows_change_nothing(output: bytes, answer: bytes, flags: tuple[str, 
         default._WINDOW = whole  # type: ignore[misc]
 
 
+@settings(deadline=None)
 @given(PARTS, PARTS, st.sampled_from([(), F6, ("case_sensitive",)]))
 def test_symmetric_but_for_the_tolerance(left: bytes, right: bytes, flags: tuple[str, ...]) -> None:
     """Without a relative tolerance it does not matter which side is the answer; with one here neither, for no numbers are that near."""

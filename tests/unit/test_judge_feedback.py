@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox.judge.check.feedback import Feedback, clean_text, read_feedback
@@ -82,6 +82,7 @@ def test_text_is_safe_and_short() -> None:
     assert clean_text(b"x" * 100, 10) == "x" * 10 + "… (100 bytes)"
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300), st.integers(1, 50))
 def test_any_bytes_become_printable_text(content: bytes, limit: int) -> None:
     """Whatever it is."""
@@ -90,6 +91,7 @@ def test_any_bytes_become_printable_text(content: bytes, limit: int) -> None:
     assert len(text) <= limit * 10 + 20
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["score.txt", "score_multiplier.txt", "nextpass.in", "judgemessage.txt", "x"]), st.binary(max_size=20)),
        st.booleans(), st.booleans(), st.booleans())  # fmt: skip
 def test_any_files_are_read(files: dict[str, bytes], accepted: bool, scores: bool, needs: bool) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox.judge.check import Checked
@@ -112,6 +112,7 @@ STATUSES = st.sampled_from([None, 0, 1 << 8, 42 << 8, 137 << 8, 6, 9, 11, 24, 25
 KILLS = st.sampled_from([None, "cpu-limit", "wall-limit", "idle-limit", "memory-limit", "output-limit", "signaled"])
 
 
+@settings(deadline=None)
 @given(
     STATUSES, KILLS, st.integers(0, 4 * S), st.integers(0, 9 * S), st.integers(0, 100), st.integers(0, 2), st.sampled_from([None, ACCEPTED, REJECTED, SILENT])
 )
