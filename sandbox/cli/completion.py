@@ -5,6 +5,8 @@ from __future__ import annotations
 from sandbox.cli import image, policy
 from sandbox.cli.changes import OPTIONS as CHANGES_OPTIONS
 from sandbox.cli.exec import OPTIONS
+from sandbox.cli.judge import COMMANDS as JUDGE_COMMANDS
+from sandbox.cli.judge import OPTIONS as JUDGE_OPTIONS
 from sandbox.cli.main import VERBS
 from sandbox.cli.options import Option, UsageError
 from sandbox.cli.ps import OPTIONS as RUN_OPTIONS
@@ -77,6 +79,11 @@ def _bash() -> str:
         words = " ".join([_RUNS] * (verb in _TAKE_RUNS) + [_KEPT] * (verb in _TAKE_KEPT) + [f"--{option.name}" for option in options])
         run_verbs.append(f'    {verb}) COMPREPLY=($(compgen -W "{words}" -- "$cur")); return ;;')
     run_lines = "\n".join(run_verbs)
+    judge_values = "\n".join(
+        f"        --{option.name}{'|-' + option.short if option.short else ''}) {_bash_values(option) if option.values else ':'}; return ;;"
+        for option in JUDGE_OPTIONS
+        if option.metavar
+    )
     volume_lines = "\n".join(
         f'        {name}) COMPREPLY=($(compgen -W "{" ".join([_VOLUMES] * (name in TAKE_VOLUMES) + [f"--{option.name}" for option in options])}" -- "$cur")) ;;'
         for name, options in VOLUME_OPTIONS.items()
@@ -127,6 +134,15 @@ def _bash() -> str:
         fi
         case ${{COMP_WORDS[2]}} in
 {volume_lines}
+        esac
+        return ;;
+    judge)
+        case $prev in
+{judge_values}
+        esac
+        case $cur in
+        -*) COMPREPLY=($(compgen -W "{" ".join(f"--{option.name}" for option in JUDGE_OPTIONS)}" -- "$cur")) ;;
+        *) COMPREPLY=($([ "$COMP_CWORD" -eq 2 ] && compgen -W "{" ".join(JUDGE_COMMANDS)}" -- "$cur") $(compgen -f -- "$cur")) ;;
         esac
         return ;;
     completion) COMPREPLY=($(compgen -W "{" ".join(SHELLS)}" -- "$cur")); return ;;
@@ -232,6 +248,12 @@ def _fish() -> str:
         for option in VOLUME_OPTIONS[command]:
             short = f" -s {option.short}" if option.short else ""
             lines.append(f"complete -c sandbox -n '{there}' -l {option.name}{short}{' -x' if option.metavar else ''} -d '{_quote(option.help)}'")
+    for command, text in JUDGE_COMMANDS.items():
+        lines.append(f"complete -c sandbox -n '__fish_seen_subcommand_from judge' -a {command} -d '{_quote(text)}'")
+    for option in JUDGE_OPTIONS:
+        short = f" -s {option.short}" if option.short else ""
+        value = "" if not option.metavar else " -r -F" if "@files" in option.values else f" -x -a '{' '.join(option.values)}'"
+        lines.append(f"complete -c sandbox -n '__fish_seen_subcommand_from judge' -l {option.name}{short}{value} -d '{_quote(option.help)}'")
     lines.append(f"complete -c sandbox -n '__fish_seen_subcommand_from completion' -f -a '{' '.join(SHELLS)}'")
     return "\n".join(lines)
 

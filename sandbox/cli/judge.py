@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from sandbox.judge.report import Judged
 
 OPTIONS = (
-    Option(name="submission", short="s", metavar="GLOB", help="judge only submissions of this name, file name or directory", many=True),
-    Option(name="jobs", short="j", metavar="N", help="runs at a time; the physical cores that may be used, unless given"),
+    Option(name="submission", short="s", metavar="GLOB", help="only submissions of this name or directory", many=True),
+    Option(name="jobs", short="j", metavar="N", help="runs at a time; the physical cores, unless given"),
     Option(name="format", short="f", metavar="FORMAT", help="of the report", values=("table", "json", "junit")),
-    Option(name="output", short="o", metavar="FILE", help="write the report there, and print the table", values=("@files",)),
-    Option(name="strict", help="check the package as well; what is doubtful or not judged counts as wrong"),
-    Option(name="time-limit", short="t", metavar="TIME", help="instead of the package's, or of one made of its submissions"),
-    Option(name="repeat", short="r", metavar="N", help="run each case so often, and tell how times and verdicts vary"),
+    Option(name="output", short="o", metavar="FILE", help="write the report there, print the table", values=("@files",)),
+    Option(name="strict", help="check the package, too; doubts count as wrong"),
+    Option(name="time-limit", short="t", metavar="TIME", help="instead of the package's limit"),
+    Option(name="repeat", short="r", metavar="N", help="run each case so often, tell how it varies"),
     Option(name="no-cache", help="compile everything anew, and keep nothing"),
     Option(name="verbose", short="v", help="in the table, every case"),
     Option(name="quiet", short="q", help="no progress on standard error"),
@@ -39,17 +39,13 @@ OPTIONS = (
 )
 COMMANDS = {
     "languages": "which languages are known, and which are installed",
-    "environment": "what of this host makes times vary, and what to do",
+    "environment": "what of this host makes times vary",
 }
 _SYNOPSIS = "[OPTION...] PACKAGE..."
-_ABOUT = """Judge the submissions of problem packages (Kattis and ICPC: legacy, legacy-icpc, 2025-09; directories or archives) and compare each
-verdict with its label. Exit status: 0 all labels hold, 1 one does not, 2 a package or the judge failed.
+_ABOUT = """Judge the submissions of problem packages (Kattis and ICPC) and compare each
+verdict with its label. Exit status: 0 all labels hold, 1 one does not, 2 a
+package or the judge failed. Commands besides:
 
-  sandbox judge hello/
-  sandbox judge --submission 'accepted/*' --repeat 10 hello/
-  sandbox judge --format junit --output report.xml problems/*/
-
-Commands:
 """ + "\n".join(f"  sandbox judge {name:<13}{text}" for name, text in COMMANDS.items())
 _MOST_JOBS = 1024
 _MOST_REPEATS = 10_000

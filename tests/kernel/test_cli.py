@@ -19,7 +19,7 @@ from sandbox.result import Verdict
 
 pytestmark = [pytest.mark.userns, pytest.mark.seccomp, pytest.mark.notify]
 
-VERBS = ("exec", "ps", "top", "stats", "pause", "resume", "kill", "doctor", "profiles", "policies", "volume", "completion")
+VERBS = ("exec", "ps", "top", "stats", "pause", "resume", "kill", "doctor", "profiles", "policies", "volume", "judge", "completion")
 STRICT = ("exec", "-q", "-p", "strict")
 
 
@@ -393,6 +393,10 @@ def test_completion_in_bash(sandbox_cli: Any, place: Path) -> None:
     assert complete(sandbox_cli, place, "stats", "--w") == ["--watch"]
     assert complete(sandbox_cli, place, "kill", "") == ["--signal", "--all", "--help"]  # nothing runs
     assert complete(sandbox_cli, place, "top", "--o") == ["--once"]
+    assert complete(sandbox_cli, place, "judge", "some") == ["some-file"]
+    assert complete(sandbox_cli, place, "judge", "la") == ["languages"]
+    assert complete(sandbox_cli, place, "judge", "--format", "j") == ["json", "junit"]
+    assert complete(sandbox_cli, place, "judge", "some-file", "--st") == ["--strict"]
 
 
 def test_completion_knows_every_option_of_the_help(sandbox_cli: Any, place: Path) -> None:

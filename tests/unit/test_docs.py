@@ -15,6 +15,7 @@ import sandbox.images
 from sandbox.cli import image, policy
 from sandbox.cli.doctor import USAGE as DOCTOR_USAGE
 from sandbox.cli.exec import OPTIONS
+from sandbox.cli.judge import OPTIONS as JUDGE_OPTIONS
 from sandbox.cli.main import VERBS
 from sandbox.policy import load
 from sandbox.policy.locate import names
@@ -50,6 +51,11 @@ def _options(page: str) -> set[str]:
 def test_every_option_of_exec_has_an_entry_and_every_entry_an_option() -> None:
     existing = {f"--{option.name}" for option in OPTIONS} | {f"-{option.short}" for option in OPTIONS if option.short}
     assert _options("sandbox-exec.1.md") == existing
+
+
+def test_every_option_of_judge_has_an_entry_and_every_entry_an_option() -> None:
+    existing = {f"--{option.name}" for option in JUDGE_OPTIONS} | {f"-{option.short}" for option in JUDGE_OPTIONS if option.short}
+    assert _options("sandbox-judge.1.md") == existing
 
 
 def test_every_option_of_doctor_has_an_entry() -> None:

@@ -65,7 +65,9 @@ class RealTools:
         self.rules = Rules(grade=self._grade, stops=should_stop, bars=why_skipped, barred=skipped_group)
 
     def build(self, submission: Submission) -> Built:
-        """Build a submission."""
+        """Build a submission. Files of no language are no submission that does not compile: packages keep notes and disabled programs beside the others."""
+        if not submission.language and self._builder.languages.detect(submission.files) is None:
+            return Built(name=submission.name, absent="no language is known by its files' names")
         return self._builder.build(submission, include=self.problem.include, limits=self.problem.limits)
 
     def limits(self, program: Program, limit_ns: int) -> RunLimits:

@@ -1,0 +1,227 @@
+"""`sandbox judge` as a person meets it: packages in, a report and an exit code out, and nothing left whatever ends it."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import jsonschema
+import pytest
+
+pytestmark = [pytest.mark.userns, pytest.mark.seccomp, pytest.mark.notify]
+
+SCHEMA = json.loads((Path(__file__).parents[2] / "docs/reference/judge-report.schema.json").read_text())
+ADDS = "a, b = map(int, input().split())\nprint(a + b)\n"
+LATE = "while True: pass\n"
+FAILS = "a, b = map(int, input().split())\nif a == 3: raise SystemExit(1)\nprint(a + b)\n"
+MULTIPLIES = "a, b = map(int, input().split())\nprint(a * b)\n"
+
+
+class Place:
+    """Where a package is, and the cache of the judge that judges it."""
+
+    def __init__(self, directory: Path, sandbox_cli: Any) -> None:
+        self.cli = sandbox_cli
+        self.package = directory / "sum"
+        self.cache = directory / "cache"
+        self.cache.mkdir(mode=0o700)
+        self.env = {"XDG_CACHE_HOME": str(self.cache), "TERM": "xterm"}
+        self.write("problem.yaml", "name: Sum\nlimits:\n  time_multiplier: 5\n")
+        for number, (a, b) in enumerate([(1, 1), (2, 2), (3, 4), (5, 6)]):
+            where = "sample" if number == 0 else "secret"
+            self.write(f"data/{where}/{number}.in", f"{a} {b}\n")
+            self.write(f"data/{where}/{number}.ans", f"{a + b}\n")
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.package / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    def judge(self, *words: str, timeout: float = 120) -> subprocess.CompletedProcess[bytes]:
+        done = self.cli("judge", *words, str(self.package), env=self.env, timeout=timeout)
+        assert self.left() == []
+        return done
+
+    def report(self, *words: str) -> Any:
+        done = self.judge("--quiet", "--format", "json", "--time-limit", "5", *words)
+        assert done.stderr == b""
+        found = json.loads(done.stdout)
+        jsonschema.validate(found, SCHEMA)
+        assert found["exit"] == done.returncode
+        return found["packages"][0]
+
+    def left(self) -> list[str]:
+        """Return what is left of stages."""
+        base = self.cache / "sandbox" / "judge"
+        return [str(path) for name in ("stage", "private") if (base / name).is_dir() for path in (base / name).iterdir() if path.is_dir()]
+
+
+@pytest.fixture
+def place(tmp_path: Path, sandbox_cli: Any) -> Place:
+    tmp_path.chmod(0o755)
+    return Place(tmp_path, sandbox_cli)
+
+
+def test_labels_that_hold(place: Place) -> None:
+    place.write("submissions/accepted/adds.py", ADDS)
+    place.write("submissions/wrong_answer/multiplies.py", MULTIPLIES)
+    place.write("submissions/run_time_error/fails.py", FAILS)
+    done = place.judge()
+    lines = done.stdout.decode().splitlines()
+    assert done.returncode == 0, done.stdout.decode()
+    assert lines[0] == "sum (legacy)" and "3 of 3 labels hold" in lines
+    rows = {line.split()[0]: line.split()[1:3] for line in lines[2:5]}
+    assert rows == {
+        "accepted/adds.py": ["AC", "-"], "run_time_error/fails.py": ["NZE", "secret/2"], "wrong_answer/multiplies.py": ["WA", "sample/0"],
+    }  # fmt: skip
+    assert any(line.startswith("time limit 1 s, run up to 2 s: ") for line in lines)
+    assert b"\x1b" not in done.stdout and b"time limit: 1.00 s: " in done.stderr
+    assert b"3/3 " in done.stderr
+
+
+def test_a_label_that_does_not_hold(place: Place) -> None:
+    place.write("submissions/accepted/adds.py", ADDS)
+    place.write("submissions/accepted/multiplies.py", MULTIPLIES)
+    found = place.report()
+    assert not found["ok"] and [each["label"]["ok"] for each in found["submissions"]] == [True, False]
+    wrong = found["submissions"][1]
+    assert (wrong["verdict"], wrong["decided_by"]) == ("WA", "sample/0")
+    assert wrong["cases"][1]["skipped"] == "the judging stopped at `sample`: WA"
+    assert place.judge("-q").returncode == 1
+
+
+@pytest.mark.parametrize("jobs", ["1", "3"])
+def test_reports_do_not_depend_on_jobs(place: Place, jobs: str) -> None:
+    for name, text in (("accepted/adds", ADDS), ("wrong_answer/multiplies", MULTIPLIES), ("run_time_error/fails", FAILS)):
+        place.write(f"submissions/{name}.py", text)
+    found = place.report("--jobs", jobs)
+    seen = [(each["name"], each["verdict"], [case["verdict"] for case in each["cases"]]) for each in found["submissions"]]
+    assert seen == [
+        ("accepted/adds.py", "AC", ["AC", "AC", "AC", "AC"]),
+        ("run_time_error/fails.py", "NZE", ["AC", "AC", "NZE", None]),
+        ("wrong_answer/multiplies.py", "WA", ["WA", None, None, None]),
+    ]
+    assert found["jobs"] == int(jobs)
+
+
+def test_files_of_reports(place: Place) -> None:
+    place.write("submissions/accepted/multiplies.py", MULTIPLIES)
+    output = place.cache.parent / "report.xml"
+    done = place.judge("-q", "-t", "5", "--format", "junit", "--output", str(output))
+    assert done.returncode == 1 and b"0 of 1 labels hold" in done.stdout
+    root = ElementTree.parse(output).getroot()
+    assert root.get("failures") == "1" and root[0].get("name") == "sum"
+    assert [path.name for path in output.parent.iterdir() if path.name.startswith(".")] == []
+    refused = place.judge("-q", "--output", str(place.cache.parent / "missing" / "x"))
+    assert refused.returncode == 125 and b"missing/x`: No such file or directory" in refused.stderr
+
+
+def test_repeats(place: Place) -> None:
+    place.write("submissions/accepted/adds.py", ADDS)
+    found = place.report("--repeat", "3")
+    (only,) = found["submissions"]
+    assert found["runs"] >= 12 and only["determinism"]["flips"] == []
+    assert [case["runs"] for case in only["determinism"]["cases"]] == [3, 3, 3, 3]
+
+
+def test_choosing_submissions(place: Place) -> None:
+    place.write("submissions/accepted/adds.py", ADDS)
+    place.write("submissions/wrong_answer/multiplies.py", MULTIPLIES)
+    assert [each["name"] for each in place.report("-s", "wrong_answer/*")["submissions"]] == ["wrong_answer/multiplies.py"]
+    done = place.judge("-q", "-s", "nothing*")
+    assert done.returncode == 2 and b"no submission of `sum` is called `nothing*`\n  hint: there are `accepted/adds.py`" in done.stdout
+
+
+def test_what_is_no_package(place: Place) -> None:
+    place.write("problem.yaml", "name: [\n")
+    place.write("submissions/accepted/adds.py", ADDS)
+    done = place.judge("-q")
+    assert done.returncode == 2 and b"problem.yaml" in done.stdout and b": not judged" in done.stdout
+    found = json.loads(place.judge("-q", "-f", "json").stdout)
+    jsonschema.validate(found, SCHEMA)
+    assert found["exit"] == 2 and "problem.yaml" in json.dumps(found["packages"][0]["error"])
+
+
+def test_several_packages_are_judged_though_one_is_none(place: Place) -> None:
+    place.write("submissions/accepted/adds.py", ADDS)
+    done = place.cli("judge", "-q", "-t", "5", "/nowhere", str(place.package), env=place.env)
+    assert done.returncode == 2 and b"/nowhere: not judged" in done.stdout and b"1 of 1 labels hold" in done.stdout
+
+
+def test_a_zip_is_a_package(place: Place) -> None:
+    place.write("submissions/accepted/adds.py", ADDS)
+    archive = shutil.make_archive(str(place.cache.parent / "sum"), "zip", place.package.parent, "sum")
+    done = place.cli("judge", "-q", "-t", "5", archive, env=place.env)
+    assert done.returncode == 0, done.stdout.decode()
+    assert place.left() == []
+
+
+def test_strict_looks_at_the_package(place: Place) -> None:
+    place.write("submissions/accepted/adds.py", ADDS)
+    place.write("input_validators/small.py", "import sys\nsys.exit(42 if max(map(int, sys.stdin.read().split())) < 5 else 43)\n")
+    assert place.judge("-q", "-t", "5").returncode == 0
+    found = place.report("--strict")
+    assert any("refuses input `secret/3`" in text for text in found["problems"]) and not any("secret/2" in text for text in found["problems"])
+    assert found["strict"] and not found["ok"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], b"error: say which package\n"),
+        (["--jobs", "0", "x"], b"error: `--jobs 0` is not a number from 1 to 1024\n"),
+        (["--repeat", "x", "x"], b"error: `--repeat x` is not a number from 1 to 10000\n"),
+        (["--format", "xml", "x"], b"error: `--format xml` is none of table, json and junit\n"),
+        (["--time-limit", "0", "x"], b"error: `--time-limit` must be more than nothing\n"),
+        (["--tim-limit", "0", "x"], b"error: unknown option `--tim-limit`\n\nhint: did you mean `--time-limit`?\n"),
+    ],
+)
+def test_mistakes_on_the_command_line(sandbox_cli: Any, words: list[str], message: bytes) -> None:
+    done = sandbox_cli("judge", *words)
+    assert done.returncode == 125 and done.stderr.startswith(message) and done.stdout == b""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_ends_all_and_leaves_nothing(place: Place, number: int, code: int) -> None:
+    place.write("submissions/accepted/adds.py", ADDS)
+    place.write("submissions/time_limit_exceeded/late.py", LATE)
+    with place.cli.popen("judge", "-t", "60", "-j", "2", str(place.package), env=place.env) as process:
+        told = _read_until(process, b"1/2 accepted/adds.py")
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == code, (told, err)
+    assert b"0 of 1 packages are judged, and of the next 1 of 2 submissions:\n  accepted/adds.py: AC, label holds\n" in err and out == b""
+    assert place.left() == []
+
+
+@pytest.mark.orphans
+def test_what_a_killed_judge_left_is_removed_by_the_next(place: Place) -> None:
+    place.write("submissions/accepted/adds.py", ADDS)
+    place.write("submissions/time_limit_exceeded/late.py", LATE)
+    with place.cli.popen("judge", "-t", "60", str(place.package), env=place.env) as process:
+        _read_until(process, b"1/2 accepted/adds.py")
+        process.kill()
+        process.communicate(timeout=30)
+    assert len(place.left()) == 1, "the stage was not there, so that the next has nothing to remove"
+    (place.package / "submissions/time_limit_exceeded/late.py").unlink()
+    assert place.judge("-q", "-t", "5").returncode == 0
+
+
+def _read_until(process: subprocess.Popen[bytes], text: bytes) -> bytes:
+    assert process.stderr is not None
+    seen, until = b"", time.monotonic() + 60
+    while text not in seen:
+        ready = select.select([process.stderr], [], [], max(0.0, until - time.monotonic()))[0]
+        chunk = os.read(process.stderr.fileno(), 65536) if ready else b""
+        assert chunk, (seen, process.poll())
+        seen += chunk
+    return seen
