@@ -150,8 +150,16 @@ def test_under_another_limit(code: Code, cpu_ns: int, limit_ns: int, expected: C
     assert (code in judged.flags) == (code is not Code.AC)
 
 
+def test_a_dialogue_that_was_rejected_is_not_late() -> None:
+    rejected = CaseResult(case="a", code=Code.WA, flags=(Code.WA,), cpu_ns=2 * S, blame="submission")
+    assert under(rejected, S) == rejected
+    late = CaseResult(case="a", code=Code.AC, cpu_ns=2 * S)
+    assert under(late, S).code is Code.TLE
+
+
 def test_under_says_which_limit() -> None:
-    assert under(result("a", Code.AC, 2 * S), S).cause == "CPU time 2.00 s, limit 1.00 s"
+    assert under(result("a", Code.AC, 2 * S), S).cause == "CPU time 2 s, limit 1 s"
+    assert under(result("a", Code.TLE, 2 * S + 1000), S).cause == "CPU time 2.000001 s, limit 1 s, and was ended"
     assert under(result("a", Code.AC, 95 * S // 100, near=("memory", "cpu")), S).near == ("cpu 950 ms of 1.00 s", "memory")
     assert under(result("a", Code.AC, S // 2, near=("cpu",)), S).near == ()
 

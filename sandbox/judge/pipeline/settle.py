@@ -27,20 +27,22 @@ def under(result: CaseResult, limit_ns: int) -> CaseResult:
     """
     if result.skipped:
         return result
-    late = result.cpu_ns > limit_ns
+    # A dialogue that the validator has ended is over: how long the program went on after that is not its fault, nor known.
+    decided = bool(result.blame) and result.code is Code.WA
+    late = result.cpu_ns > limit_ns and not decided
     flags = set(result.flags) | ({result.code} - {Code.AC})
     cut = Code.TLE in flags  # it was ended by a limit that is no lower than this one
     if late:
         flags.add(Code.TLE)
     near = tuple(word for word in result.near if not word.startswith("cpu"))
     margin = max(NEAR_SHARE * limit_ns, min(NEAR_LEAST_NS, limit_ns // 2))
-    if abs(result.cpu_ns - limit_ns) <= margin:
+    if abs(result.cpu_ns - limit_ns) <= margin and not decided:
         near = (f"cpu {format_duration(result.cpu_ns)} of {format_duration(limit_ns)}", *near)
     ordered = tuple(code for code in PRECEDENCE if code in flags)
     code = ordered[0] if ordered else Code.AC
     cause = result.cause
-    if late and not cut and code is Code.TLE:
-        cause = f"CPU time {format_duration(result.cpu_ns)}, limit {format_duration(limit_ns)}"
+    if late and code is Code.TLE:
+        cause = f"CPU time {_seconds(result.cpu_ns)}, limit {_seconds(limit_ns)}" + (", and was ended" if cut else "")
     return replace(result, code=code, flags=ordered, cause=cause, near=near)
 
 
@@ -82,6 +84,11 @@ def settle(runs: Sequence[CaseResult]) -> CaseResult:
             f"{first.code} beside other runs, alone also {', '.join(sorted({str(run.code) for run in alone} - {str(first.code)}))}",
         )
     return replace(chosen, reruns=(*chosen.reruns, *others), near=chosen.near or first.near, notes=notes)
+
+
+def _seconds(ns: int) -> str:
+    """Three digits after the point, or as many as make a figure over its limit look like that."""
+    return f"{ns / 1e9:.6f}".rstrip("0").rstrip(".") + " s"
 
 
 __all__ = ["NEAR_SHARE", "PRECEDENCE", "RERUNS", "is_enough", "settle", "under", "wants_reruns"]
