@@ -32,6 +32,7 @@ OPTIONS = (
     Option(name="strict", help="check the package, too; doubts count as wrong"),
     Option(name="time-limit", short="t", metavar="TIME", help="instead of the package's limit"),
     Option(name="repeat", short="r", metavar="N", help="run each case so often, tell how it varies"),
+    Option(name="follow", metavar="DIR", help="links of packages may lead there", many=True, values=("@files",)),
     Option(name="no-cache", help="compile everything anew, and keep nothing"),
     Option(name="verbose", short="v", help="in the table, every case"),
     Option(name="quiet", short="q", help="no progress on standard error"),
@@ -92,7 +93,7 @@ def _judge(given: dict[str, list[str]], paths: list[str]) -> int:
             for path in paths:
                 display = Display(None if "quiet" in given else sys.stderr, live=_is_terminal(sys.stderr))
                 try:
-                    judged.append(_judge_one(path, options, display, cache="no-cache" not in given))
+                    judged.append(_judge_one(path, options, display, cache="no-cache" not in given, follow=given.get("follow", [])))
                 finally:
                     display.close()
             packages = tuple(judged)
@@ -132,14 +133,14 @@ def _count(text: str, option: str, most: int) -> int:
     return int(text)
 
 
-def _judge_one(path: str, options: Options, display: Display, *, cache: bool) -> Judged:
+def _judge_one(path: str, options: Options, display: Display, *, cache: bool, follow: list[str]) -> Judged:
     """Judge one package; one that cannot be judged does not keep the others from it."""
     from sandbox.judge.errors import PackageError
     from sandbox.judge.packages import judge_package
     from sandbox.judge.report import FailedPackage
 
     try:
-        return judge_package(path, options, display, cache=cache)
+        return judge_package(path, options, display, cache=cache, follow=follow)
     except PackageError as error:
         return FailedPackage(path=path, message=error.message, origin=error.origin or "", hint=error.hint or "")
     except SandboxError as error:

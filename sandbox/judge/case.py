@@ -7,7 +7,7 @@ import os
 from sandbox.errors import PolicyError, SandboxError, UnsupportedError
 from sandbox.judge.check.feedback import clean_text
 from sandbox.judge.model import CaseResult, Code, Format
-from sandbox.judge.verdict import PRECEDENCE, code_of, doubts, near_limits
+from sandbox.judge.verdict import PRECEDENCE, code_of, doubts, near_limits, weaker_of
 from sandbox.record import dataclass, replace
 
 TYPE_CHECKING = False
@@ -153,6 +153,7 @@ def _sum_up(case: Case, limits: RunLimits, passes: Sequence[_Pass]) -> CaseResul
         stdout_bytes=len(last.ran.stdout),
         stderr=clean_text(last.ran.stderr, _STDERR),
         notes=tuple(dict.fromkeys(notes)),
+        weaker=weaker_of(result),
     )
 
 

@@ -335,6 +335,7 @@ class CaseResult:
         stdout_bytes: bytes of output.
         stderr: the beginning of what the submission printed there, untrusted.
         skipped: the case was not run, and why; `code` means nothing then.
+        weaker: what this host enforced or measured less well than was asked for.
     """
 
     case: str
@@ -363,6 +364,7 @@ class CaseResult:
     stderr: str = ""
     skipped: str = ""
     notes: tuple[str, ...] = ()
+    weaker: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,7 @@ def run_package(
     strict: bool = False,
     repeat: int = 1,
     cache: bool = True,
+    follow: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> PackageResult:
     """Judge the submissions of a problem package and compare each verdict with its label.
@@ -38,6 +39,7 @@ def run_package(
         strict: check the package as well: inputs by its input validators, what has to be refused; warnings become problems.
         repeat: how often each case is run, to see how times and verdicts vary.
         cache: keep compiled programs, and use kept ones.
+        follow: directories outside of the package that its symbolic links may lead to.
         progress: called with a `sandbox.judge.progress.Step` whenever something has happened.
 
     Raises:
@@ -54,14 +56,16 @@ def run_package(
         strict=strict,
         repeat=repeat,
     )
-    return judge_package(os.fspath(path), options, progress, cache=cache)
+    return judge_package(os.fspath(path), options, progress, cache=cache, follow=follow)
 
 
-def judge_package(path: str, options: Options, progress: Progress | None = None, *, cache: bool = True) -> PackageResult:
+def judge_package(
+    path: str, options: Options, progress: Progress | None = None, *, cache: bool = True, follow: Sequence[str] = ()
+) -> PackageResult:
     """Judge a package; as `run_package`, with checked options."""
     if progress is not None:
         progress(Step(stage=Stage.READ, text=path))
-    problem = read_package(path)
+    problem = read_package(path, follow=follow)
     choose(problem, options.submissions)
     with open_stage(problem) as staged, Builder(cache=open_cache(os.environ, keep=cache)) as builder, open_tools(staged, builder) as tools:
         return Judging(staged, tools, options, progress).run()

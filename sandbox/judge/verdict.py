@@ -151,6 +151,11 @@ def _said(stderr: bytes, words: tuple[bytes, ...]) -> str:
     return next((word.decode() for word in words if word in stderr[:_LOOK_BYTES] or word in stderr[-_LOOK_BYTES:]), "")
 
 
+def weaker_of(result: Result) -> tuple[str, ...]:
+    """Return what this host enforced or measured less well than was asked for, with how it did."""
+    return tuple(f"{each.what}, by {each.how}: {each.weaker}" for each in result.enforced if each.weaker)
+
+
 def _processes(evidence: Iterable[Evidence]) -> str:
     fact = next(fact for fact in evidence if fact.limit == "processes" and fact.hit)
     return f"its limit of processes and threads was met ({fact.counter} {fact.value})"
@@ -161,4 +166,4 @@ def _seconds(ns: int) -> str:
     return f"{ns / 1e9:.6f}".rstrip("0").rstrip(".") + " s"
 
 
-__all__ = ["PRECEDENCE", "WORDS", "code_of", "doubts", "near_limits"]
+__all__ = ["PRECEDENCE", "WORDS", "code_of", "doubts", "near_limits", "weaker_of"]

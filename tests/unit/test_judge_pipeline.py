@@ -311,9 +311,6 @@ class Fakes:
         assert sorted(called) == list(range(20))
         return ("input `secret/00` is refused",), ("a doubt",)
 
-    def enforced(self) -> tuple[str, ...]:
-        return ()
-
     def stop(self) -> None:
         self.stops += 1
         if self.hold is not None:

@@ -12,7 +12,7 @@ from sandbox.judge.interactive.play import play
 from sandbox.judge.interactive.played import Ending
 from sandbox.judge.model import CaseResult, Code
 from sandbox.judge.running import Runner
-from sandbox.judge.verdict import code_of, doubts, near_limits
+from sandbox.judge.verdict import code_of, doubts, near_limits, weaker_of
 from sandbox.record import dataclass, replace
 from sandbox.units import format_size
 
@@ -236,6 +236,7 @@ def _sum_up(problem: Problem, case: Case, limits: RunLimits, passes: Sequence[_P
         stdout_bytes=sum(each.sent_bytes for each in ends),
         stderr=clean_text(stderr, _STDERR),
         notes=tuple(dict.fromkeys(notes)),
+        weaker=weaker_of(result),
     )
 
 

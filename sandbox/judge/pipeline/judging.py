@@ -71,9 +71,6 @@ class PackageTools(Tools, Protocol):
     def doubts(self) -> tuple[str, ...]:
         """Return what about the package showed only while judging."""
 
-    def enforced(self) -> tuple[str, ...]:
-        """Return what held the runs, and what held them less than was asked for."""
-
 
 def choose(problem: Problem, globs: Sequence[str]) -> tuple[Submission, ...]:
     """Return the submissions that globs name, all of them without one.
@@ -176,7 +173,7 @@ class Judging:
             submissions=results,
             problems=tuple(dict.fromkeys(problems)),
             warnings=tuple(dict.fromkeys(() if options.strict else self._warnings)),
-            enforced=self._tools.enforced(),
+            enforced=tuple(dict.fromkeys(text for each in results for case in each.cases for text in case.weaker)),
             strict=options.strict,
             repeat=options.repeat,
             jobs=options.jobs,

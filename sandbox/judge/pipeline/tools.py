@@ -116,10 +116,6 @@ class RealTools:
         """Return what showed only while judging."""
         return tuple(dict.fromkeys(self._doubts))
 
-    def enforced(self) -> tuple[str, ...]:
-        """Return what held runs less than was asked for."""
-        return ()
-
     def stop(self) -> None:
         """End every run of the judge's profiles that this process supervises."""
         own = os.getpid()

@@ -238,7 +238,7 @@ def _end(result: PackageResult, paint: Paint) -> list[str]:
     if free:
         counts.append(f"{free} without a label")
     if result.absent:
-        languages = ", ".join(dict.fromkeys(_line(each.language or "?") for each in result.absent))
+        languages = ", ".join(dict.fromkeys(_line(each.language or "no language that is known") for each in result.absent))
         counts.append(paint(f"{len(result.absent)} not judged (absent: {languages})", "doubtful"))
     if result.problems:
         counts.append(paint(f"{len(result.problems)} problems of the package", "bad"))
