@@ -22,7 +22,7 @@ from sandbox.judge.model import PROGRAM_DIRECTORY, Built, Code, ProblemLimits, P
 from sandbox.judge.source_files import BadSource, Sources, choose_class, choose_main, merge, script_of, show
 from sandbox.policy.load import load_policy
 from sandbox.policy.profile_load import load_profile
-from sandbox.record import dataclass, field
+from sandbox.record import dataclass, field, replace
 from sandbox.result import Verdict
 
 TYPE_CHECKING = False
@@ -98,7 +98,7 @@ class Builder:
             language: id or alias, instead of what the files tell.
 
         Returns:
-            A `Built`: a program, or `Code.CE` with the compiler's words, or `Code.JE` when the judge failed, or a language that is absent. It never raises
+            A `Built`: a program (with a cause, if one that was kept could not be believed), or `Code.CE` with the compiler's words, or `Code.JE` when the judge failed, or a language that is absent. It never raises
             for what is in the files.
 
         Raises:
@@ -142,7 +142,7 @@ class Builder:
         if entry is None:
             return built
         values |= {
-            "main": f"{PROGRAM_DIRECTORY}/{main}", "stem": f"{PROGRAM_DIRECTORY}/{posixpath.splitext(main)[0]}", "binary": f"{PROGRAM_DIRECTORY}/{binary}", "memory": str(limits.memory_bytes >> 20),
+            "main": f"{PROGRAM_DIRECTORY}/{main}", "stem": f"{PROGRAM_DIRECTORY}/{posixpath.splitext(main)[0]}", "binary": f"{PROGRAM_DIRECTORY}/{binary}", "memory": str((limits.memory_bytes if submitted else limits.validation_memory_bytes) >> 20),
             "class": choose_class(entry.directory, sources, language, main) if language.entry == "class" else "",
         }  # fmt: skip
         program = Program(
@@ -187,8 +187,9 @@ class Builder:
                 entry = self.cache.find(key)
                 if entry is not None:
                     return entry, Built(name=job.name, language=job.language, output=entry.notes.get("output", ""), cached=True)
+                said = self.cache.said(key)
                 if not job.command:
-                    return self.cache.add(key, job.sources.files, {}), built
+                    return self.cache.add(key, job.sources.files, {}), replace(built, cause=said)
                 result = _compile(job, limits)
                 output = _said(result)
                 cause = _why_not(job, result)
@@ -196,7 +197,7 @@ class Builder:
                     return None, Built(name=job.name, language=job.language, code=Code.CE, cause=cause, output=output, result=result)
                 made = {**result.files, **{name: text for name, text in job.sources.files.items() if name not in result.files}}
                 entry = self.cache.add(key, made, {"output": output})
-                return entry, Built(name=job.name, language=job.language, output=output, result=result)
+                return entry, Built(name=job.name, language=job.language, output=output, result=result, cause=said)
             except SandboxError as error:
                 return None, Built(name=job.name, language=job.language, code=Code.JE, cause=f"compile `{job.name}`: {error.message}")
 
@@ -236,7 +237,7 @@ def _said(result: Result) -> str:
 
 
 def _with_program(built: Built, program: Program) -> Built:
-    return Built(name=built.name, language=program.language, program=program, output=built.output, cached=built.cached, result=built.result)
+    return replace(built, program=program)
 
 
 def _settings_digest() -> list[str]:

@@ -70,8 +70,7 @@ class Cache:
         self._age_limit_ns = age_limit_ns
         self._lock = threading.Lock()
         self._closed = False
-        self.notes: list[str] = []
-        """What was wrong with entries that were made again, in words."""
+        self._said: dict[str, str] = {}
         fd = open_directory(directory)
         if fd is None:
             raise SandboxError(
@@ -93,7 +92,7 @@ class Cache:
         self.close()
 
     def find(self, key: str) -> Entry | None:
-        """Return an entry whose every byte was checked, or None; one that cannot be believed is removed, and `notes` says why."""
+        """Return an entry whose every byte was checked, or None; one that cannot be believed is removed, and `said` tells why."""
         path = posixpath.join(self.directory, key)
         if not os.path.lexists(path):
             return None
@@ -102,7 +101,7 @@ class Cache:
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             with self._lock:
-                self.notes.append(f"compiled program `{key[:12]}`: {reason}; it is made again")
+                self._said[key] = f"compiled program `{key[:12]}`: {reason}; it is made again"
             self._discard(path)
             return None
         try:
@@ -110,6 +109,11 @@ class Cache:
         except OSError:
             pass
         return Entry(key=key, directory=posixpath.join(path, "files"), notes=notes)
+
+    def said(self, key: str) -> str:
+        """Return, once, what was wrong with an entry that `find` removed, empty where nothing was."""
+        with self._lock:
+            return self._said.pop(key, "")
 
     def add(self, key: str, files: Mapping[str, bytes], notes: Mapping[str, str]) -> Entry:
         """Keep a program and return its entry. Of two writers the first wins; both have the same.

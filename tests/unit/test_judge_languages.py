@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
 
+from sandbox.cli.judge_languages import OPTIONS
 from sandbox.errors import PolicyError
-from sandbox.judge.languages import Languages, load_languages
+from sandbox.judge.languages import Languages, definition, load_languages
 from sandbox.judge.languages.definition import fill, parse_language
 from sandbox.judge.languages.programs import find_need
 from sandbox.judge.languages.table import shipped_directory
@@ -182,3 +184,22 @@ def test_behind_rustups_proxy_the_default_toolchain_is_found(tmp_path: Path) -> 
     assert found is not None and found.path == str(real)
     assert find_need(("rustc",), {**environ, "RUSTUP_TOOLCHAIN": "nightly"}) is None
     assert find_need(("rustc",), {**environ, "RUSTUP_TOOLCHAIN": "../../../bin"}) is None
+
+
+def test_the_reference_is_current() -> None:
+    root = Path(__file__).resolve().parents[2]
+    spec = importlib.util.spec_from_file_location("generate_languages", root / "scripts" / "generate_languages.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.TARGET.read_text() == module.render(load_languages(environ={})), "run scripts/generate_languages.py"
+
+
+def test_the_how_to_and_the_manual_name_every_key_and_option() -> None:
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    how_to = (docs / "how-to" / "add-a-language.md").read_text().partition("## Keys")[2]
+    for key in (definition.TOP_KEYS | definition.TOOLCHAIN_KEYS):
+        assert f"`{key}`" in how_to, key
+    manual = (docs / "man" / "sandbox-judge-languages.1.md").read_text()
+    for option in OPTIONS:
+        assert f"`--{option.name}" in manual, option.name

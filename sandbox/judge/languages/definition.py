@@ -28,11 +28,11 @@ _EXTENSION = re.compile(r"\.[A-Za-z0-9+_-]{1,16}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PLACE = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 _OWN = frozenset({"files", "main", "class", "binary", "program", "memory", "stem"})
-_TOP = {
+TOP_KEYS = {
     "name", "aliases", "extensions", "shared", "interpreters", "include", "priority", "entry", "main", "time-factor", "memory-extra", "processes",
     "hello", "hello-file", "toolchain",
 }  # fmt: skip
-_TOOLCHAIN = {"needs", "version", "compile", "run", "mounts", "environment", "compile-environment", "hint"}
+TOOLCHAIN_KEYS = {"needs", "version", "compile", "run", "mounts", "environment", "compile-environment", "hint"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +123,7 @@ def parse_language(source: TomlSource, identity: str) -> Language:
 
     if not _ID.fullmatch(identity):
         where("").fail(f"`{identity}` is no id of a language: lower-case letters, digits, `_`, `+`, `-`")
-    _known(table, _TOP, where, "")
+    _known(table, TOP_KEYS, where, "")
     for key in ("name", "priority", "entry", "toolchain"):
         if key not in table:
             where("").fail(f"key `{key}` is missing")
@@ -160,7 +160,7 @@ def _toolchain(table: object, entry: str, at: int, where: Callable[[str], Where]
     here = where(prefix)
     if not isinstance(table, dict):
         here.fail("`toolchain` must be tables `[[toolchain]]`")
-    _known(table, _TOOLCHAIN, where, prefix + ".")
+    _known(table, TOOLCHAIN_KEYS, where, prefix + ".")
     for key in ("needs", "version", "run"):
         if key not in table:
             here.fail(f"key `{key}` of `[[toolchain]]` is missing")
@@ -285,4 +285,4 @@ def fill(words: tuple[str, ...], values: Mapping[str, str], files: tuple[str, ..
     return tuple(made)
 
 
-__all__ = ["ENTRIES", "Language", "Toolchain", "fill", "fill_variables", "parse_language"]
+__all__ = ["ENTRIES", "TOOLCHAIN_KEYS", "TOP_KEYS", "Language", "Toolchain", "fill", "fill_variables", "parse_language"]

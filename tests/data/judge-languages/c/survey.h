@@ -1,0 +1,2 @@
+int primes(int limit);
+long sum(long n);

@@ -1,0 +1,3 @@
+#pragma once
+int primes(int limit);
+long sum(long n);
