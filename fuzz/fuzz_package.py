@@ -24,13 +24,14 @@ with engine.instrumented(__name__ == "__main__"):
     from fuzz.choose import Bytes, Chooser
     from sandbox.errors import SandboxError
     from sandbox.judge.errors import PackageError
-    from sandbox.judge.grading import grade_all
+    from sandbox.judge.grading import grade_group, should_stop, skipped_group, why_skipped
     from sandbox.judge.labels import check_label
     from sandbox.judge.model import CaseResult, Code, Problem
     from sandbox.judge.package.archive import Bounds, unpack_archive
     from sandbox.judge.package.places import place_of, stage_path
     from sandbox.judge.package.read import cases_of, groups_of, open_stage, read_package
     from sandbox.judge.package.yaml_source import Node, parse_yaml
+    from sandbox.judge.pipeline.walk import Rules, walk
     from sandbox.judge.timelimit import derive_limit
 
 CANARY = b"C4N4RY"
@@ -57,10 +58,13 @@ PLACES = (
     "data/secret/g1/a.ans", "data/secret/g1/test_group.yaml", "data/secret/g1/testdata.yaml", "data/secret/g2/a.in", "data/secret/g2/a.ans",
     "data/secret/g2/test_group.yaml", "data/secret/g1", "data/secret", "data", "data/invalid_input/x.in", "data/valid_output/y.in", "data/valid_output/y.ans",
     "data/valid_output/y.out", "submissions/accepted/a.py", "submissions/accepted/d/b.c", "submissions/accepted", "submissions/wrong_answer/w.py",
-    "submissions/submissions.yaml", "submissions/submissions.json", "submissions/mixed/m.py", "input_validators/v.py", "input_validators/d/x.h",
+    "submissions/submissions.yaml", "submissions.json", "submissions/mixed/m.py", "input_validators/v.py", "input_validators/d/x.h",
     "output_validator/v.py", "output_validators/v.py", "output_validators/w/run", "graders/g.py", "include/c/h.h", "static_validator/s.py", ".timelimit",
 )  # fmt: skip
-TARGETS = ("..", "../..", "../../..", "OUT", "OUT/canary", "../outside/canary", "../../outside", "1.in", "a.in", "../sample/1.in", "g1", ".", "/", "x" * 300, "../../data")
+TARGETS = (
+    "..", "../..", "../../..", "OUT", "OUT/canary", "../outside/canary", "../../outside", "1.in", "a.in", "../sample/1.in", "g1", ".", "/", "x" * 300,
+    "../../data",
+)  # fmt: skip
 CONTENTS = (b"", b"1 2\n", b"print({{N}})\n", b"// @EXPECTED_RESULTS@: WRONG-ANSWER, TIMELIMIT\n", b"@EXPECTED_SCORE@: 4", b"\xff\0", b"2.5", b"#" * 2000)
 NAMES = (*PLACES, "../x", "/x", "a//b", "a\\b", "./x", "problem.yaml/x", "a b", ".git/x", "é", "sum/problem.yaml", "x" * 300, "d/" * 40 + "x")
 WORDS = (*PLACES, *LINES, *GROUP, *LABELS, *TARGETS, "PK\1\2", "PK\3\4", "PK\5\6", "&a ", "*a", "<<: *a", "!!str ", "? ", "{{N}}", "@EXPECTED_RESULTS@: ")
@@ -227,9 +231,18 @@ def read_only_inside(problem: Problem) -> None:
     for contents in [each.files for each in sources] + list(problem.include.values()):
         assert not any(CANARY in content for content in contents.values()), "a program holds what is outside"
     results = {case.name: CaseResult(case=case.name, code=Code.WA if number % 3 else Code.AC) for number, case in enumerate(cases_of(problem.data))}
-    graded = grade_all(problem.data, results, lambda *_: "AC 1")
+    rules = Rules(
+        grade=lambda group, outcomes: grade_group(group, outcomes, lambda *_: (Code.AC, 1.0, "")), stops=should_stop, bars=why_skipped, barred=skipped_group
+    )
+    asking = walk(problem.data, rules)
+    try:
+        asked = next(asking)
+        while True:
+            asked = asking.send(results[asked.name])
+    except StopIteration as end:
+        graded = end.value
     for submission in problem.submissions:
-        check_label(problem, submission, tuple(results.values()), graded.code, graded.score, groups=graded.groups)
+        check_label(problem, submission, graded.cases, graded.final.code, graded.final.score, groups=graded.groups)
     derive_limit(problem, {each.name: dict.fromkeys(results, 5) for each in problem.submissions})
 
 

@@ -147,6 +147,7 @@ class Expectation:
         partial: the score must lie strictly between the lowest and the highest possible (legacy ``partially_accepted``).
         message: must be part of a judge's message of at least one case; "" for any.
         use_for_time_limit: ``lower`` (limit must be long enough for it), ``upper`` (it must not pass), or "".
+        limit_stated: whether the package says that in so many words, rather than by what it permits.
     """
 
     source: str
@@ -158,6 +159,7 @@ class Expectation:
     partial: bool = False
     message: str = ""
     use_for_time_limit: str = ""
+    limit_stated: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,10 +29,10 @@ class Limit(NamedTuple):
 
 
 def first_for_limit(problem: Problem) -> tuple[Submission, ...]:
-    """Return the submissions that must be run before there is a limit: those that must be accepted where they bound it. Empty for a stated limit."""
+    """Return the submissions that must be run before there is a limit: those that must be accepted, or are stated to set it. Empty for a stated limit."""
     if problem.limits.time_ns is not None:
         return ()
-    return tuple(each for each in problem.submissions if any(_demands_acceptance(one) for one in each.expectations))
+    return tuple(each for each in problem.submissions if any(_sets_limit(one) for one in each.expectations))
 
 
 def derive_limit(problem: Problem, times: Mapping[str, Mapping[str, int]], *, stated_ns: int | None = None) -> Limit:
@@ -40,7 +40,7 @@ def derive_limit(problem: Problem, times: Mapping[str, Mapping[str, int]], *, st
 
     The slowest time of a submission that must not be too slow, times the package's multiplier, rounded up to its resolution, and never nothing. Wrong and
     crashing submissions bound a limit of 2025-09 as well; since nothing says how long those take that never end, `check_limit` holds them against it
-    afterwards, and only those that must be accepted make it longer.
+    afterwards, and only those that must be accepted, or are stated to, make it longer.
 
     Args:
         problem: the package.
@@ -51,18 +51,19 @@ def derive_limit(problem: Problem, times: Mapping[str, Mapping[str, int]], *, st
     fixed = stated_ns if stated_ns is not None else limits.time_ns
     if fixed is not None:
         return Limit(fixed, round(fixed * limits.limit_to_tle), "given" if stated_ns is not None else "the package states it")
-    slowest, name, case = 0, "", ""
+    slowest, name, case, word = 0, "", "", ""
     for submission, expectation in _bounds(problem, "lower"):
-        if not _demands_acceptance(expectation):
+        if not _sets_limit(expectation):
             continue
         for which, time in _matching(expectation, times.get(submission.name, {})):
             if time > slowest or not name:
                 slowest, name, case = time, submission.name, which
+                word = "slowest that is to set it" if expectation.limit_stated else "slowest accepted"
     if not name:
         return Limit(_UNKNOWN_NS, round(_UNKNOWN_NS * limits.limit_to_tle), "no accepted submission has run, so there is nothing to derive it from")
     step = limits.resolution_ns
     limit = max(1, -(-round(slowest * limits.ac_to_limit) // step)) * step
-    source = f"slowest accepted `{name}` on `{case}`, {_s(slowest)} s, times {limits.ac_to_limit:g}, in steps of {_s(step)} s"
+    source = f"{word} `{name}` on `{case}`, {_s(slowest)} s, times {limits.ac_to_limit:g}, in steps of {_s(step)} s"
     return Limit(limit, round(limit * limits.limit_to_tle), source)
 
 
@@ -97,8 +98,8 @@ def _bounds(problem: Problem, kind: str) -> Iterator[tuple[Submission, Expectati
                 yield submission, expectation
 
 
-def _demands_acceptance(expectation: Expectation) -> bool:
-    return expectation.use_for_time_limit == "lower" and expectation.permitted == frozenset(("AC",))
+def _sets_limit(expectation: Expectation) -> bool:
+    return expectation.use_for_time_limit == "lower" and (expectation.limit_stated or expectation.permitted == frozenset(("AC",)))
 
 
 def _matching(expectation: Expectation, times: Mapping[str, int]) -> Iterator[tuple[str, int]]:

@@ -325,6 +325,13 @@ def test_a_tag_does_not_weaken_a_directory(tmp_path: Path) -> None:
     assert doubts(problem) == ["~/submissions/wrong_answer/x.c: tag of expected results does not count in `wrong_answer`"]
 
 
+def test_what_is_no_program_is_not_judged(tmp_path: Path) -> None:
+    names = ["README", "notes.md", "x.py.disabled", "d.disabled/x.py", "y.template"]
+    problem = read(tmp_path, {**NEW, **{f"submissions/accepted/{name}": "" for name in names}})
+    assert [each.name for each in problem.submissions] == ["accepted/a.py"]
+    assert doubts(problem) == [f"~/submissions/accepted/{name.partition('/')[0]}: is no program; it is not judged" for name in sorted(names)]
+
+
 def test_entry_points_of_domjudge(tmp_path: Path) -> None:
     text = '{"submissions/accepted/a.py": {"langid": "python3", "entry_point": "a.py"}, "submissions/accepted/d/": {"entry_point": "x.py"}}'
     problem = read(tmp_path, {**LEGACY, "submissions.json": text, "submissions/accepted/d/x.py": ""})

@@ -70,6 +70,14 @@ def test_only_the_cases_that_a_label_speaks_of_count() -> None:
     assert derive_limit(problem(submissions=(one,)), {"accepted/a": {"secret/1": 9 * S, "secret/2": S}}).limit_ns == 5 * S
 
 
+def test_what_is_stated_to_set_the_limit_does() -> None:
+    stated = Expectation(source="x", cases="secret/1", permitted=frozenset(("AC", "WA", "RTE")), use_for_time_limit="lower", limit_stated=True)
+    one = Submission(name="tle/s", files={}, expectations=(stated,))
+    given = problem(submissions=(one,))
+    assert first_for_limit(given) == (one,)
+    assert derive_limit(given, {"tle/s": {"secret/1": 3 * S, "secret/2": 9 * S}}).limit_ns == 15 * S
+
+
 def test_what_is_run_first() -> None:
     assert [each.name for each in first_for_limit(problem())] == ["accepted/a", "accepted/b"]
     assert first_for_limit(problem(time_ns=S)) == ()

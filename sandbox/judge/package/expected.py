@@ -126,10 +126,10 @@ def _with_limit_use(found: Expectation, node: Node | None) -> Expectation:
         permitted = (found.permitted or _WORDS) - {"TLE"}
         if not permitted:
             raise node.error("`use_for_time_limit: lower` contradicts `permitted`")
-        return replace(found, permitted=permitted, use_for_time_limit="lower")
+        return replace(found, permitted=permitted, use_for_time_limit="lower", limit_stated=True)
     if "TLE" not in (found.permitted or _WORDS):
         raise node.error("`use_for_time_limit: upper` contradicts `permitted`")
-    return replace(found, required=frozenset(("TLE",)), use_for_time_limit="upper")
+    return replace(found, required=frozenset(("TLE",)), use_for_time_limit="upper", limit_stated=True)
 
 
 def _verdicts(keys: dict[str, Node], key: str, default: frozenset[str] | None) -> frozenset[str] | None:

@@ -61,7 +61,12 @@ def read_files(tree: Tree, entry: Entry, constants: Mapping[str, str]) -> tuple[
 
 def is_junk(entry: Entry) -> bool:
     """Whether an entry is what tools leave behind."""
-    return entry.name in _JUNK or entry.name.endswith((".pyc", ".class", "~"))
+    return entry.name in _JUNK or entry.name.endswith((".pyc", ".class"))
+
+
+def is_no_program(entry: Entry) -> bool:
+    """Whether an entry among submissions is a document, or was put out of use by its name."""
+    return entry.name.endswith((".disabled", ".template")) or (not entry.directory and (_ending(entry.name) in _DOCUMENTS or entry.name.startswith("README")))
 
 
 def read_programs(tree: Tree, path: str, constants: Mapping[str, str], *, one: bool = False) -> tuple[Source, ...]:

@@ -10,7 +10,7 @@ import re
 from sandbox.judge.model import Expectation, Format, Submission
 from sandbox.judge.package.confine import shown
 from sandbox.judge.package.expected import Entrance, read_submissions_yaml
-from sandbox.judge.package.sources import is_junk, read_files
+from sandbox.judge.package.sources import is_junk, is_no_program, read_files
 from sandbox.judge.package.yaml_source import present, read_yaml
 from sandbox.record import replace
 
@@ -64,6 +64,9 @@ def read_submissions(tree: Tree, settings: Settings) -> tuple[Submission, ...]:
             continue
         programs = [entry for entry in tree.list(directory.path) if not is_junk(entry)]
         for entry in programs:
+            if is_no_program(entry):
+                tree.warn("is no program; it is not judged", entry.path)
+                continue
             files, _ = read_files(tree, entry, settings.constants)
             if not files:
                 tree.warn("submission without files", entry.path)
