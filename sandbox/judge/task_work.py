@@ -1,0 +1,193 @@
+"""One call of `Task.grade_all`: building, running and summing up, in several threads, and an end to all of it when the caller goes. Only `task` uses it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+from sandbox.errors import PolicyError, SandboxError, UnsupportedError
+from sandbox.judge.building import Builder
+from sandbox.judge.model import Built, Code, ProblemLimits, Program, Submission
+from sandbox.judge.progress import Stage
+from sandbox.judge.running import Runner
+from sandbox.judge.task_parts import SubmissionError, Submitted, Test, read_files, read_submission
+from sandbox.judge.task_play import run_code, run_parts, tests_program
+from sandbox.judge.task_result import TaskResult, TestResult, sum_up
+from sandbox.judge.task_run import failed, run_plain
+from sandbox.judge.task_talk import driven, run_call, run_talk
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.judge.task import Task
+
+_CODE_BYTES = 64 << 20
+_OUTPUT = 4000
+
+
+class Work:
+    """One call of `Task.grade_all`: what its threads share. Leaving it ends every run."""
+
+    def __init__(self, task: Task, builder: Builder, tests_at_a_time: int, tell: Callable[..., None]) -> None:
+        self._task = task
+        self._builder = builder
+        self._at_a_time = tests_at_a_time
+        self._tell = tell
+        self._lock = threading.Lock()
+        self._open: set[Runner] = set()
+        self._cancelled = False
+
+    def grade(self, name: str, submitted: Submitted) -> TaskResult:
+        """Grade one submission."""
+        task = self._task
+        self._tell(Stage.BUILD, name)
+        try:
+            files = read_submission(submitted, self._source_name())
+        except SubmissionError as error:
+            return self._done(name, [], Built(name=name, code=Code.CE, cause=error.message))
+        except SandboxError as error:  # nothing was handed in, say: the others are graded all the same
+            return self._done(name, [], Built(name=name, code=Code.JE, cause=error.message))
+        built = self._build(name, files, task.language, task.entrypoint, {"default": task.include})
+        if built.program is None:
+            return self._done(name, [], built)
+        with ExitStack() as stack:
+            try:
+                seats = self._seats(built.program, stack)
+            except _PartFailed as error:
+                return self._done(name, [], Built(name=name, code=Code.JE, cause=str(error)))
+            except (PolicyError, UnsupportedError):
+                raise
+            except SandboxError as error:
+                return self._done(name, [], Built(name=name, code=Code.JE, cause=error.message))
+            return self._done(name, self._run_all(name, seats, built.program, stack), built)
+
+    def _run_all(self, name: str, seats: Mapping[str, Runner], program: Program, stack: ExitStack) -> list[TestResult]:
+        task, found = self._task, dict[str, TestResult]()
+        lost: set[str] = set()  # groups in which one failed; "" is the task
+        extra = self._extra_seats(program, stack)
+
+        def run(test: Test) -> TestResult:
+            if self._cancelled:
+                return failed(test, Code.JE, "", skipped="grading was ended")
+            if task.stop and (test.group in lost if test.group else "" in lost):
+                return failed(test, Code.WA, "", skipped="an earlier test failed")
+            made = self._run(test, seats, program, extra)
+            if not made.ok:
+                lost.add(test.group)
+            found[test.name] = made
+            self._tell(Stage.JUDGE, name, test.name)
+            return made
+
+        if self._at_a_time == 1:
+            return [run(test) for test in task.tests]
+        with ThreadPoolExecutor(self._at_a_time, thread_name_prefix="tests") as pool:
+            return list(pool.map(run, task.tests))
+
+    def _run(self, test: Test, seats: Mapping[str, Runner], program: Program, extra: Callable[[str], Runner | None]) -> TestResult:
+        rules = self._task.rules
+        if rules.parts:
+            return run_parts(test, rules, seats)
+        if test.talk is not None:
+            return run_talk(test, rules, seats[""])
+        if test.call is not None or test.code:
+            driver = extra("driver")
+            if driver is None:
+                return failed(test, Code.CE, f"its functions cannot be called: it is written in `{program.language}`, and has to be Python")
+            if test.call is not None:
+                return run_call(test, rules, driver)
+            tests = extra("tests")
+            assert tests is not None
+            return run_code(test, rules, driver, tests)
+        return run_plain(test, rules, seats[""])
+
+    def _seats(self, program: Program, stack: ExitStack) -> dict[str, Runner]:
+        """Return a runner for each part, or for the submission alone under the name ""."""
+        rules = self._task.rules
+        if not rules.parts:
+            return {"": self._runner(program, stack)}
+        found: dict[str, Runner] = {}
+        for name, part in rules.parts.items():
+            if part.program is None:
+                found[name] = self._runner(program, stack)
+                continue
+            built = self._build(name, read_files(part.program), part.language, part.entrypoint, {})
+            if built.program is None:
+                raise _PartFailed(f"the author's part `{name}`: {built.absent or built.cause}")
+            found[name] = self._runner(built.program, stack)
+        return found
+
+    def _extra_seats(self, program: Program, stack: ExitStack) -> Callable[[str], Runner | None]:
+        """Return what gives the runners of tests that call functions, made when they are first asked for."""
+        made: dict[str, Runner] = {}
+
+        def find(which: str) -> Runner | None:
+            driver = driven(program)
+            if driver is None:
+                return None
+            with self._lock:
+                known = made.get(which)
+            if known is None:
+                known = self._runner(driver if which == "driver" else tests_program(program), stack)
+                with self._lock:
+                    known = made.setdefault(which, known)
+            return known
+
+        return find
+
+    def _runner(self, program: Program, stack: ExitStack) -> Runner:
+        runner = stack.enter_context(Runner(program, audit=self._task.audit))
+        with self._lock:
+            if self._cancelled:
+                raise SandboxError("grading was ended")
+            self._open.add(runner)
+        stack.callback(self._open.discard, runner)
+        return runner
+
+    def _build(
+        self, name: str, files: Mapping[str, bytes], language: str, entrypoint: str, include: Mapping[str, Mapping[str, bytes]]
+    ) -> Built:
+        submission = Submission(name=name, files=files, language=language, entrypoint=entrypoint)
+        memory = max(ProblemLimits().memory_bytes, self._task.rules.memory_bytes)
+        return self._builder.build(submission, include=include, limits=ProblemLimits(code_bytes=_CODE_BYTES, memory_bytes=memory))
+
+    def _source_name(self) -> str:
+        """Return the name of the file that a submission's text becomes, "" where the task states no language."""
+        task = self._task
+        if not task.language:
+            return ""
+        language = self._builder.languages.find(task.language)
+        entry = task.entrypoint or (language.main[0] if language.main and language.entry == "class" else "")
+        return entry if entry.endswith(language.extensions) else f"{entry or 'main'}{language.extensions[0]}"
+
+    def _done(self, name: str, tests: list[TestResult], built: Built) -> TaskResult:
+        """Return a submission's result; without tests it was not run, for what `built` says."""
+        task = self._task
+        if built.program is None:
+            why = "does not compile" if built.code is Code.CE else "cannot be built here"
+            tests = [failed(test, built.code or Code.JE, "", skipped=why) for test in task.tests]
+        code, points, most, groups = sum_up(tuple(tests), task.groups)
+        result = TaskResult(
+            task=task.name, name=name, language=built.language, code=code if built.program is not None else built.code or Code.JE, points=points,
+            max_points=most, tests=tuple(tests), groups=groups, cause=built.absent or built.cause, compiler_output=built.output[:_OUTPUT],
+        )  # fmt: skip
+        self._tell(Stage.JUDGE, name, done=result)
+        return result
+
+    def cancel(self) -> None:
+        """End every run."""
+        with self._lock:
+            self._cancelled = True
+            runners = list(self._open)
+        for runner in runners:
+            runner.close()
+
+    def __enter__(self) -> Work:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._builder.close()
+
+
+class _PartFailed(Exception):
+    """A program of the author's own cannot be built."""
