@@ -81,7 +81,6 @@ def _read(tree: Tree, name: str) -> Problem:
         raise PackageError("package has more than one grader", origin=tree.place("graders"))
     if not graders and any(group.grading.custom for group in groups_of(data)):
         raise PackageError("`grading: custom` needs a program in `graders`", origin=tree.place("graders"))
-    static = read_programs(tree, "static_validator", constants, one=True) if new else ()
     include = read_include(tree, constants)
     problem = Problem(
         name=name,
@@ -98,7 +97,6 @@ def _read(tree: Tree, name: str) -> Problem:
         submissions=submissions,
         output_validators=output_validators,
         input_validators=input_validators,
-        static_validator=static[0] if static else None,
         grader=graders[0] if graders else None,
         include=include,
         languages=settings.languages,
@@ -197,7 +195,7 @@ def _digest(problem: Problem, text: bytes) -> str:
     for kind, sources in (
         ("output", problem.output_validators),
         ("input", problem.input_validators),
-        ("other", tuple(each for each in (problem.grader, problem.static_validator) if each is not None)),
+        ("grader", (problem.grader,) if problem.grader is not None else ()),
     ):
         for source in sources:
             put(kind, source.name, repr(sorted(source.executable)))
