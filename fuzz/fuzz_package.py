@@ -227,7 +227,7 @@ def whole(root: str) -> str:
 
 def read_only_inside(problem: Problem) -> None:
     """Nothing of the package is from outside, and what is pure takes it."""
-    sources = [*problem.output_validators, *problem.input_validators, *filter(None, (problem.grader,)), *problem.submissions]
+    sources = [*problem.output_validators, *problem.input_validators, *filter(None, (problem.grader, problem.static_validator)), *problem.submissions]
     for contents in [each.files for each in sources] + list(problem.include.values()):
         assert not any(CANARY in content for content in contents.values()), "a program holds what is outside"
     results = {case.name: CaseResult(case=case.name, code=Code.WA if number % 3 else Code.AC) for number, case in enumerate(cases_of(problem.data))}

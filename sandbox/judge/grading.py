@@ -106,7 +106,7 @@ def _most(group: Group) -> float:
         return math.inf
     if grading.aggregation == "min":
         return grading.max_score
-    return grading.max_score / max(1, sum(isinstance(each, Case) for each in group.children))
+    return (grading.max_score - (grading.static_validation_score or 0.0)) / max(1, sum(isinstance(each, Case) for each in group.children))
 
 
 def _aggregate(group: Group, outcomes: list[CaseResult | GroupResult]) -> GroupResult:

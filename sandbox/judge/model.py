@@ -121,6 +121,7 @@ class Grading:
     max_score: float | None = None
     aggregation: str = ""
     require_pass: tuple[str, ...] = ()
+    static_validation_score: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,6 +224,7 @@ class Problem:
     submissions: tuple[Submission, ...] = ()
     output_validators: tuple[Source, ...] = ()
     input_validators: tuple[Source, ...] = ()
+    static_validator: Source | None = None
     grader: Source | None = None
     include: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
     languages: tuple[str, ...] = ()

@@ -113,7 +113,7 @@ BAD: list[tuple[str, Files, str]] = [
     ("loose case", {**NEW_SCORING, "data/secret/x.in": "", "data/secret/x.ans": ""}, "`secret` has groups, so `secret/x` must be in one\n  ~/data/secret/x.in"),
     ("group in a group", {**NEW_SCORING, "data/secret/g1/h/test_group.yaml": ""}, "groups have no groups in them\n  ~/data/secret/g1/h/test_group.yaml"),
     ("empty group", {**NEW_SCORING, "data/secret/g3/test_group.yaml": "max_score: 0\n"}, "group `secret/g3` has no cases\n  ~/data/secret/g3"),
-    ("static validation", group("max_score: 40\nscore_aggregation: min\nstatic_validation_score: 3\n"), "static validation is not judged\n  ~/data/secret/g1/test_group.yaml:3\n\nhint: without `static_validation_score` the package is judged by its other cases alone"),
+    ("static score", group("max_score: 40\nstatic_validation_score: 3\n"), "`static_validation_score` must be `pass-fail` where a group passes or fails\n  ~/data/secret/g1/test_group.yaml:2"),
     ("static args alone", group("max_score: 40\nstatic_validator_args: [a]\n"), "`static_validator_args` needs `static_validation_score`\n  ~/data/secret/g1/test_group.yaml:2"),
     ("case called test_group", {**NEW, "data/secret/test_group.in": "", "data/secret/test_group.ans": ""}, "a case must not be called `test_group`\n  ~/data/secret/test_group.in"),
     ("case key", {**NEW, "data/secret/01.yaml": "arg: [a]\n"}, "unknown key `arg`\n  ~/data/secret/01.yaml:1\n\nhint: `args` is known"),

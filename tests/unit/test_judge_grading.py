@@ -176,6 +176,7 @@ NEW: list[tuple[str, Group, list[CaseResult], tuple[Code, float, str]]] = [
     ("both", new("g", "sum", 1, 10.0), [case("c0", AC, 1.0, 0.5)], (JE, 0.0, "c0")),
     ("score where it passes or fails", new("g", "pass-fail", 1, 10.0), [case("c0", AC, 1.0)], (JE, 0.0, "c0")),
     ("score of a sample", new("sample", "pass-fail", 1, None), [case("c0", AC, 1.0)], (AC, 0.0, "")),
+    ("static part", new("g", "sum", 2, 100.0, static_validation_score=20.0), cases(AC, WA), (AC, 40.0, "")),
     ("judge error", new("g", "sum", 2, 100.0), cases(AC, JE), (JE, 0.0, "c1")),
 ]
 

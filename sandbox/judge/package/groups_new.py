@@ -110,7 +110,7 @@ class _Reader:
         for name in names:
             cases = self._listing.cases_below(name)
             group = self._group(name, cases, keys)
-            if not cases:
+            if not cases and group.grading.static_validation_score is None:
                 raise PackageError(f"group `{name}` has no cases", origin=self._tree.place(f"data/{name}"))
             children.append(group)
         children += [self._case(name) for name in loose]
@@ -157,6 +157,7 @@ class _Reader:
     def _grading(self, name: str, keys: Mapping[str, Node], earlier: tuple[str, ...]) -> Grading:
         scoring = self._settings.scoring
         secret = name == "secret"
+        path = f"data/{name}/{FILE}"
         for key in _SCORES:
             if key in keys and (not scoring or name == "sample"):
                 what = "`sample`" if name == "sample" else "problems of type `pass-fail`"
@@ -169,11 +170,14 @@ class _Reader:
         node = present(dict(keys), "max_score")
         if node is not None:
             most = None if node.value == "unbounded" else float(node.integer("a whole number, not negative, or `unbounded`", least=0))
+        static: float | None = None
         node = present(dict(keys), "static_validation_score")
         if node is not None:
-            # An accepted submission that the package itself would have refused is worse than no verdict.
-            raise node.error("static validation is not judged", hint="without `static_validation_score` the package is judged by its other cases alone")
-        if "static_validator_args" in keys:
+            static = 0.0 if node.value == "pass-fail" else float(node.integer("a whole number, not negative, or `pass-fail`", least=0))
+            if static and (aggregation == "pass-fail" or not scoring):
+                raise node.error("`static_validation_score` must be `pass-fail` where a group passes or fails")
+            self._tree.warn("static validation cases are read, but no static validator is run", path, node.line)
+        elif "static_validator_args" in keys:
             raise keys["static_validator_args"].error("`static_validator_args` needs `static_validation_score`")
         return Grading(
             scoring=scoring,
@@ -181,6 +185,7 @@ class _Reader:
             aggregation=aggregation,
             max_score=most,
             require_pass=self._required(present(dict(keys), "require_pass"), name, earlier),
+            static_validation_score=static,
         )
 
     def _required(self, node: Node | None, name: str, earlier: tuple[str, ...]) -> tuple[str, ...]:

@@ -81,6 +81,7 @@ def _read(tree: Tree, name: str) -> Problem:
         raise PackageError("package has more than one grader", origin=tree.place("graders"))
     if not graders and any(group.grading.custom for group in groups_of(data)):
         raise PackageError("`grading: custom` needs a program in `graders`", origin=tree.place("graders"))
+    static = read_programs(tree, "static_validator", constants, one=True) if new else ()
     include = read_include(tree, constants)
     problem = Problem(
         name=name,
@@ -97,6 +98,7 @@ def _read(tree: Tree, name: str) -> Problem:
         submissions=submissions,
         output_validators=output_validators,
         input_validators=input_validators,
+        static_validator=static[0] if static else None,
         grader=graders[0] if graders else None,
         include=include,
         languages=settings.languages,
@@ -195,7 +197,7 @@ def _digest(problem: Problem, text: bytes) -> str:
     for kind, sources in (
         ("output", problem.output_validators),
         ("input", problem.input_validators),
-        ("grader", (problem.grader,) if problem.grader is not None else ()),
+        ("other", tuple(each for each in (problem.grader, problem.static_validator) if each is not None)),
     ):
         for source in sources:
             put(kind, source.name, repr(sorted(source.executable)))
