@@ -20,7 +20,7 @@ from sandbox.policy.profile import CwdMode
 from sandbox.result import Verdict
 
 libc = ctypes.CDLL(None, use_errno=True)
-PROFILES = ("strict", "python", "default", "build", "shell")
+PROFILES = ("strict", "python", "default", "build", "shell", "judge")
 WRITABLE = ("tmp", "shm", "home")
 KEYS = ("key-session", "key-user")
 

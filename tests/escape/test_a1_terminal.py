@@ -15,7 +15,7 @@ from escape.support import Alteration, Run, drop, no_filter, open_terminal, run_
 from sandbox.plan.steps import NewSession
 
 no_session: Alteration = drop(NewSession)
-PROFILES = ("strict", "python", "default", "build", "shell")
+PROFILES = ("strict", "python", "default", "build", "shell", "judge")
 
 
 def attack(slave: int, *what: str, alter: tuple[Alteration, ...] = (), tty_as_stdin: bool = False, profile: str = "strict") -> Run:

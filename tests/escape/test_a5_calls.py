@@ -14,7 +14,7 @@ from escape.support import drop, neighbour, no_filter, run_payload
 
 from sandbox.plan.steps import InstallFilter
 
-PROFILES = ("strict", "python", "default", "build", "shell")
+PROFILES = ("strict", "python", "default", "build", "shell", "judge")
 NEW_LISTENER, TSYNC = 8, 1
 
 

@@ -19,7 +19,7 @@ from sandbox.plan.steps import ForbidNamespaces
 from sandbox.supervise import notify
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "a5_calls.txt"
-PROFILES = ("strict", "python", "default", "build", "shell")
+PROFILES = ("strict", "python", "default", "build", "shell", "judge")
 POLICIES = ("strict", "python", "build", "default", "judge", "permissive")
 only_x86 = pytest.mark.skipif(not X86, reason="entries and numbers of x86_64")
 

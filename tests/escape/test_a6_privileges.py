@@ -16,7 +16,7 @@ from sandbox.kernel.probe import probe_host
 from sandbox.plan.steps import DropCapabilities, ForbidNamespaces, InstallFilter, MaskProc, NoNewPrivileges
 from sandbox.policy.profile import LandlockMode, ProcMode
 
-PROFILES = ("strict", "python", "default", "build", "shell")
+PROFILES = ("strict", "python", "default", "build", "shell", "judge")
 ROOT: dict[str, Any] = {"uid": 0, "gid": 0}
 NO_LANDLOCK: dict[str, Any] = {"landlock": LandlockMode.OFF}
 LANDLOCK = probe_host().landlock_abi > 0

@@ -15,7 +15,7 @@ from sandbox.abi import uapi
 from sandbox.plan.steps import DropCapabilities, MaskProc, Plan, SetLimit
 from sandbox.policy.profile import ProcMode
 
-PROFILES = ("strict", "python", "default", "build", "shell")
+PROFILES = ("strict", "python", "default", "build", "shell", "judge")
 
 # What the kernel answers an ordinary process when it is reached; a name of an errno, or ok. None: it says EPERM itself, for want of a capability.
 SURFACE: list[tuple[str, str, str | None]] = [
