@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 _OUTPUT = 64 << 10
 _KEY_SCHEMA = 1
+_WALL_FACTOR = 5
+"""Wall time of a compiler as a multiple of its CPU time: idle time would count what it waits for a processor, and blame the contestant for a busy host."""
 _COMPILE_PROFILE = "judge-compile"
 _RUN_PROFILES = {True: "judge", False: "judge-validate"}
 
@@ -215,7 +217,7 @@ def _compile(job: _Job, limits: ProblemLimits) -> Result:
     return sandbox.run(
         job.command, profile=_COMPILE_PROFILE, files=dict(job.sources.files), volumes=job.volumes, env=dict(job.environment), collect=["**"],
         collect_limit=256 << 20, name="",
-        limits={"cpu": time_ns / 1e9, "idle": time_ns / 1e9, "wall": 2 * time_ns / 1e9, "memory": limits.compilation_memory_bytes},
+        limits={"cpu": time_ns / 1e9, "wall": _WALL_FACTOR * time_ns / 1e9, "memory": limits.compilation_memory_bytes},
     )  # fmt: skip
 
 
