@@ -98,6 +98,8 @@ def test_constants_are_filled_into_programs_and_groups_only(tmp_path: Path) -> N
     assert submission(problem, "accepted/a.py").files["a.py"] == b"5 {{ N }} ten 1e6 {{no}} {{N}}"
     assert submission(problem, "accepted/b.bin").files["b.bin"] == b"\xff{{N}}"
     assert problem.include["cpp"]["h.h"] == b"1e6"
+    text = "constants are filled in, as the format says; BAPCtools leaves submissions as they are"
+    assert doubts(problem) == [f"~/submissions/accepted/a.py: {text}"]
     assert problem.input_validators[0].files["v.py"] == b"5"
     assert case(problem, "secret/01").args == ("5",)
     assert Path(case(problem, "secret/01").input).read_text() == "{{N}}"

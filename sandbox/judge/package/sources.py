@@ -39,7 +39,7 @@ def read_files(tree: Tree, entry: Entry, constants: Mapping[str, str]) -> tuple[
         raise entry.trouble
     what = f"program `{entry.name}`"
     if not entry.directory:
-        data = fill_in(tree.read(entry.path, MAXIMUM_PROGRAM_BYTES, what), constants)
+        data = _filled(tree, entry.path, tree.read(entry.path, MAXIMUM_PROGRAM_BYTES, what), constants)
         return {entry.name: data}, frozenset((entry.name,) if entry.executable else ())
     files: dict[str, bytes] = {}
     executable = set()
@@ -50,13 +50,20 @@ def read_files(tree: Tree, entry: Entry, constants: Mapping[str, str]) -> tuple[
         if each.trouble is not None:
             tree.warn(f"{each.trouble.message}; it is not read", each.path)
             continue
-        files[name] = fill_in(tree.read(each.path, MAXIMUM_PROGRAM_BYTES, what), constants)
+        files[name] = _filled(tree, each.path, tree.read(each.path, MAXIMUM_PROGRAM_BYTES, what), constants)
         size += len(files[name])
         if size > MAXIMUM_PROGRAM_BYTES or len(files) > _MAXIMUM_FILES:
             raise PackageError(f"read {what}: larger than {MAXIMUM_PROGRAM_BYTES} bytes or {_MAXIMUM_FILES} files", origin=tree.place(entry.path))
         if each.executable:
             executable.add(name)
     return files, frozenset(executable)
+
+
+def _filled(tree: Tree, path: str, data: bytes, constants: Mapping[str, str]) -> bytes:
+    filled = fill_in(data, constants)
+    if filled != data and path.startswith("submissions/"):
+        tree.warn("constants are filled in, as the format says; BAPCtools leaves submissions as they are", path)
+    return filled
 
 
 def is_junk(entry: Entry) -> bool:
