@@ -527,11 +527,13 @@ def test_an_interruption_ends_all() -> None:
     problem = problem_of(dict.fromkeys("abcdef"), ROOT)
     fakes = Fakes(problem, dict.fromkeys("abcdef", accepts))
     fakes.hold = threading.Event()  # every run goes on until tools.stop()
-    judging = Judging(problem, fakes, Options(jobs=3))
+    told: list[Step] = []
+    judging = Judging(problem, fakes, Options(jobs=3), told.append)
     threading.Thread(target=lambda: (_until(lambda: fakes.running == 3), _interrupt_main()), daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
         judging.run()
     assert fakes.opened == 0 and fakes.running == 0 and fakes.runs.total() == 3
+    assert not [step for step in told if step.case or step.result], "a run that was ended was taken for one"
 
 
 def _until(met: Callable[[], bool]) -> None:

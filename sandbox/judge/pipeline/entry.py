@@ -105,7 +105,9 @@ class Entry:
         if self.built is None:
             with self._board.gate.beside():
                 self._board.check()
-                self.built = self._tools.build(self.submission)
+                built = self._tools.build(self.submission)
+                self._board.check()  # a compiler that was ended with everything else says nothing of the submission
+                self.built = built
         return self.built
 
     def judge(self, limits: Limits, *, final: bool) -> tuple[Walked, Walked] | None:
@@ -178,6 +180,7 @@ class Entry:
                 self._handle = self._open.__enter__()
             handle = self._handle
         result = handle.judge(case, self._tools.limits(program, self._allowed.upper_ns))
+        self._board.check()
         self._told(case.name, alone)
         return result
 
