@@ -120,7 +120,7 @@ def test_what_it_is_told(bench: Bench) -> None:
 def test_files_beside_the_stage(bench: Bench) -> None:
     """An input or answer that lies elsewhere, or that could not be read inside, is given as a copy."""
     case = bench.case()
-    source = "assert input.startswith(feedback + '.pass/') == answer.startswith(feedback + '.pass/') == True, input\n" + SAME
+    source = "assert input.startswith(feedback + '.given-by-the-judge/') == answer.startswith(feedback + '.given-by-the-judge/') == True, input\n" + SAME
     validator = bench.validator(source)
     elsewhere = bench.directory / "elsewhere"
     elsewhere.mkdir(mode=0o700)

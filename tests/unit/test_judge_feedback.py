@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandbox.judge.check.feedback import Feedback, clean_text, read_feedback
+from sandbox.judge.check.feedback import PLACE, Feedback, clean_text, read_feedback
 
 
 def read(files: dict[str, bytes], *notes: str, accepted: bool = True, scores: bool = True, needs: bool = False, negative: bool = False) -> Feedback:
@@ -17,12 +17,12 @@ def read(files: dict[str, bytes], *notes: str, accepted: bool = True, scores: bo
 def test_what_means_something() -> None:
     """Score, messages and the next pass are found, and every file is kept for that pass."""
     files = {"score.txt": b" 12.5\n", "judgemessage.txt": b"well\ndone", "teammessage.txt": b"hi", "nextpass.in": b"3 4\n", "own/state": b"x"}
-    files[".pass/input.in"] = b"1"
+    files[f"{PLACE}/input.in"] = b"1"
     found = read(files)
     assert (found.score, found.multiplier, found.judge_message, found.team_message, found.next_pass, found.problem) == (
         12.5, None, "well\ndone", "hi", b"3 4\n", "",
     )  # fmt: skip
-    assert set(found.files) == set(files) - {".pass/input.in"}
+    assert set(found.files) == set(files) - {f"{PLACE}/input.in"}
     assert read({"score_multiplier.txt": b"0.5"}).multiplier == 0.5
     assert read({}).problem == ""
 

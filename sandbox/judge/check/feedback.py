@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 DIRECTORY = "/judge/feedback/"
 """The directory as a validator is told it, with the separator that the format demands."""
 
-PLACE = ".pass"
+PLACE = ".given-by-the-judge"
 """Where in it a validator finds an input or answer that is no file of the stage; never read back."""
 
 NEXT_PASS, SCORE, MULTIPLIER = "nextpass.in", "score.txt", "score_multiplier.txt"
