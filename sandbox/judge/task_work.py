@@ -17,6 +17,7 @@ from sandbox.judge.task_play import run_code, run_parts, tests_program
 from sandbox.judge.task_result import TaskResult, TestResult, sum_up
 from sandbox.judge.task_run import failed, run_plain
 from sandbox.judge.task_talk import driven, run_call, run_talk
+from sandbox.units import parse_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -148,7 +149,8 @@ class Work:
         self, name: str, files: Mapping[str, bytes], language: str, entrypoint: str, include: Mapping[str, Mapping[str, bytes]]
     ) -> Built:
         submission = Submission(name=name, files=files, language=language, entrypoint=entrypoint)
-        memory = max(ProblemLimits().memory_bytes, self._task.rules.memory_bytes)
+        own = [parse_size(test.memory_limit) for test in self._task.tests if test.memory_limit is not None]
+        memory = max([self._task.rules.memory_bytes, *own])  # a virtual machine is told of it, and does not start where it may not have so much
         return self._builder.build(submission, include=include, limits=ProblemLimits(code_bytes=_CODE_BYTES, memory_bytes=memory))
 
     def _source_name(self) -> str:
