@@ -71,13 +71,15 @@ def test_a_program_of_several_files_in_every_language(builder: Builder, language
     if not cgroup:
         monkeypatch.setattr("sandbox.api.prepare.find_backend", lambda: None)
     stated = language if language in ("pypy3", "python3numpy") else ""
-    built = builder.build(Submission(name=language, files=files_of(language), language=stated), limits=ProblemLimits(memory_bytes=1 << 30))
+    limits = ProblemLimits(memory_bytes=256 << 20)
+    built = builder.build(Submission(name=language, files=files_of(language), language=stated), limits=limits)
     program = compiled(built)
-    result = run_program(program, b"cherry apple apple\nbanana cherry\n apple\n")
+    memory = {"memory": limits.memory_bytes + program.memory_extra_bytes}
+    result = run_program(program, b"cherry apple apple\nbanana cherry\n apple\n", limits=memory)
     assert result.ok, (result.cause, result.stdout, result.stderr)
     assert result.stdout == b"2262\n12502500\napple 3\nbanana 1\ncherry 2\n" and built.language == language
     if cgroup:
-        again = builder.build(Submission(name="again", files=files_of(language), language=stated), limits=ProblemLimits(memory_bytes=1 << 30))
+        again = builder.build(Submission(name="again", files=files_of(language), language=stated), limits=limits)
         assert again.cached and compiled(again).digest == program.digest and again.result is None
 
 
