@@ -16,7 +16,7 @@ import sandbox
 from sandbox.errors import SandboxError
 from sandbox.judge.cache import Cache, Entry, open_cache
 from sandbox.judge.languages.definition import fill, fill_variables
-from sandbox.judge.languages.table import Absent, Installed, Language, Languages, load_languages
+from sandbox.judge.languages.table import Absent, Installed, Language, Languages, load_languages, undefined_language
 from sandbox.judge.languages.toolchains import first_line
 from sandbox.judge.model import PROGRAM_DIRECTORY, Built, Code, ProblemLimits, Program, Source, Submission
 from sandbox.judge.source_files import BadSource, Sources, choose_class, choose_main, merge, script_of, show
@@ -36,6 +36,7 @@ _OUTPUT = 64 << 10
 _KEY_SCHEMA = 1
 _WALL_FACTOR = 5
 """Wall time of a compiler as a multiple of its CPU time: idle time would count what it waits for a processor, and blame the contestant for a busy host."""
+_OWN = "the definition's own program"
 _COMPILE_PROFILE = "judge-compile"
 _RUN_PROFILES = {True: "judge", False: "judge-validate"}
 
@@ -71,6 +72,7 @@ class Builder:
         self.cache = open_cache(environ) if cache is None else cache
         self._lock = threading.Lock()
         self._building: dict[str, threading.Lock] = {}
+        self._broken: dict[str, str] = {}
         self._settings = _settings_digest()
 
     def __enter__(self) -> Builder:
@@ -100,8 +102,8 @@ class Builder:
             language: id or alias, instead of what the files tell.
 
         Returns:
-            A `Built`: a program (with a cause, if one that was kept could not be believed), or `Code.CE` with the compiler's words, or `Code.JE` when the judge failed, or a language that is absent. It never raises
-            for what is in the files.
+            A `Built`: a program (with a cause, if one that was kept could not be believed), or `Code.CE` with the compiler's words, or `Code.JE` when the judge or
+            the compiler itself failed, or a language that is absent. It never raises for what is in the files.
 
         Raises:
             PolicyError: `language` names no language.
@@ -115,7 +117,9 @@ class Builder:
                 return Built(name=name, code=Code.CE, cause=f"{size} bytes of code are more than the limit of {limits.code_bytes}")
             if isinstance(source, Source) and not stated and {"build", "run"} & source.files.keys():
                 return self._build_scripts(source, limits)
-            known = self.languages.find(stated) if stated else self.languages.detect(source.files)
+            known = self.languages.find(language) if language else self.languages.get(stated) if stated else self.languages.detect(source.files)
+            if known is None and (missing := undefined_language(stated, source.files)):
+                return Built(name=name, absent=f"{missing}: no definition", cause="docs/how-to/add-a-language.md")
             if known is None:
                 return Built(name=name, code=Code.CE, cause="no language is known by " + ", ".join(f"`{show(each)}`" for each in sorted(source.files)[:4]))
             installed = self.languages.toolchain(known)
@@ -142,7 +146,7 @@ class Builder:
         )  # fmt: skip
         entry, built = self._obtain(job, limits)
         if entry is None:
-            return built
+            return built if name == _OWN else self._blame(built, language, installed, limits)
         values |= {
             "main": f"{PROGRAM_DIRECTORY}/{main}", "stem": f"{PROGRAM_DIRECTORY}/{posixpath.splitext(main)[0]}", "binary": f"{PROGRAM_DIRECTORY}/{binary}", "memory": str((limits.memory_bytes if submitted else limits.validation_memory_bytes) >> 20),
             "class": choose_class(entry.directory, sources, language, main) if language.entry == "class" else "",
@@ -153,6 +157,24 @@ class Builder:
             memory_extra_bytes=language.memory_extra_bytes, processes=language.processes, digest=entry.key,
         )  # fmt: skip
         return _with_program(built, program)
+
+    def _blame(self, built: Built, language: Language, installed: Installed, limits: ProblemLimits) -> Built:
+        """Return what came of a compiler that ended by itself with an error: the judge's fault where it cannot compile the definition's own program either."""
+        if built.code is not Code.CE or built.result is None or built.result.limits_hit or not language.hello:
+            return built
+        with self._lock:
+            broken = self._broken.get(language.id)
+        if broken is None:
+            try:
+                own = self._build_language(_OWN, language, installed, Sources(files={language.hello_file: language.hello.encode()}), limits, True)
+                broken = "" if own.program is not None else own.cause
+            except BadSource as error:
+                broken = str(error)
+            with self._lock:
+                self._broken[language.id] = broken
+        if not broken:
+            return built
+        return replace(built, code=Code.JE, cause=f"{language.name} does not work here, not even its definition's own program compiles: {broken}")
 
     def _build_scripts(self, source: Source, limits: ProblemLimits) -> Built:
         """Build a program of the package's that brings the scripts ``build`` and ``run``."""

@@ -108,6 +108,26 @@ def test_an_absent_language_is_named_and_judged_nothing(tmp_path: Path) -> None:
     assert built.absent == "Python 3: no `python3`" and built.code is None and built.program is None and built.cause == "apt install python3"
 
 
+def test_a_language_that_only_the_format_knows_is_absent_and_no_fault_of_the_authors(builder: Builder) -> None:
+    assert builder.build(source("", "a.swift")).absent == "Swift: no definition"
+    assert builder.build(Submission(name="x", files={"a.c": b""}, language="zig")).absent == "Zig: no definition"
+    assert builder.build(Submission(name="x", files={"a.c": b""}, language="kling\non")).absent == "`kling\\non`: no definition"
+
+
+def test_a_compiler_that_compiles_nothing_is_the_judges_fault(tmp_path: Path) -> None:
+    """Its version command works, so it seems to be here; what it says of a submission is nobody's but the judge's."""
+    compiler = tmp_path / "bin" / "gcc"
+    compiler.parent.mkdir()
+    compiler.write_text("#!/bin/sh\n[ $# = 1 ] || { echo 'cannot execute cc1' >&2; exit 1; }\necho gcc 99\n")
+    compiler.chmod(0o755)
+    environ = {**os.environ, "PATH": f"{compiler.parent}:{os.environ['PATH']}", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    with Builder(environ=environ) as here:
+        built = here.build(source("int main(void) { return 0; }"))
+        assert built.code is Code.JE and built.cause.startswith("C does not work here, not even its definition's own program compiles: `gcc` ended with exit 1")
+        # The control: with a compiler that works, the same end is the contestant's.
+        assert here.build(source("#error mine\nint main() {}", "a.cpp")).code is Code.CE
+
+
 # ---- hostile sources --------------------------------------------------------------------------------------------
 
 HOST_FILE = "/etc/hostname-of-the-host"

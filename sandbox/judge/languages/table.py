@@ -9,6 +9,7 @@ import os
 import posixpath
 import re
 
+from sandbox.audit.events import escape_untrusted
 from sandbox.errors import PolicyError
 from sandbox.judge.languages.definition import Language, parse_language
 from sandbox.judge.languages.toolchains import Absent, Installed, Toolchains
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 _SUFFIX = ".toml"
+# Of the package format's table, those that have no definition here: a submission in one is not judged, which is no compile error of its author's.
+_UNDEFINED = {
+    "apl": ("APL", ".apl"), "dart": ("Dart", ".dart"), "fsharp": ("F#", ".fs"), "gerbil": ("Gerbil", ".ss"), "javaalgs4": ("Java with Algs4", ""),
+    "julia": ("Julia", ".jl"), "odin": ("Odin", ".odin"), "simula": ("Simula", ".sim"), "smalltalk": ("Smalltalk", ".st"), "snobol": ("Snobol", ".sno"),
+    "swift": ("Swift", ".swift"), "visualbasic": ("Visual Basic", ".vb"), "zig": ("Zig", ".zig"),
+}  # fmt: skip
 _SHEBANG_BYTES = 256
 _SHEBANG = re.compile(rb"#![ \t]*(\S+)(?:[ \t]+(\S+))?(?:[ \t]+(\S+))?")
 
@@ -136,6 +143,14 @@ def load_languages(extra_dirs: Sequence[str] = (), *, environ: Mapping[str, str]
     return Languages([*found.values()], environ)
 
 
+def undefined_language(stated: str, files: Mapping[str, bytes]) -> str:
+    """Return what to call a language that a package names or uses and that has no definition, empty where its files tell of none that is known by name."""
+    if stated:
+        return _UNDEFINED.get(stated, (f"`{escape_untrusted(stated, 40)}`", ""))[0]
+    extensions = {posixpath.splitext(name)[1] for name in files}
+    return next((name for name, extension in _UNDEFINED.values() if extension and extension in extensions), "")
+
+
 def _check_claims(languages: Mapping[str, Language]) -> None:
     """Refuse a table in which one word means two languages: whichever won, somebody would be judged in the other."""
     owners: dict[tuple[str, str], Language] = {}
@@ -160,4 +175,4 @@ def _interpreter(content: bytes) -> str:
     return words[0] if words else ""
 
 
-__all__ = ["Absent", "Installed", "Language", "Languages", "load_languages", "shipped_directory", "user_directory"]
+__all__ = ["Absent", "Installed", "Language", "Languages", "load_languages", "shipped_directory", "undefined_language", "user_directory"]
