@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from sandbox.judge.languages.definition import Language, Toolchain  # noqa: E402
-from sandbox.judge.languages.table import Languages, load_languages  # noqa: E402
+from sandbox.judge.languages.table import UNDEFINED, Languages, load_languages  # noqa: E402
 from sandbox.units import format_size  # noqa: E402
 
 TARGET = ROOT / "docs" / "reference" / "languages.md"
@@ -37,7 +37,8 @@ named like the main file, then the first.
 ## How a program is built
 
 - The compiler runs under the profile `judge-compile`: it sees the sources, in `/judge/program`, and the system read-only; no test data, no other submission,
-  no variable of the caller's, no network. Its limits are the package's compilation limits; passing one is a compile error with the limit's name.
+  no variable of the caller's, no network. Its limits are the package's compilation limits; passing one is a compile error with the limit's name. A
+  compiler that does not compile the definition's own program either is the judge's fault.
 - Names of files reach the compiler only in a form that none reads as an option (`-o`) or as a list of arguments (`@file`), and no shell reads them.
 - When every process in there is dead the files are read, no link followed, and kept below `~/.cache/sandbox/judge/compiled` by a digest of all that went in: each
   file's name and bytes, the definition, the compiler's path, inode, size and time, what it calls its version, what the package manager has installed, profile and
@@ -56,8 +57,7 @@ TRIED = """
 
 Each of them but Python 2 was compiled and run on Debian 12, as root with cgroups v1 and as an ordinary user without any, by `sandbox judge languages --check`. {surveys}
 also by a program of several files, with recursion and, where the language has them, threads: `tests/kernel/test_judge_building.py`. Not defined
-are those of the format's table that Debian has no compiler for: APL, Dart, F#, Gerbil, Java with Algs4, Julia, Odin, Simula, Smalltalk, Snobol, Swift, Visual
-Basic, Zig. Of C# it is Mono's compiler; .NET's has no command that compiles files without a project.
+are those of the format's table that Debian 12 has no compiler for: {undefined}; a submission in one of them is named as not judged. Of C# it is Mono's compiler; .NET's has no command that compiles files without a project.
 
 Go from 1.20 on compiles the standard library with each program, some seconds of CPU time; Crystal's release build takes 20 s and more.
 """
@@ -79,7 +79,7 @@ def render(languages: Languages) -> str:
             text += "```text\n" + _commands(each, toolchain) + "```\n"
     surveys = sorted(path.name for path in (ROOT / "tests" / "data" / "judge-languages").iterdir())
     names = [languages.find(identity).name for identity in surveys]
-    return text + TRIED.format(surveys=", ".join(names[:-1]) + f" and {names[-1]} were")
+    return text + TRIED.format(surveys=", ".join(names[:-1]) + f" and {names[-1]} were", undefined=", ".join(UNDEFINED))
 
 
 def _commands(language: Language, toolchain: Toolchain) -> str:

@@ -111,7 +111,7 @@ def test_an_absent_language_is_named_and_judged_nothing(tmp_path: Path) -> None:
 def test_a_language_that_only_the_format_knows_is_absent_and_no_fault_of_the_authors(builder: Builder) -> None:
     assert builder.build(source("", "a.swift")).absent == "Swift: no definition"
     assert builder.build(Submission(name="x", files={"a.c": b""}, language="zig")).absent == "Zig: no definition"
-    assert builder.build(Submission(name="x", files={"a.c": b""}, language="kling\non")).absent == "`kling\\non`: no definition"
+    assert builder.build(Submission(name="x", files={"a.c": b""}, language="kling\non")).absent == "`kling\\x0aon`: no definition"
 
 
 def test_a_compiler_that_compiles_nothing_is_the_judges_fault(tmp_path: Path) -> None:

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 _SUFFIX = ".toml"
 # Of the package format's table, those that have no definition here: a submission in one is not judged, which is no compile error of its author's.
-_UNDEFINED = {
-    "apl": ("APL", ".apl"), "dart": ("Dart", ".dart"), "fsharp": ("F#", ".fs"), "gerbil": ("Gerbil", ".ss"), "javaalgs4": ("Java with Algs4", ""),
-    "julia": ("Julia", ".jl"), "odin": ("Odin", ".odin"), "simula": ("Simula", ".sim"), "smalltalk": ("Smalltalk", ".st"), "snobol": ("Snobol", ".sno"),
-    "swift": ("Swift", ".swift"), "visualbasic": ("Visual Basic", ".vb"), "zig": ("Zig", ".zig"),
+UNDEFINED = {
+    "APL": ("apl", ".apl"), "Dart": ("dart", ".dart"), "F#": ("fsharp", ".fs"), "Gerbil": ("gerbil", ".ss"), "Java with Algs4": ("javaalgs4", ""),
+    "Julia": ("julia", ".jl"), "Odin": ("odin", ".odin"), "Simula": ("simula", ".sim"), "Smalltalk": ("smalltalk", ".st"), "Snobol": ("snobol", ".sno"),
+    "Swift": ("swift", ".swift"), "Visual Basic": ("visualbasic", ".vb"), "Zig": ("zig", ".zig"),
 }  # fmt: skip
 _SHEBANG_BYTES = 256
 _SHEBANG = re.compile(rb"#![ \t]*(\S+)(?:[ \t]+(\S+))?(?:[ \t]+(\S+))?")
@@ -146,9 +146,9 @@ def load_languages(extra_dirs: Sequence[str] = (), *, environ: Mapping[str, str]
 def undefined_language(stated: str, files: Mapping[str, bytes]) -> str:
     """Return what to call a language that a package names or uses and that has no definition, empty where its files tell of none that is known by name."""
     if stated:
-        return _UNDEFINED.get(stated, (f"`{escape_untrusted(stated, 40)}`", ""))[0]
+        return next((name for name, (identity, _) in UNDEFINED.items() if identity == stated), f"`{escape_untrusted(stated, 40)}`")
     extensions = {posixpath.splitext(name)[1] for name in files}
-    return next((name for name, extension in _UNDEFINED.values() if extension and extension in extensions), "")
+    return next((name for name, (_, extension) in UNDEFINED.items() if extension and extension in extensions), "")
 
 
 def _check_claims(languages: Mapping[str, Language]) -> None:
@@ -175,4 +175,4 @@ def _interpreter(content: bytes) -> str:
     return words[0] if words else ""
 
 
-__all__ = ["Absent", "Installed", "Language", "Languages", "load_languages", "shipped_directory", "undefined_language", "user_directory"]
+__all__ = ["UNDEFINED", "Absent", "Installed", "Language", "Languages", "load_languages", "shipped_directory", "undefined_language", "user_directory"]
