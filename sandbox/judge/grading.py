@@ -72,6 +72,11 @@ def grade_group(group: Group, outcomes: Sequence[CaseResult | GroupResult], grad
     return result if group.grading.scoring else replace(result, score=None)
 
 
+def static_case(group: Group) -> str:
+    """Return the name of the case of a group that is the submission's own files."""
+    return f"{group.name}/static_validation"
+
+
 def case_score(group: Group, result: CaseResult) -> float | str:
     """Return the score of a case in its group, or what the validator did wrong, in words.
 
@@ -87,7 +92,7 @@ def case_score(group: Group, result: CaseResult) -> float | str:
     gave = result.score is not None or result.multiplier is not None
     if grading.aggregation == "pass-fail":
         return f"validator gave a score for `{result.case}`, which passes or fails" if gave and group.name != "sample" else 0.0
-    most = _most(group)
+    most = (grading.static_validation_score or 0.0) if result.case == static_case(group) else _most(group)
     if result.score is not None and result.multiplier is not None:
         return f"validator gave both a score and a multiplier for `{result.case}`"
     if math.isinf(most):
@@ -125,7 +130,7 @@ def _aggregate(group: Group, outcomes: list[CaseResult | GroupResult]) -> GroupR
             return GroupResult(name=group.name, code=Code.JE, score=0.0, decided_by=_name(each), problems=(score,))
         scores.append(score)
     # A case that was not judged is not accepted.
-    complete = len(outcomes) == len(group.children)
+    complete = len(outcomes) == len(group.children) + (grading.static_validation_score is not None)
     if not grading.scoring or grading.aggregation == "pass-fail":
         total = (grading.max_score or 0.0) if failed is None and complete else 0.0
     elif grading.aggregation == "min":

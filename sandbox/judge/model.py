@@ -107,6 +107,7 @@ class Grading:
 
     `custom` asks for the package's grader, else `flags` are the default grader's. `minimum` and `maximum` are the legacy ``range``, infinite unless said.
     2025-09: `max_score` (None is unbounded), `aggregation` ``pass-fail``, ``sum`` or ``min``, and `require_pass`, names of groups.
+    With a `static_validation_score` the group has one more case, the submission's own files, which the static validator looks at.
     `aggregation` is "" for a legacy group, and says so which of both it is. `scoring` is whether scores are wanted at all.
     """
 
@@ -122,6 +123,7 @@ class Grading:
     aggregation: str = ""
     require_pass: tuple[str, ...] = ()
     static_validation_score: float | None = None
+    static_validator_args: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

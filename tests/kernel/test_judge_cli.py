@@ -8,6 +8,7 @@ import select
 import shutil
 import signal
 import subprocess
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,31 @@ def test_strict_looks_at_the_package(place: Place) -> None:
     found = place.report("--strict")
     assert any("refuses input `secret/3`" in text for text in found["problems"]) and not any("secret/2" in text for text in found["problems"])
     assert found["strict"] and not found["ok"]
+
+
+def test_a_static_validator_judges_the_files(place: Place) -> None:
+    """It sees the submission's files in its working directory, language, entry point and its arguments, and gives points like a case."""
+    shutil.rmtree(place.package / "data")
+    place.write("problem.yaml", "problem_format_version: 2025-09\nname: Sum\nuuid: 8ee7605a-95a3-86c2-3995-0a10d365de46\ntype: scoring\nlicense: cc0\n")
+    for name in ("sample/1", "secret/g/1", "secret/g/2"):
+        place.write(f"data/{name}.in", "1 1\n")
+        place.write(f"data/{name}.ans", "2\n")
+    place.write("data/secret/g/test_group.yaml", "max_score: 100\nscore_aggregation: sum\nstatic_validation_score: 20\nstatic_validator_args: [print]\n")
+    source = """
+        import sys
+        language, entrypoint, feedback, word = sys.argv[1:]
+        assert language == "python3" and feedback.endswith("/"), sys.argv
+        found = open(entrypoint).read().count(word)
+        open(feedback + "judgemessage.txt", "w").write(f"{found} times {word}")
+        sys.exit(42 if found == 1 else 43)
+    """
+    place.write("static_validator/check.py", textwrap.dedent(source))
+    place.write("submissions/accepted/once.py", ADDS)
+    place.write("submissions/mixed/twice.py", ADDS + "print()\n")
+    once, twice = place.report()["submissions"]
+    assert (once["verdict"], once["score"]) == ("AC", 100) and (twice["verdict"], twice["score"]) == ("AC", 80)
+    files = [next(case for case in each["cases"] if case["case"] == "secret/g/static_validation") for each in (once, twice)]
+    assert [(each["verdict"], each["judge_message"]) for each in files] == [("AC", "1 times print"), ("WA", "2 times print")]
 
 
 @pytest.mark.parametrize(

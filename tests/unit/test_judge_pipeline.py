@@ -261,6 +261,7 @@ class Fakes:
         self.times: Mapping[str, int] = {}
         self.meet: threading.Barrier | None = None
         self.hold: threading.Event | None = None
+        self.statics: list[tuple[str, str]] = []
 
     def build(self, submission: Submission) -> Built:
         with self.lock:
@@ -292,6 +293,10 @@ class Fakes:
 
     def setters(self) -> tuple[Submission, ...]:
         return tuple(each for each in self.problem.submissions if any(want.use_for_time_limit for want in each.expectations))
+
+    def validate_static(self, submission: Submission, built: Built, group: Group) -> CaseResult:
+        self.statics.append((submission.name, group.name))
+        return CaseResult(case=f"{group.name}/static", code=Code.WA if submission.name == "bad" else Code.AC)
 
     def check_limit(self, limits: Limits, source: str, times: Times) -> tuple[str, ...]:
         self.all_times = times
@@ -499,6 +504,16 @@ def test_what_does_not_compile_and_what_cannot_be_compiled() -> None:
     assert unlabelled.label_ok is None and all(each.skipped == "it does not compile" for each in unlabelled.cases)
     assert done.problems == ("input `secret/00` is refused", "a doubt", "`b.absent` was not judged: `absentc` is not installed")
     assert not done.ok
+
+
+def test_files_of_a_submission_are_a_case_of_groups_that_ask_for_it() -> None:
+    asking = Group(name="secret", grading=Grading(static_validation_score=5.0), children=tuple(names(2, "secret")))
+    problem = problem_of({"good": None, "bad": None}, group("", group("sample", *names(1, "sample")), asking))
+    fakes = Fakes(problem, {"good": accepts, "bad": accepts})
+    good, bad = Judging(problem, fakes, Options()).run().submissions
+    assert [each.case for each in good.cases] == ["sample/00", "secret/static", "secret/00", "secret/01"]
+    assert (bad.code, bad.decided_by) == (Code.WA, "secret/static") and [bool(each.skipped) for each in bad.cases] == [False, False, True, True]
+    assert fakes.statics == [("good", "secret"), ("bad", "secret")]
 
 
 def test_repeat_runs_what_is_needed_as_often() -> None:

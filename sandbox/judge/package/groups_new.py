@@ -157,7 +157,6 @@ class _Reader:
     def _grading(self, name: str, keys: Mapping[str, Node], earlier: tuple[str, ...]) -> Grading:
         scoring = self._settings.scoring
         secret = name == "secret"
-        path = f"data/{name}/{FILE}"
         for key in _SCORES:
             if key in keys and (not scoring or name == "sample"):
                 what = "`sample`" if name == "sample" else "problems of type `pass-fail`"
@@ -176,7 +175,8 @@ class _Reader:
             static = 0.0 if node.value == "pass-fail" else float(node.integer("a whole number, not negative, or `pass-fail`", least=0))
             if static and (aggregation == "pass-fail" or not scoring):
                 raise node.error("`static_validation_score` must be `pass-fail` where a group passes or fails")
-            self._tree.warn("static validation cases are read, but no static validator is run", path, node.line)
+            if self._tree.missing("static_validator"):
+                raise node.error("`static_validation_score` needs a program in `static_validator`")
         elif "static_validator_args" in keys:
             raise keys["static_validator_args"].error("`static_validator_args` needs `static_validation_score`")
         return Grading(
@@ -186,6 +186,7 @@ class _Reader:
             max_score=most,
             require_pass=self._required(present(dict(keys), "require_pass"), name, earlier),
             static_validation_score=static,
+            static_validator_args=_arguments(keys.get("static_validator_args")),
         )
 
     def _required(self, node: Node | None, name: str, earlier: tuple[str, ...]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from sandbox.judge.model import Built, Case, CaseResult, Code, Problem, Program, RunLimits, Submission
+from sandbox.judge.model import Built, Case, CaseResult, Code, Group, Problem, Program, RunLimits, Submission
 from sandbox.judge.pipeline.lane import Lane
 from sandbox.judge.pipeline.settle import is_enough, settle, under, wants_reruns
 from sandbox.judge.pipeline.walk import Rules, Walked, cases_of, skipped, walk
@@ -36,6 +36,9 @@ class Tools(Protocol):
 
     def open(self, program: Program) -> AbstractContextManager[Handle]:
         """Make a program ready to be run."""
+
+    def validate_static(self, submission: Submission, built: Built, group: Group) -> CaseResult:
+        """Have the static validator look at a submission's files for a group that asks for it."""
 
     def check_label(self, submission: Submission, walked: Walked) -> tuple[str, ...]:
         """Return what of a submission's label does not hold."""
@@ -90,6 +93,7 @@ class Entry:
         self._opening = threading.Lock()
         self._closed = False
         self._settled: dict[str, CaseResult] = {}
+        self._static: dict[str, CaseResult] = {}
 
     @property
     def program(self) -> Program | None:
@@ -139,7 +143,7 @@ class Entry:
     def _walk(self, limit_ns: int, *, final: bool) -> Walked:
         assert self._lane is not None and self.program is not None
         limit_ns = round(limit_ns * self.program.time_factor)
-        steps = walk(self._tools.problem.data, self._tools.rules)
+        steps = walk(self._tools.problem.data, self._tools.rules, self._validate_static)
         try:
             case = next(steps)
             while True:
@@ -148,6 +152,17 @@ class Entry:
         except StopIteration as end:
             walked: Walked = end.value
             return walked
+
+    def _validate_static(self, group: Group) -> CaseResult:
+        if group.name not in self._static:
+            built = self.built
+            assert built is not None
+            with self._board.gate.beside():
+                self._board.check()
+                result = self._tools.validate_static(self.submission, built, group)
+                self._board.check()
+            self._static[group.name] = result
+        return self._static[group.name]
 
     def _settle(self, case: Case, first: CaseResult, limit_ns: int) -> CaseResult:
         known = self._settled.get(case.name)

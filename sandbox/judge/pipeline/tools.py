@@ -12,6 +12,7 @@ from sandbox.judge.building import Builder
 from sandbox.judge.case import judge_case
 from sandbox.judge.check import Checker, open_checker
 from sandbox.judge.check.inputs import InputChecker
+from sandbox.judge.check.static import StaticChecker
 from sandbox.judge.errors import PackageError
 from sandbox.judge.grader_program import GraderProgram
 from sandbox.judge.grading import grade_group, should_stop, skipped_group, why_skipped
@@ -24,6 +25,7 @@ from sandbox.judge.pipeline.judging import Derived, Times
 from sandbox.judge.pipeline.strict import DataCheck, Together
 from sandbox.judge.pipeline.walk import Outcome, Rules, Walked
 from sandbox.judge.running import Runner, run_limits
+from sandbox.judge.source_files import BadSource, choose_main, merge
 from sandbox.judge.timelimit import Limit, check_limit, derive_limit, first_for_limit
 
 _PROFILES = ("judge", "judge-compile", "judge-validate")
@@ -62,6 +64,9 @@ class RealTools:
         self._grader: GraderProgram | None = None
         if problem.grader is not None:
             self._grader = stack.enter_context(GraderProgram(self._own(problem.grader, "grader"), problem))
+        self._static: StaticChecker | None = None
+        if problem.static_validator is not None:
+            self._static = stack.enter_context(StaticChecker(self._own(problem.static_validator, "static validator"), problem))
         self.rules = Rules(grade=self._grade, stops=should_stop, bars=why_skipped, barred=skipped_group)
 
     def build(self, submission: Submission) -> Built:
@@ -86,6 +91,16 @@ class RealTools:
             return self._interactor.judge(runner, case, limits)
         assert self._checker is not None
         return judge_case(runner, self._checker, self.problem, case, limits)
+
+    def validate_static(self, submission: Submission, built: Built, group: Group) -> CaseResult:
+        """Have the static validator look at a submission's files."""
+        assert self._static is not None and built.program is not None
+        main = submission.entrypoint
+        known = self._builder.languages.get(built.language)
+        if not main and known is not None:
+            with suppress(BadSource):
+                main = choose_main(merge(submission.files, known, self.problem.include), known)
+        return self._static.check(submission, built.language, main, group)
 
     def check_label(self, submission: Submission, walked: Walked) -> tuple[str, ...]:
         """Return what of a label does not hold."""

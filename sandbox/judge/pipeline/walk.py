@@ -43,22 +43,35 @@ class Walked:
 class _Frame:
     """A group that the walk is in."""
 
-    __slots__ = ("group", "left", "outcomes", "stopped")
+    __slots__ = ("fresh", "group", "left", "outcomes", "stopped")
 
     def __init__(self, group: Group) -> None:
         self.group = group
         self.left = deque(group.children)
         self.outcomes: list[Outcome] = []
         self.stopped = ""
+        self.fresh = True
 
 
-def walk(root: Group, rules: Rules) -> Generator[Case, CaseResult, Walked]:
-    """Yield the cases that are needed, one at a time; send the result of each."""
+def walk(root: Group, rules: Rules, static: Callable[[Group], CaseResult] | None = None) -> Generator[Case, CaseResult, Walked]:
+    """Yield the cases that are needed, one at a time; send the result of each.
+
+    Args:
+        root: all test data.
+        rules: what decides.
+        static: judges the submission's own files, for groups that ask for it; None leaves that out.
+    """
     cases: list[CaseResult] = []
     groups: dict[str, GroupResult] = {}
     stack = [_Frame(root)]  # not recursion: how deep directories go is the package's choice
     while True:
         frame = stack[-1]
+        if frame.fresh:
+            frame.fresh = False
+            if static is not None and frame.group.grading.static_validation_score is not None:
+                result = static(frame.group)
+                cases.append(result)
+                _note(frame, result, result.case, rules)
         if frame.stopped:
             for child in frame.left:
                 cases += [skipped(case, frame.stopped) for case in cases_of(child)]

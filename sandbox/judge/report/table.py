@@ -241,7 +241,8 @@ def _end(result: PackageResult, paint: Paint) -> list[str]:
         languages = ", ".join(dict.fromkeys(_line(each.language or "no language that is known") for each in result.absent))
         counts.append(paint(f"{len(result.absent)} not judged (absent: {languages})", "doubtful"))
     if result.problems:
-        counts.append(paint(f"{len(result.problems)} problems of the package", "bad"))
+        many = "s" if len(result.problems) > 1 else ""
+        counts.append(paint(f"{len(result.problems)} problem{many} of the package", "bad"))
     upper = f", run up to {result.upper_limit_ns / 1e9:g} s" if result.upper_limit_ns > result.time_limit_ns else ""
     return [
         f"time limit {result.time_limit_ns / 1e9:g} s{upper}: {_line(result.time_limit_source)}",
