@@ -3,6 +3,9 @@
 The words of packages are AC, WA, TLE and RTE. TLE is too much CPU time or wall time; RTE is every other end that is no answer: a signal, an exit code other
 than 0, too much memory, too much output, an end by the filter. So too much output is no wrong answer: none of the formats says it is, and the reference tool
 gives it a verdict of its own. A judge's error is never what a label says.
+
+The legacy format speaks of all cases, its reference tool looks at the verdict of the whole. A legacy label holds by either; where it holds by the whole alone,
+`doubt_label` says so.
 """
 
 from __future__ import annotations
@@ -52,21 +55,28 @@ def check_label(
         return (f"judge error{_named(broken)}",)
     found: list[str] = []
     for expectation in submission.expectations:
-        found += [f"{text} ({expectation.source})" for text in _check(problem, expectation, judged, len(judged) < len(cases), final, score, groups)]
+        if not _holds_by_whole(expectation, final):
+            found += [f"{text} ({expectation.source})" for text in _check_cases(expectation, judged, len(judged) < len(cases))]
+        found += [f"{text} ({expectation.source})" for text in _check_whole(problem, expectation, judged, final, score, groups)]
     return tuple(dict.fromkeys(found))
 
 
-def _check(
-    problem: Problem,
-    expectation: Expectation,
-    judged: list[CaseResult],
-    partly: bool,
-    final: Code | None,
-    score: float | None,
-    groups: Sequence[GroupResult],
-) -> Iterable[str]:
-    glob = Glob(expectation.cases) if expectation.cases else None
-    cases = [each for each in judged if glob is None or glob.matches(each.case)]
+def doubt_label(submission: Submission, cases: Sequence[CaseResult], final: Code | None) -> tuple[str, ...]:
+    """Return what of a label that holds by the verdict of the whole does not hold over all cases, in words."""
+    judged = [each for each in cases if not each.skipped]
+    found: list[str] = []
+    for expectation in submission.expectations:
+        if _holds_by_whole(expectation, final):
+            found += [f"{text} ({expectation.source})" for text in _check_cases(expectation, judged, len(judged) < len(cases))]
+    return tuple(dict.fromkeys(found))
+
+
+def _holds_by_whole(expectation: Expectation, final: Code | None) -> bool:
+    return expectation.or_final is not None and final is not None and _is_one_of(final, expectation.or_final)
+
+
+def _check_cases(expectation: Expectation, judged: list[CaseResult], partly: bool) -> Iterable[str]:
+    cases = _matching(expectation, judged)
     if expectation.permitted is not None:
         wrong = [each for each in cases if not _is_one_of(each.code, expectation.permitted)]
         if wrong:
@@ -74,12 +84,22 @@ def _check(
     if expectation.required is not None and not any(_is_one_of(each.code, expectation.required) for each in cases):
         where = f" of `{expectation.cases}`" if expectation.cases else ""
         yield f"no case{where} is {_list(expectation.required)}{' (some were not run)' if partly else ''}"
+
+
+def _check_whole(
+    problem: Problem,
+    expectation: Expectation,
+    judged: list[CaseResult],
+    final: Code | None,
+    score: float | None,
+    groups: Sequence[GroupResult],
+) -> Iterable[str]:
     if expectation.final is not None and (final is None or not _is_one_of(final, expectation.final)):
         yield f"is {final or 'without a verdict'}, must be {_list(expectation.final)}"
-    if expectation.message and not any(expectation.message in each.judge_message for each in cases):
+    if expectation.message and not any(expectation.message in each.judge_message for each in _matching(expectation, judged)):
         yield f"no judge's message has `{expectation.message[:80]}`"
     if expectation.score is not None:
-        yield from _check_score(expectation, glob, final, score, groups)
+        yield from _check_score(expectation, final, score, groups)
     if expectation.partial and final is Code.AC and score is not None:
         low, high = problem.score_range
         best = high if problem.maximise else low
@@ -87,10 +107,14 @@ def _check(
             yield f"has the full score, {score:g}"
 
 
-def _check_score(
-    expectation: Expectation, glob: Glob | None, final: Code | None, score: float | None, groups: Sequence[GroupResult]
-) -> Iterable[str]:
+def _matching(expectation: Expectation, cases: list[CaseResult]) -> list[CaseResult]:
+    glob = Glob(expectation.cases) if expectation.cases else None
+    return [each for each in cases if glob is None or glob.matches(each.case)]
+
+
+def _check_score(expectation: Expectation, final: Code | None, score: float | None, groups: Sequence[GroupResult]) -> Iterable[str]:
     assert expectation.score is not None
+    glob = Glob(expectation.cases) if expectation.cases else None
     low, high = expectation.score
     scores = {"": score} if glob is None else {f" of `{each.name}`": each.score for each in groups if each.name and glob.matches(each.name)}
     if not scores:

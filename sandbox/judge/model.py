@@ -145,6 +145,7 @@ class Expectation:
         permitted: verdicts of which each case must have one, in the package's four words (AC, WA, TLE, RTE), None for any.
         required: verdicts of which at least one case must have one, None for any.
         final: verdicts of which the whole submission must have one, None for any; besides the four words also CE, MLE, OLE themselves.
+        or_final: verdicts of the whole with which `permitted` and `required` need not hold, None for none.
         score: inclusive range of the final score, None for any.
         partial: the score must lie strictly between the lowest and the highest possible (legacy ``partially_accepted``).
         message: must be part of a judge's message of at least one case; "" for any.
@@ -157,6 +158,7 @@ class Expectation:
     permitted: frozenset[str] | None = None
     required: frozenset[str] | None = None
     final: frozenset[str] | None = None
+    or_final: frozenset[str] | None = None
     score: tuple[float, float] | None = None
     partial: bool = False
     message: str = ""

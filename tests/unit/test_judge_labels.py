@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sandbox.judge.labels import check_label
+from sandbox.judge.labels import check_label, doubt_label
 from sandbox.judge.model import CaseResult, Code, Expectation, Format, Grading, Group, GroupResult, Problem, ProblemLimits, Submission
 
 AC, WA, TLE, WTL, RTE, NZE, MLE, OLE, SYS, CE, JE = (Code[name] for name in "AC WA TLE WTL RTE NZE MLE OLE SYS CE JE".split())
@@ -16,7 +16,8 @@ def problem(*, maximise: bool = True, score_range: tuple[float, float] = (0.0, 1
 
 
 def want(**demands: object) -> Expectation:
-    made = {key: frozenset(value.split()) if key in ("permitted", "required", "final") and isinstance(value, str) else value for key, value in demands.items()}
+    words = ("permitted", "required", "final", "or_final")
+    made = {key: frozenset(value.split()) if key in words and isinstance(value, str) else value for key, value in demands.items()}
     return Expectation(source="here", **made)  # type: ignore[arg-type]
 
 
@@ -125,3 +126,25 @@ def test_scores_of_groups() -> None:
     assert check(want(cases="secret/g1", score=(40.0, 40.0)), [AC], groups=groups) == ()
     assert check(want(cases="secret/*", score=(40.0, 40.0)), [AC], groups=groups) == ("score of `secret/g2` is 7, must be 40 (here)",)
     assert check(want(cases="secret/g9", score=(40.0, 40.0)), [AC], groups=groups) == ("`secret/g9` is no group that has a score (here)",)
+
+
+EITHER = want(permitted="AC WA", required="WA", or_final="WA")
+
+
+@pytest.mark.parametrize(
+    ("codes", "final", "problems", "doubts"),
+    [
+        ([AC, WA], WA, (), ()),
+        ([WA, TLE], WA, (), ("is TLE on `secret/1`, may only be AC or WA (here)",)),
+        ([WA, TLE], TLE, ("is TLE on `secret/1`, may only be AC or WA (here)",), ()),
+        ([AC, WA], AC, (), ()),
+        ([AC, AC], AC, ("no case is WA (here)",), ()),
+        ([WA, JE], JE, ("judge error on `secret/1`",), ()),
+    ],
+)
+def test_legacy_labels_hold_over_all_cases_or_by_the_whole(
+    codes: list[Code], final: Code, problems: tuple[str, ...], doubts: tuple[str, ...]
+) -> None:
+    assert check(EITHER, codes, final) == problems
+    results = [CaseResult(case=f"secret/{number}", code=code) for number, code in enumerate(codes)]
+    assert doubt_label(Submission(name="s", files={}, expectations=(EITHER,)), results, final) == doubts

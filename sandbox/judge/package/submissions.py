@@ -22,13 +22,19 @@ if TYPE_CHECKING:
     from sandbox.judge.package.problem_yaml import Settings
 
 _LEGACY = {
-    "accepted": Expectation(source="accepted", permitted=frozenset(("AC",)), use_for_time_limit="lower"),
+    "accepted": Expectation(source="accepted", permitted=frozenset(("AC",)), or_final=frozenset(("AC",)), use_for_time_limit="lower"),
     "partially_accepted": Expectation(source="partially_accepted", final=frozenset(("AC",)), partial=True),
-    "wrong_answer": Expectation(source="wrong_answer", permitted=frozenset(("AC", "WA")), required=frozenset(("WA",))),
-    "time_limit_exceeded": Expectation(
-        source="time_limit_exceeded", permitted=frozenset(("AC", "WA", "TLE")), required=frozenset(("TLE",)), use_for_time_limit="upper"
+    "wrong_answer": Expectation(
+        source="wrong_answer", permitted=frozenset(("AC", "WA")), required=frozenset(("WA",)), or_final=frozenset(("WA",))
     ),
-    "run_time_error": Expectation(source="run_time_error", required=frozenset(("RTE",))),
+    "time_limit_exceeded": Expectation(
+        source="time_limit_exceeded",
+        permitted=frozenset(("AC", "WA", "TLE")),
+        required=frozenset(("TLE",)),
+        or_final=frozenset(("TLE",)),
+        use_for_time_limit="upper",
+    ),
+    "run_time_error": Expectation(source="run_time_error", required=frozenset(("RTE",)), or_final=frozenset(("RTE",))),
 }
 _RESULTS = {
     "ACCEPTED": "AC", "CORRECT": "AC", "WRONG-ANSWER": "WA", "NO-OUTPUT": "WA", "TIMELIMIT": "TLE", "TIME-LIMIT-EXCEEDED": "TLE", "RUN-ERROR": "RTE",

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Protocol, cast
 
 from sandbox.judge.errors import PackageError
+from sandbox.judge.labels import doubt_label
 from sandbox.judge.model import CaseResult, Code, GroupResult, PackageResult, Problem, Submission, SubmissionResult
 from sandbox.judge.pipeline.entry import UNKNOWN, Entry, Limits, Tools, deciding, not_run, slowest
 from sandbox.judge.pipeline.strict import Together
@@ -159,6 +160,9 @@ class Judging:
         results = tuple(self._results[each.name] for each in self._chosen)
         self._warnings += self._tools.check_limit(derived.limits, derived.source, self._times())
         self._warnings += self._tools.doubts()
+        for each, result in zip(self._chosen, results, strict=True):
+            doubts = doubt_label(each, result.cases, result.code) if result.label_ok else ()
+            self._warnings += [f"label of `{each.name}` holds by its verdict, but not over all cases: {text}" for text in doubts]
         problems = list(self._problems)
         if options.strict:
             problems += self._warnings
