@@ -73,7 +73,8 @@ def check_limit(problem: Problem, limit: Limit, times: Mapping[str, Mapping[str,
     Args:
         problem: the package.
         limit: of `derive_limit`.
-        times: CPU nanoseconds by submission and case; that of a run that was ended is where it was ended.
+        times: CPU nanoseconds by submission and case; that of a run that was ended is where it was ended, and of one that waited without an end the upper
+            limit.
     """
     limits = problem.limits
     found = []

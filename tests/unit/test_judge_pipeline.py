@@ -389,6 +389,15 @@ def test_as_many_at_a_time_as_jobs() -> None:
     assert fakes.most == 4 and fakes.runs.total() == 16
 
 
+def test_what_waited_without_an_end_is_as_slow_as_can_be() -> None:
+    problem = problem_of({"a": None, "b": None}, ROOT)
+    waits = fails_at("secret/03", Code.WTL)
+    fakes = Fakes(problem, {"a": waits, "b": accepts})
+    Judging(problem, fakes, Options(jobs=1)).run()
+    assert fakes.all_times["a"]["secret/03"] == fakes.upper_ns == 2 * S
+    assert fakes.all_times["a"]["secret/02"] == fakes.all_times["b"]["secret/03"] == S // 10
+
+
 def test_what_was_run_ahead_for_nothing_is_thrown_away() -> None:
     problem = problem_of({"a": label("a", "WA")}, ROOT)
     ahead = threading.Event()

@@ -158,7 +158,7 @@ class Judging:
         entries = [self._entry(each) for each in self._chosen]
         self._board.run(cast("Sequence[Work]", entries), lambda work: self._finish(cast("Entry", work), derived.limits))
         results = tuple(self._results[each.name] for each in self._chosen)
-        self._warnings += self._tools.check_limit(derived.limits, derived.source, self._times())
+        self._warnings += self._tools.check_limit(derived.limits, derived.source, self._times(derived.limits))
         self._warnings += self._tools.doubts()
         for each, result in zip(self._chosen, results, strict=True):
             doubts = doubt_label(each, result.cases, result.code) if result.label_ok else ()
@@ -225,9 +225,12 @@ class Judging:
             self._warnings.append("nothing sets the time limit; `--time-limit` does")
         return self._tools.derive(times or doubtful, None)
 
-    def _times(self) -> Times:
-        """Return the times of all submissions that were judged."""
-        return {name: _spent(self._entries[name], result.cases) for name, result in self._results.items() if result.code is not None}
+    def _times(self, limits: Limits) -> Times:
+        """Return the times of all submissions that were judged; one that waited without an end is as slow as can be."""
+        times = {name: _spent(self._entries[name], result.cases) for name, result in self._results.items() if result.code is not None}
+        for name, spent in times.items():
+            spent.update({case.case: limits.upper_ns for case in self._results[name].cases if case.case in spent and Code.WTL in (case.code, *case.flags)})
+        return times
 
     # ---- one submission -----------------------------------------------------------------------------------------
 
