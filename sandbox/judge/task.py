@@ -17,6 +17,7 @@ from sandbox.errors import PolicyError, UnsupportedError
 from sandbox.judge.building import Builder
 from sandbox.judge.check.default import FlagError, parse_flags
 from sandbox.judge.languages.table import Languages, load_languages
+from sandbox.judge.pipeline.cores import count_cores
 from sandbox.judge.progress import Display, Progress, Stage, Step
 from sandbox.judge.task_check import Output
 from sandbox.judge.task_parts import Contents, Files, Part, SubmissionError, Submitted, Test, read_files, settle_test
@@ -36,8 +37,8 @@ class Task:
         entrypoint: the file or class that a submission is started by, where that is not plain.
         include: files put beside each submission's, in the place of its own of the same name. It can read them: put no answers there.
         time_limit: seconds of CPU time of a test, times the language's factor.
-        wall_limit: seconds on the clock. None is three times the CPU time and two seconds, and the CPU time and two seconds of doing nothing, which
-            waiting for a processor looks like: with more jobs than processors give more.
+        wall_limit: seconds on the clock. None is three times the CPU time and two seconds, of which it may do nothing for the CPU time and two seconds; on a
+            host where more programs want a processor than there are, a test that ended for this is run again with four times as much.
         memory_limit: bytes, or text such as ``256M``; what the language's runtime takes is added.
         output_limit: bytes that it may print.
         processes: how many processes and threads, None for what the language needs.
@@ -125,14 +126,14 @@ class Task:
 
         Args:
             submissions: by name, as for `grade`.
-            jobs: how many at a time; None is one for each processor that this process may use.
+            jobs: how many at a time; None is the physical cores that may be used.
             progress: as for `grade`.
             tests_at_a_time: of each submission.
 
         Raises:
             SandboxError: as for `grade`.
         """
-        workers = len(os.sched_getaffinity(0)) if jobs is None else jobs
+        workers = count_cores() if jobs is None else jobs
         if workers < 1 or tests_at_a_time < 1:
             raise ValueError("at least one job is needed")
         return self._grade_all(dict(submissions), workers, progress, tests_at_a_time)

@@ -31,7 +31,7 @@ _SECOND = 1_000_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What holds for every test of a task; its `Task` has checked it."""
+    """What holds for every test of a task; its `Task` has checked it. `patience` is what wall and idle limits that nobody stated are multiplied with."""
 
     time_limit: float
     wall_limit: float | None
@@ -43,6 +43,7 @@ class Rules:
     parts: Mapping[str, Part]
     pipes: Sequence[tuple[str, str]]
     referee: str
+    patience: int = 1
 
 
 def limits_of(test: Test, rules: Rules, program: Program) -> RunLimits:
@@ -50,7 +51,7 @@ def limits_of(test: Test, rules: Rules, program: Program) -> RunLimits:
     seconds = rules.time_limit if test.time_limit is None else test.time_limit
     cpu_ns = int(seconds * program.time_factor * _SECOND)
     cut_ns = cpu_ns + _CUT_EXTRA_NS
-    wall_ns = _WALL_FACTOR * cut_ns + _IDLE_EXTRA_NS if rules.wall_limit is None else int(rules.wall_limit * _SECOND)
+    wall_ns = (_WALL_FACTOR * cut_ns + _IDLE_EXTRA_NS) * rules.patience if rules.wall_limit is None else int(rules.wall_limit * _SECOND)
     return RunLimits(
         cpu_ns=cpu_ns,
         cpu_cut_ns=cut_ns,
@@ -58,7 +59,7 @@ def limits_of(test: Test, rules: Rules, program: Program) -> RunLimits:
         memory_bytes=rules.memory_bytes if test.memory_limit is None else parse_size(test.memory_limit, where=f"test `{test.name}`"),
         output_bytes=rules.output_bytes,
         processes=program.processes if rules.processes is None else rules.processes,
-        idle_ns=cut_ns + _IDLE_EXTRA_NS if rules.wall_limit is None else wall_ns,
+        idle_ns=(cut_ns + _IDLE_EXTRA_NS) * rules.patience if rules.wall_limit is None else wall_ns,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +16,9 @@ from sandbox.judge.running import Runner
 from sandbox.judge.task_parts import SubmissionError, Submitted, Test, read_files, read_submission
 from sandbox.judge.task_play import run_code, run_parts, tests_program
 from sandbox.judge.task_result import TaskResult, TestResult, sum_up
-from sandbox.judge.task_run import failed, run_plain
+from sandbox.judge.task_run import Rules, failed, run_plain
 from sandbox.judge.task_talk import driven, run_call, run_talk
+from sandbox.record import replace
 from sandbox.units import parse_size
 
 TYPE_CHECKING = False
@@ -25,6 +27,16 @@ if TYPE_CHECKING:
 
 _CODE_BYTES = 64 << 20
 _OUTPUT = 4000
+_PATIENCE = 4
+_BUSY = 1.5
+
+
+def is_busy() -> bool:
+    """Whether more programs want a processor than there are."""
+    try:
+        return os.getloadavg()[0] > _BUSY * len(os.sched_getaffinity(0))
+    except OSError:
+        return False
 
 
 class Work:
@@ -73,7 +85,7 @@ class Work:
                 return failed(test, Code.JE, "", skipped="grading was ended")
             if task.stop and (test.group in lost if test.group else "" in lost):
                 return failed(test, Code.WA, "", skipped="an earlier test failed")
-            made = self._run(test, seats, program, extra)
+            made = self._run_patiently(test, seats, program, extra)
             if not made.ok:
                 lost.add(test.group)
             found[test.name] = made
@@ -85,8 +97,24 @@ class Work:
         with ThreadPoolExecutor(self._at_a_time, thread_name_prefix="tests") as pool:
             return list(pool.map(run, task.tests))
 
-    def _run(self, test: Test, seats: Mapping[str, Runner], program: Program, extra: Callable[[str], Runner | None]) -> TestResult:
+    def _run_patiently(
+        self, test: Test, seats: Mapping[str, Runner], program: Program, extra: Callable[[str], Runner | None]
+    ) -> TestResult:
+        """Run a test, and once more where it ended for wall time on a host so busy that waiting for a processor may have been why."""
         rules = self._task.rules
+        made = self._run(test, rules, seats, program, extra)
+        if made.code is not Code.WTL or rules.wall_limit is not None or self._cancelled or not is_busy():
+            return made
+        again = self._run(test, replace(rules, patience=_PATIENCE), seats, program, extra)
+        if again.case is None or made.case is None:
+            return again
+        note = f"ended for wall time on a busy host first; this is a second run, of {_PATIENCE} times the wall limit"
+        case = replace(again.case, reruns=((made.code, made.case.cpu_ns),), notes=(*again.case.notes, note))
+        return replace(again, case=case)
+
+    def _run(
+        self, test: Test, rules: Rules, seats: Mapping[str, Runner], program: Program, extra: Callable[[str], Runner | None]
+    ) -> TestResult:
         if rules.parts:
             return run_parts(test, rules, seats)
         if test.talk is not None:

@@ -479,6 +479,22 @@ def test_tests_of_one_submission_at_a_time() -> None:
     assert result.ok and [test.name for test in result.tests] == [f"test {number}" for number in range(1, 7)]
 
 
+def test_a_busy_host_makes_no_program_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ended for wall time where everybody waits for a processor gets a second run, and no third."""
+    from sandbox.judge import task_work
+
+    source = "import time\nstart = time.monotonic()\nwhile time.monotonic() < start + 4: time.sleep(0.1)\nprint('late')"
+    monkeypatch.setattr(task_work, "is_busy", lambda: False)
+    quiet = _task(Test(expected="late"), time_limit=0.1, wall_limit=None).grade(source).tests[0]
+    assert quiet.code is Code.WTL and quiet.case is not None and quiet.case.reruns == ()
+    monkeypatch.setattr(task_work, "is_busy", lambda: True)
+    busy = _task(Test(expected="late"), time_limit=0.1, wall_limit=None).grade(source).tests[0]
+    assert busy.ok and busy.case is not None and [code for code, _ in busy.case.reruns] == [Code.WTL]
+    assert "second run" in busy.case.notes[-1]
+    # A limit that the author stated is meant.
+    assert _task(Test(expected="late"), time_limit=0.1, wall_limit=1).grade(source).code is Code.WTL
+
+
 # ---- generated programs -----------------------------------------------------------------------------------------
 
 
@@ -515,3 +531,43 @@ def test_the_face_imports_little_until_it_is_used() -> None:
 
 def test_every_name_of_the_face_is_there() -> None:
     assert all(getattr(judge, name).__doc__ for name in judge.__all__)
+
+
+# ---- the example ------------------------------------------------------------------------------------------------
+
+
+def test_the_example_grades_a_class(tmp_path: Path) -> None:
+    for folder, name, given, answer in (("sample", "1", "4", "8"), ("hidden", "1", "21", "42"), ("hidden", "2", SECRET, "?")):
+        (tmp_path / "double" / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "double" / folder / f"{name}.in").write_text(given)
+        (tmp_path / "double" / folder / f"{name}.ans").write_text(answer)
+    (tmp_path / "double" / "hidden" / "2.hint").write_text("what if it is no number?\n")
+    uploads = tmp_path / "uploads"
+    (uploads / "ben").mkdir(parents=True)
+    (uploads / "ada.py").write_text("text = input()\nprint(int(text) * 2 if text.isdigit() else '?')")
+    (uploads / "ben" / "main.py").write_text("print(int(input()) * 2)")
+    (uploads / "eve.py").symlink_to(tmp_path / "double" / "hidden" / "2.ans")
+    example = Path(__file__).resolve().parent.parent.parent / "examples" / "grade.py"
+    words = [sys.executable, str(example), str(tmp_path / "double"), str(uploads), str(tmp_path / "results"), "--points", "5"]
+    environment = {
+        "PYTHONPATH": str(example.parent.parent),
+        "PATH": "/usr/bin:/bin",
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "LANG": "C.UTF-8",
+    }
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(",")[:4] for line in (tmp_path / "results" / "grades.csv").read_text().splitlines()]
+    assert rows == [
+        ["student", "points", "of", "verdict"],
+        ["ada", "10.0", "10.0", "AC"],
+        ["ben", "5.0", "10.0", "NZE"],
+        ["eve", "0.0", "10.0", "CE"],
+    ]
+    shown = (tmp_path / "results" / "ben.json").read_text()
+    assert SECRET not in shown and "what if it is no number?" in shown
+    assert "ada: 10 of 10 points" in done.stderr
+    nothing = subprocess.run(
+        [*words[:3], str(tmp_path / "none"), words[4]], capture_output=True, text=True, env=environment, timeout=60, check=False
+    )
+    assert nothing.returncode == 2 and "no upload found" in nothing.stderr

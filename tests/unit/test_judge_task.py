@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from sandbox import judge
+from sandbox.cli.judge_environment import OPTIONS
 from sandbox.errors import SandboxError
 from sandbox.judge import Outcome, Output, Part, Task, TaskResult, Test, TestResult
+from sandbox.judge.environment import read_facts
+from sandbox.judge.host import Tree
 from sandbox.judge.model import Built, CaseResult, Code
 from sandbox.judge.task_check import call_checker
 from sandbox.judge.task_parts import MAXIMUM_FILES, SubmissionError, read_contents, read_submission, settle_test
@@ -389,3 +396,39 @@ def test_records_become_plain() -> None:
     built = Built(name="x", code=Code.CE, output="o")
     found = json.loads(json.dumps(plain_record(built)))
     assert found["code"] == "CE" and found["program"] is None
+
+
+# ---- documents --------------------------------------------------------------------------------------------------
+
+
+def _reference() -> str:
+    text = (Path(__file__).resolve().parent.parent.parent / "docs" / "reference" / "python.md").read_text()
+    return text.partition("## sandbox.judge\n")[2].partition("\n## Exceptions\n")[0]
+
+
+@pytest.mark.parametrize("function", [Task.__init__, Task.grade, Task.grade_all, Test, Part, judge.run_case, judge.run_package])
+def test_every_argument_and_its_default_are_in_the_reference(function: Callable[..., object]) -> None:
+    text = " ".join(_reference().split())
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name == "self":
+            continue
+        if parameter.default is inspect.Parameter.empty:
+            assert re.search(rf"\b{name}\b", text), name
+        else:
+            default = {"_MISSING": "{}"}.get(str(parameter.default), repr(parameter.default)).replace("'", '"')
+            assert f"{name}={default}" in text or f"{name}={{}}" in text, f"{name}={default}"
+
+
+def test_every_name_of_the_face_and_every_field_is_in_the_reference() -> None:
+    text = _reference()
+    assert [name for name in judge.__all__ if f"`{name}" not in text] == []
+    for record in (TaskResult, TestResult, Output, Outcome):
+        assert [name for name in record.__slots__ if f"`{name}`" not in text] == [], record
+
+
+def test_every_option_of_environment_has_an_entry() -> None:
+    page = (Path(__file__).resolve().parent.parent.parent / "docs" / "man" / "sandbox-judge-environment.1.md").read_text()
+    described = set(re.findall(r"`(--?[a-z-]+)", page.partition("## OPTIONS")[2].partition("\n## ")[0]))
+    existing = {f"--{option.name}" for option in OPTIONS} | {f"-{option.short}" for option in OPTIONS if option.short}
+    assert described == existing
+    assert [fact.name for fact in read_facts(Tree()) if f"| `{fact.name}` |" not in page] == []
