@@ -20,15 +20,15 @@ from sandbox.units import format_size  # noqa: E402
 TARGET = ROOT / "docs" / "reference" / "languages.md"
 HEAD = """# Languages of the judge
 
-The {count} languages that `sandbox judge` knows. Written by `scripts/generate_languages.py` from the definitions in `sandbox/judge/languages/`, one file each;
-[how to add one](../how-to/add-a-language.md). `sandbox judge languages` says which of them are here ([manual page](../man/sandbox-judge-languages.1.md)); a submission
-in one that is not is named as not judged.
+The {count} languages that `sandbox judge` knows. Written by `scripts/generate_languages.py` from the definitions in `sandbox/judge/languages/`, one file
+each; [how to add one](../how-to/add-a-language.md). `sandbox judge languages` says which of them are here
+([manual page](../man/sandbox-judge-languages.1.md)); a submission in one that is not is named as not judged.
 
 ## Which language a program is in
 
 Ids are those of the Kattis problem package format. A stated language counts (`language` in `submissions.yaml`). Else each file tells of a language by its
-extension, unless its first line is a `#!` of an interpreter that shares the extension: `.py` is Python 3 unless it says `python2`, `.pl` is Prolog unless it says
-`perl`. Extensions in parentheses are of source files, but tell of no language. Most files win, then the higher priority.
+extension, unless its first line is a `#!` of an interpreter that shares the extension: `.py` is Python 3 unless it says `python2`, `.pl` is Prolog unless it
+says `perl`. Extensions in parentheses are of source files, but tell of no language. Most files win, then the higher priority.
 
 The entry point is the stated one; else, of the package's included files and then of all sources, the default name, then `main.*`, then the first by name.
 For Java, Kotlin and Scala the compiled classes are read: of those with a method `public static void main(String[])` the default name counts, then the one
@@ -40,24 +40,26 @@ named like the main file, then the first.
   no variable of the caller's, no network. Its limits are the package's compilation limits; passing one is a compile error with the limit's name. A
   compiler that does not compile the definition's own program either is the judge's fault.
 - Names of files reach the compiler only in a form that none reads as an option (`-o`) or as a list of arguments (`@file`), and no shell reads them.
-- When every process in there is dead the files are read, no link followed, and kept below `~/.cache/sandbox/judge/compiled` by a digest of all that went in: each
-  file's name and bytes, the definition, the compiler's path, inode, size and time, what it calls its version, what the package manager has installed, profile and
-  policy, version of `sandbox`, processor. At every use every byte, name, mode and owner is compared; a program that differs is compiled again, which is said.
+- When every process in there is dead the files are read, no link followed, and kept below `~/.cache/sandbox/judge/compiled` by a digest of all that went in:
+  each file's name and bytes, the definition, the compiler's path, inode, size and time, what it calls its version, what the package manager has installed,
+  profile and policy, version of `sandbox`, processor. At every use every byte, name, mode and owner is compared; a program that differs is compiled again,
+  which is said.
 - The program runs with its files read-only in `/judge/program`, in an empty working directory elsewhere.
 - Programs of packages (validators, graders) may bring the scripts `build` and `run` instead. `build` runs under `judge-compile` as well.
 
 Memory: `{{memory}}` in a command is the memory limit in MiB. A virtual machine's own needs are added to the limit of its sandbox (*extra*), not to what
 the program may use. Stacks are as large as the memory limit under `judge`; Java, Kotlin and Scala get 64 MiB.
 
-Where the limits of memory are kept by rlimits and sampling ([limits without cgroups](../explanation/limits-without-cgroups.md)), address space is not limited: virtual
-machines reserve far more than they touch.
+Where the limits of memory are kept by rlimits and sampling ([limits without cgroups](../explanation/limits-without-cgroups.md)), address space is not
+limited: virtual machines reserve far more than they touch.
 """
 TRIED = """
 ## What was tried
 
-Each of them but Python 2 was compiled and run on Debian 12, as root with cgroups v1 and as an ordinary user without any, by `sandbox judge languages --check`. {surveys}
-also by a program of several files, with recursion and, where the language has them, threads: `tests/kernel/test_judge_building.py`. Not defined
-are those of the format's table that Debian 12 has no compiler for: {undefined}; a submission in one of them is named as not judged. Of C# it is Mono's compiler; .NET's has no command that compiles files without a project.
+Each of them but Python 2 was compiled and run on Debian 12, as root with cgroups v1 and as an ordinary user without any, by
+`sandbox judge languages --check`. {surveys} also by a program of several files, with recursion and, where the
+language has them, threads: `tests/kernel/test_judge_building.py`. Not defined are those of the format's table that Debian 12 has no compiler for: {undefined}; a submission in one of them is named as not judged. Of C# it is Mono's
+compiler; .NET's has no command that compiles files without a project.
 
 Go from 1.20 on compiles the standard library with each program, some seconds of CPU time; Crystal's release build takes 20 s and more.
 """

@@ -102,8 +102,8 @@ class Builder:
             language: id or alias, instead of what the files tell.
 
         Returns:
-            A `Built`: a program (with a cause, if one that was kept could not be believed), or `Code.CE` with the compiler's words, or `Code.JE` when the judge or
-            the compiler itself failed, or a language that is absent. It never raises for what is in the files.
+            A `Built`: a program (with a cause, if one that was kept could not be believed), or `Code.CE` with the compiler's words, or `Code.JE` when the
+            judge or the compiler itself failed, or a language that is absent. It never raises for what is in the files.
 
         Raises:
             PolicyError: `language` names no language.
@@ -147,8 +147,10 @@ class Builder:
         entry, built = self._obtain(job, limits)
         if entry is None:
             return built if name == _OWN else self._blame(built, language, installed, limits)
+        memory_bytes = limits.memory_bytes if submitted else limits.validation_memory_bytes
         values |= {
-            "main": f"{PROGRAM_DIRECTORY}/{main}", "stem": f"{PROGRAM_DIRECTORY}/{posixpath.splitext(main)[0]}", "binary": f"{PROGRAM_DIRECTORY}/{binary}", "memory": str((limits.memory_bytes if submitted else limits.validation_memory_bytes) >> 20),
+            "main": f"{PROGRAM_DIRECTORY}/{main}", "stem": f"{PROGRAM_DIRECTORY}/{posixpath.splitext(main)[0]}",
+            "binary": f"{PROGRAM_DIRECTORY}/{binary}", "memory": str(memory_bytes >> 20),
             "class": choose_class(entry.directory, sources, language, main) if language.entry == "class" else "",
         }  # fmt: skip
         program = Program(

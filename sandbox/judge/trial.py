@@ -24,8 +24,8 @@ _LIMITS = ProblemLimits(memory_bytes=_MEMORY, compilation_time_ns=180_000_000_00
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """What came of it: why it does not work, empty where it does; whether it is not here; CPU time of the compiler, None where it was compiled before, and of the
-    program; its highest memory, None where that is not known."""
+    """What came of it: why it does not work, empty where it does; whether it is not here; CPU time of the compiler, None where it was compiled before, and
+    of the program; its highest memory, None where that is not known."""
 
     cause: str = ""
     absent: bool = False

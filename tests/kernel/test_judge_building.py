@@ -84,7 +84,9 @@ def test_a_program_of_several_files_in_every_language(builder: Builder, language
 
 
 def test_a_submission_does_not_compile_and_the_compiler_says_why(builder: Builder) -> None:
-    for name, text, word in (("a.c", "int main(void) { return x; }", "undeclared"), ("a.cpp", "int main() { retrun 0; }", "retrun"), ("a.py", "def f(:\n", "SyntaxError")):
+    for name, text, word in (
+        ("a.c", "int main(void) { return x; }", "undeclared"), ("a.cpp", "int main() { retrun 0; }", "retrun"), ("a.py", "def f(:\n", "SyntaxError"),
+    ):  # fmt: skip
         built = builder.build(source(text, name))
         assert built.code is Code.CE and built.program is None and word in built.output and built.cause.startswith("`"), built
 
@@ -169,7 +171,8 @@ def test_no_language_of_compile_time_reads_a_file_of_the_host(builder: Builder, 
 
 def test_the_control_of_the_above_the_same_text_beside_the_source_is_read(builder: Builder) -> None:
     """The attack works where there is something to read: the sandbox is what stands between."""
-    inside = builder.build(Submission(name="x", files={"main.c": b'#include <stdio.h>\nlong long x =\n#include "secret"\n; int main(void) { printf("%lld", x); }', "secret": b"11223344556677"}))
+    text = b'#include <stdio.h>\nlong long x =\n#include "secret"\n; int main(void) { printf("%lld", x); }'
+    inside = builder.build(Submission(name="x", files={"main.c": text, "secret": b"11223344556677"}))
     assert run_program(compiled(inside), b"").stdout == b"11223344556677"
 
 
@@ -185,7 +188,8 @@ def test_a_compiler_sees_no_variable_of_the_judges_and_no_test_data(builder: Bui
 BOMBS = {
     "endless device": ("main.c", '#include "/dev/zero"\nint main(void) { return 0; }'),
     "include of itself": ("main.c", '#include "main.c"\n#include "main.c"\nint main(void) { return 0; }'),
-    "macros": ("main.c", "".join(f"#define A{n} A{n - 1} A{n - 1} A{n - 1} A{n - 1}\n" for n in range(1, 14)) + "#define A0 int x;\nA13\nint main(void) { return 0; }"),
+    "macros": ("main.c", "".join(f"#define A{n} A{n - 1} A{n - 1} A{n - 1} A{n - 1}\n" for n in range(1, 14))
+               + "#define A0 int x;\nA13\nint main(void) { return 0; }"),
     "templates": ("main.cpp", "template <int N, int M> struct F { static const int v = F<N - 1, M * 2>::v + F<N - 1, M * 2 + 1>::v; };\n"
                   "template <int M> struct F<0, M> { static const int v = 1; };\nint x[F<24, 1>::v % 7 + 1];\nint main() {}"),
     "constexpr": ("main.cpp", "constexpr int f(int n) { int s = 0; for (int i = 0; i < n; i++) for (int j = 0; j < 30000; j++) s ^= i * j; return s; }\n"
@@ -227,7 +231,9 @@ def test_a_build_script_that_runs_wild_is_ended_and_leaves_nothing(builder: Buil
 
 
 def test_links_that_a_build_leaves_are_not_followed_out_of_its_sandbox(builder: Builder, secret: str) -> None:
-    script = f"#!/bin/sh\nln -s {secret} stolen\nln -s /proc/self/environ environ\nmkfifo pipe\nprintf '#!/bin/sh\\nls /judge/program\\n' > real\nchmod +x real\nln -s real run\nln real other\n"
+    script = f"#!/bin/sh\nln -s {secret} stolen\nln -s /proc/self/environ environ\nmkfifo pipe\n" + (
+        "printf '#!/bin/sh\\nls /judge/program\\n' > real\nchmod +x real\nln -s real run\nln real other\n"
+    )
     built = builder.build(Source(name="v", files={"build": script.encode()}, executable=frozenset({"build"})))
     program = compiled(built)
     names = set(os.listdir(program.directory))
@@ -313,7 +319,13 @@ def test_an_entry_point_is_kept_and_classes_are_found_in_packages(builder: Build
 
 
 def test_the_program_sees_its_files_and_cannot_change_them(builder: Builder) -> None:
-    text = "import os\nprint(sorted(os.listdir('/judge/program')), os.getcwd())\nfor name in ('/judge/program/main.py', '/judge/program/new'):\n    try: open(name, 'a')\n    except OSError as e: print(e.strerror)\ntry: os.chmod('/judge/program/main.py', 0o777)\nexcept OSError as e: print(e.strerror)\n"
+    text = """
+import os
+print(sorted(os.listdir('/judge/program')), os.getcwd())
+for change in (lambda p: open(p, 'a'), lambda p: open(p + '.new', 'a'), lambda p: os.chmod(p, 0o777)):
+    try: change('/judge/program/main.py')
+    except OSError as error: print(error.strerror)
+"""
     program = compiled(builder.build(source(text, "main.py")))
     before = {path: path.read_bytes() for path in Path(program.directory).rglob("*") if path.is_file()}
     lines = (run_program(program, b"").stdout or b"").decode().splitlines()
@@ -328,7 +340,8 @@ def test_whatever_goes_into_a_program_is_in_its_key(builder: Builder) -> None:
 
     first = key({"a.py": b"print(1)"})
     assert key({"a.py": b"print(1)"}) == first
-    assert len({first, key({"a.py": b"print(2)"}), key({"b.py": b"print(1)"}), key({"a.py": b"print(1)", "b.txt": b""}), key({"a.py": b"print(1)b.txt"[:8], "b.tx": b"t"})}) == 5
+    others = ({"a.py": b"print(2)"}, {"b.py": b"print(1)"}, {"a.py": b"print(1)", "b.txt": b""}, {"a.py": b"print(1)", "b.tx": b"t"})
+    assert len({first, *map(key, others)}) == 5
     # Where names end and contents begin is not guessed.
     assert key({"a.py": b"", "b.txt": b"xy"}) != key({"a.py": b"", "b.tx": b"txy"})
 

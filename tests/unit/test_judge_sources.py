@@ -116,7 +116,7 @@ def test_the_main_file_is_the_stated_one_a_driver_a_default_name_main_or_the_fir
     assert main("a.py main.py zz.py", included=frozenset({"zz.py"})) == "main.py"
     assert main("main.py __main__.py", included=frozenset({"main.py"})) == "main.py"
     assert main("data.txt") == "data.txt"
-    with pytest.raises(BadSource, match="the stated entry point `c.py` is not among the files"):
+    with pytest.raises(BadSource, match=r"the stated entry point `c\.py` is not among the files"):
         main("a.py", entrypoint="c.py")
     assert choose_main(Sources(files={"lib.rs": b"", "main.rs": b""}), rust) == "main.rs"
 
