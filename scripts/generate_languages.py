@@ -58,8 +58,8 @@ TRIED = """
 
 Each of them but Python 2 was compiled and run on Debian 12, as root with cgroups v1 and as an ordinary user without any, by
 `sandbox judge languages --check`. {surveys} also by a program of several files, with recursion and, where the
-language has them, threads: `tests/kernel/test_judge_building.py`. Not defined are those of the format's table that Debian 12 has no compiler for: {undefined}; a submission in one of them is named as not judged. Of C# it is Mono's
-compiler; .NET's has no command that compiles files without a project.
+language has them, threads: `tests/kernel/test_judge_building.py`. Not defined are those of the format's table that Debian 12 has no compiler
+for: {undefined}; a submission in one of them is named as not judged. Of C# it is Mono's compiler; .NET's has no command that compiles files without a project.
 
 Go from 1.20 on compiles the standard library with each program, some seconds of CPU time; Crystal's release build takes 20 s and more.
 """
