@@ -39,6 +39,10 @@ def main() -> int:
     truth.add_argument("--seed", type=int, default=1, metavar="N", help="of the order within each round")
     proof = verbs.add_parser("proofs", help="how long each shipped policy takes to be compiled and proven")
     proof.add_argument("--rounds", type=int, default=3, metavar="N", help="how many times (default 3)")
+    talk = verbs.add_parser("dialogue", help="a round trip through the relay of interactive problems, beside two plain pipes")
+    talk.add_argument("--rounds", type=int, default=15, metavar="N", help="how many times (default 15)")
+    talk.add_argument("--trips", type=int, default=5000, metavar="N", help="round trips of a dialogue (default 5000)")
+    talk.add_argument("--seed", type=int, default=1, metavar="N", help="of the order within each round")
     beside = verbs.add_parser("beside", help="every tier beside every other sandbox that is installed (the default)")
     beside_arguments(beside)
     where = verbs.add_parser("profile", help="what bounds throughput, by perf; needs root")
@@ -99,6 +103,10 @@ def main() -> int:
         from syscalls import main as syscalls
 
         return syscalls(known.rounds, tuple(known.policies), known.docker, known.seed)
+    if known.verb == "dialogue":
+        from dialogue import main as dialogue
+
+        return dialogue(known.rounds, known.trips, known.seed)
     if known.verb == "proofs":
         from proofs import main as proofs
 

@@ -37,7 +37,6 @@ class Edge:
     validation_ms: int = LONG_MS
     output: int = 1 << 20
     flags: tuple[Code, ...] | None = None
-    passes: int = 1
 
 
 S, V = "submission", "validator"
@@ -189,7 +188,7 @@ EDGES: dict[str, Edge] = {
         submission="drain", validator="note:nextpass.in=6 exit:43", code=Code.JE, blame=V, cause="nextpass.in"
     ),
 }
-"""By name; a hundred of them would be no dearer."""
+"""By name."""
 
 
 @dataclass(slots=True)
@@ -218,13 +217,17 @@ class Table:
         runner = self._runners.get(edge.submission)
         if runner is None:
             runner = self._runners[edge.submission] = Runner(self.party(S, edge.submission, "judge"))
+        case = Case(name="secret/1", input=str(self.directory / "1.in"), answer=str(self.directory / "1.ans"))
+        return self.interactor(edge).judge(runner, case, limits(edge))
+
+    def interactor(self, edge: Edge) -> Interactor:
+        """Return the validator's side."""
         interactor = self._interactors.get((edge.validator, edge.validation_ms))
         if interactor is None:
             problem = self._problem(edge.validation_ms)
             interactor = Interactor(self.party(V, edge.validator, "judge-validate"), problem, stage=str(self.directory))
             self._interactors[edge.validator, edge.validation_ms] = interactor
-        case = Case(name="secret/1", input=str(self.directory / "1.in"), answer=str(self.directory / "1.ans"))
-        return interactor.judge(runner, case, limits(edge))
+        return interactor
 
     def _problem(self, validation_ms: int) -> Problem:
         own = ProblemLimits(validation_time_ns=validation_ms * MS, validation_output_bytes=1 << 18, validation_passes=2)

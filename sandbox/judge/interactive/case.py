@@ -164,6 +164,9 @@ def _judge(played: Played, limits: RunLimits, checked: Checked) -> Blamed:
 def _our_words(ended: Ended, limits: RunLimits) -> str:
     """Return why we ended the submission."""
     own, idle, cpu = (f"{ns / 1e9:.3f} s" for ns in (ended.own_ns, ended.idle_ns, ended.result.usage.cpu_ns))
+    if ended.meanwhile and ended.ending in (Ending.OWN_TIME, Ending.IDLE):
+        bound = limits.wall_ns if ended.ending is Ending.OWN_TIME else limits.idle_ns or 0
+        return f"ended after {own} (limit {bound / 1e9:g} s) in which it was to move: {ended.meanwhile}"
     if ended.ending is Ending.OWN_TIME:
         return f"ended after {own} without waiting for the validator (wall limit {limits.wall_ns / 1e9:g} s), {cpu} of CPU time used"
     if ended.ending is Ending.IDLE:

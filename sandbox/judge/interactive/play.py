@@ -243,6 +243,7 @@ class _Game:
             return
         if seat.place < 0 and not is_ending(seat.payload_pid):
             seat.ending = ending
+            seat.meanwhile = self._doubt()
             seat.told = seat.told or ending in (Ending.DECIDED, Ending.DEADLOCK, Ending.LINGERED)
             self._transcript.happened(now - self._began, seat.name, f"is ended: {ending}")
         elif ending is Ending.OUTPUT:
@@ -251,6 +252,15 @@ class _Game:
             seat.place = self._places
             self._places += 1
         seat.kill()
+
+    def _doubt(self) -> str:
+        """Return what everybody waits for, where all wait and it could not be proved that nobody will ever move."""
+        looks = self._looks or {}
+        if not looks or not all(look.waits_for_others or look.stuck for look in looks.values()):
+            return ""
+        words = ", ".join(f"{name} {look.words}" for name, look in looks.items())
+        because = "; ".join(f"{name}: {look.open_because}" for name, look in looks.items() if look.open_because)
+        return f"{words}; not proved to be a deadlock ({because})" if because else ""
 
     def _on_end(self, seat: Seat, now: int) -> None:
         """Everything of a party is dead: pass it on."""
@@ -311,14 +321,14 @@ class _Game:
         looks = {seat.name: seat.look() for seat in live}
         before, self._looks = self._looks, looks
         self._clocks.looked(looks)
-        stuck = bool(looks) and all(look.stuck for look in looks.values()) and all(seat.stderr_waiting() == 0 for seat in live)
-        if stuck and before is not None and before.keys() == looks.keys() and all(before[name].marks == looks[name].marks for name in looks):
-            # Between the two looks nothing was ready, for the poll before this one came back empty, and none of the threads has run.
-            if all(look.stuck for look in before.values()):
-                self._deadlock = tuple(Stuck(name=name, words=look.words, for_others=look.waits_for_others) for name, look in looks.items())
-                for seat in live:
-                    self._end(seat, Ending.DEADLOCK, now)
-                return
+        # Whose end has begun is on its way, however long that takes.
+        stuck = all(looks[seat.name].stuck and seat.place < 0 and seat.stderr_waiting() == 0 for seat in live)
+        # Between two such looks nothing was ready, for the poll before this one came back empty.
+        if stuck and before is not None and all(_unmoved(before.get(name), look) for name, look in looks.items()):
+            self._deadlock = tuple(Stuck(name=name, words=look.words, for_others=look.waits_for_others) for name, look in looks.items())
+            for seat in live:
+                self._end(seat, Ending.DEADLOCK, now)
+            return
         self._step = _QUIET_NS if stuck else min(_LAZY_NS, 2 * self._step)
         self._look_at = time.monotonic_ns() + self._step
 
@@ -346,6 +356,7 @@ class _Game:
                 result=seat.result,
                 place=seat.place,
                 ending=seat.ending,
+                meanwhile=seat.meanwhile,
                 told=seat.told,
                 own_ns=self._clocks.own_ns[name],
                 idle_ns=self._clocks.idle_ns[name],
@@ -360,6 +371,7 @@ class _Game:
             wall_ns=now - self._began,
             transcript=self._transcript.entries(),
             transcript_lines=self._transcript.lines(),
+            notes=tuple(dict.fromkeys(seat.meanwhile for seat in self._seats.values() if seat.meanwhile)),
         )
 
     def close(self) -> None:
@@ -373,3 +385,8 @@ class _Game:
         with self._lock:  # a thread may be about to tell of an end that nobody waits for any more
             wake, self._wake = self._wake, -1
         os.close(wake)
+
+
+def _unmoved(before: Look | None, look: Look) -> bool:
+    """Whether a party was stuck at both looks and none of its threads has run in between."""
+    return before is not None and before.stuck and before.marks == look.marks

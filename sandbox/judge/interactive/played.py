@@ -42,6 +42,7 @@ class Ended:
         result: of its sandbox; `stdout` is not in it.
         place: 0 for the first that began to end, and so on. A party that ended because it was told of another's end comes after that.
         ending: who ended it.
+        meanwhile: what all waited for when it was ended, and why that was not proved to be a deadlock; "" where somebody did not wait.
         told: whether it was told of another's end (its input was closed for that, or it was ended) before it began to end.
         own_ns: wall time in which it waited for nobody else; `idle_ns` is the part of that in which none of its threads was seen to run.
         sent_bytes: what came from it; `lost_bytes` of that nobody read.
@@ -53,6 +54,7 @@ class Ended:
     result: Result
     place: int
     ending: Ending = Ending.ITSELF
+    meanwhile: str = ""
     told: bool = False
     own_ns: int = 0
     idle_ns: int = 0
@@ -70,8 +72,8 @@ class Played:
         parties: by name.
         deadlock: the parties that were left and waited for each other, empty for none.
         wall_ns: from the first start to the last end.
+        notes: what could not be proved.
         transcript: what was said; lines are for people, see `Transcript.lines`.
-        notes: what could not be told.
     """
 
     parties: Mapping[str, Ended]

@@ -27,6 +27,7 @@ class Seat:
         into: carries what it reads, where that comes from another party.
         place: in the order of ends, -1 before its end has begun.
         ending: who ended it.
+        meanwhile: what all waited for when it was ended, where that could be a deadlock.
         told: whether it was told of another's end before its own.
         over: whether everything of it is dead.
     """
@@ -38,6 +39,7 @@ class Seat:
         self.into: Channel | None = None
         self.place = -1
         self.ending = Ending.ITSELF
+        self.meanwhile = ""
         self.told = False
         self.over = False
         self.result: Result | None = None

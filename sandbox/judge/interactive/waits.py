@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _MAXIMUM_THREADS = 512
 _MAXIMUM_DESCRIPTORS = 256
 _SIGALRM_BIT = 1 << 13
-_STILL, _DEAD = (b"S", b"T", b"t"), (b"Z", b"X")  # what runs (R) or waits for a disk (D) goes on by itself
+_DEAD = (b"Z", b"X")
 
 PF_EXITING = 0x4
 """Source: kernel include/linux/sched.h; field 9 of proc_pid_stat(5)."""
@@ -76,18 +76,21 @@ def look_at(pids: Sequence[int], graph: frozenset[str]) -> Look:
         return Look(open_because="it has ended")
     waiting: list[Waiting] = []
     marks: list[tuple[int, ...]] = []
-    because = ""
+    because, init = "", b""
     for index, pid in enumerate(pids):
         try:
             tasks = sorted(os.listdir(f"/proc/{pid}/task"), key=int)
             if len(marks) + len(tasks) > _MAXIMUM_THREADS:
                 return Look(waiting=tuple(waiting), open_because=f"it has more than {_MAXIMUM_THREADS} threads")
             if index == 0:
-                marks += [_mark(pid, task, _status(pid, task)) for task in tasks]  # it wakes for whoever ends
+                for task in tasks:
+                    status = _status(pid, task)
+                    marks.append(_mark(pid, task, status))  # it wakes for whoever ends
+                    init = status[b"Name"]
                 continue
             because = because or _own_timers(pid)
             for task in tasks:
-                because = _look_at_thread(pid, task, graph, waiting, marks) or because
+                because = _look_at_thread(pid, task, graph, init, waiting, marks) or because
         except (OSError, ValueError, KeyError) as error:
             return Look(waiting=tuple(waiting), open_because=f"it could not be looked at: {error}")
     if not waiting:
@@ -104,19 +107,23 @@ def is_ending(pid: int) -> bool:
         return True
 
 
-def _look_at_thread(pid: int, task: str, graph: frozenset[str], waiting: list[Waiting], marks: list[tuple[int, ...]]) -> str:
+def _look_at_thread(
+    pid: int, task: str, graph: frozenset[str], init: bytes, waiting: list[Waiting], marks: list[tuple[int, ...]]
+) -> str:  # fmt: skip
     """Add one thread; return why it may go on by itself, or nothing."""
     status = _status(pid, task)  # before the call: what blocks after this was read is switched out once more
-    state, name = status.get(b"State", b"")[:1], status.get(b"Name", b"").decode("utf-8", "replace")
+    state, name = status.get(b"State", b"")[:1], status.get(b"Name", b"")
+    if _is_starting(name, init):
+        return "it is about to start"
     if state in _DEAD:
         marks.append((pid, int(task)))
         return ""
-    if is_helper(os.path.basename(_link(f"/proc/{pid}/exe")), name):
+    if is_helper(os.path.basename(_link(f"/proc/{pid}/exe")), name.decode("utf-8", "replace")):
         return ""
     marks.append(_mark(pid, task, status))
     call = parse_call(_read(f"/proc/{pid}/task/{task}/syscall"), native_arch())
     seen = explain(call, lambda fd: _link(f"/proc/{pid}/fd/{fd}"), lambda: _kinds(pid), graph)
-    if seen.stuck and state not in _STILL:
+    if seen.stuck and state != b"S":  # what waits for a disk goes on by itself, and who stopped a thread lets it go on
         seen = Waiting(wait=Wait.RUNS, words="runs")
     waiting.append(seen)
     if not seen.stuck:
@@ -124,6 +131,11 @@ def _look_at_thread(pid: int, task: str, graph: frozenset[str], waiting: list[Wa
     if int(status.get(b"SigCgt", b"0"), 16) & _SIGALRM_BIT:
         return "it handles SIGALRM, and the kernel does not tell whether an alarm is set"
     return ""
+
+
+def _is_starting(name: bytes, init: bytes) -> bool:
+    """Whether a process has not executed its program yet: it waits for a word of ours, and that is no pipe of its own."""
+    return name == init
 
 
 def _own_timers(pid: int) -> str:
