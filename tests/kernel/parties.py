@@ -170,8 +170,8 @@ EDGES: dict[str, Edge] = {
         submission="spin line line", validator=f"{ASKS} exit:42", code=Code.TLE, blame=S, cpu_ms=300
     ),
     "the validator sleeps": Edge(submission="line line", validator="say:5 sleep:100000 exit:42", code=Code.JE, blame=V, validation_ms=300),
-    "the validator sleeps, and goes on": Edge(submission="line say:10 end", validator="say:5 expect:10 sleep:900 exit:42", code=Code.AC, own_ms=600),
-    "the validator thinks, and rejects": Edge(submission="line say:9 line", validator="say:5 line burn:900 exit:43", code=Code.WA, blame=S, own_ms=600),
+    "the validator sleeps, and goes on": Edge(submission="line say:10 end", validator="say:5 expect:10 sleep:2500 exit:42", code=Code.AC, own_ms=2000),
+    "the validator thinks, and rejects": Edge(submission="line say:9 line", validator="say:5 line sleep:2500 exit:43", code=Code.WA, blame=S, own_ms=2000),
     "a thread speaks later": Edge(submission="later:10 line tick:400 drain", validator=f"{ASKS} exit:42", code=Code.AC),
     "a child speaks later": Edge(submission="line child:400 wait", validator="say:5 line end exit:42", code=Code.AC),
     "an alarm speaks later": Edge(submission="later:10 line alarm:1 drain", validator=f"{ASKS} exit:42", code=Code.AC),

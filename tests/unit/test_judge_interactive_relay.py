@@ -173,6 +173,15 @@ def test_when_it_is_quiet_a_look_says_whose_time_it_is(looks: dict[str, Look], o
     assert (clocks.own_ns, clocks.idle_ns) == (own, idle)
 
 
+def test_what_a_busy_host_takes_is_nobodys() -> None:
+    clocks = Clocks("sv", "v", 0)
+    clocks.begin(5_000_000_000)
+    clocks.advance(9_000_000_000, "s", 25_000_000)
+    assert 25_000_000 <= clocks.own_ns["s"] <= 50_000_000
+    clocks.advance(9_010_000_000, "s", 25_000_000)
+    assert 35_000_000 <= clocks.own_ns["s"] <= 60_000_000
+
+
 def test_the_dead_are_not_charged() -> None:
     clocks = Clocks("sv", "v", 0)
     clocks.advance(10, "s")

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from sandbox.judge.interactive.waits import Look
 
+_LATE_NS = 20_000_000
+
 
 class Clocks:
     """Own and idle time of every party, in nanoseconds.
@@ -30,6 +32,10 @@ class Clocks:
         self.own_ns = dict.fromkeys(self._turn, 0)
         self.idle_ns = dict.fromkeys(self._turn, 0)
 
+    def begin(self, now: int) -> None:
+        """Everybody has started: what was before is nobody's."""
+        self._at = now
+
     def said(self, name: str) -> None:
         """A party has written something."""
         self._turn[name], self._looks = False, None
@@ -42,14 +48,18 @@ class Clocks:
         """What they do now that it is quiet; holds until something moves."""
         self._looks = looks
 
-    def advance(self, now: int, live: Iterable[str]) -> None:
+    def advance(self, now: int, live: Iterable[str], planned_ns: int | None = None) -> None:
         """Charge the time since the last call to the parties whose it was.
 
         Args:
             now: CLOCK_MONOTONIC nanoseconds.
             live: who has not ended.
+            planned_ns: how long whoever calls meant to wait at most. Much more than that means that it was kept from looking by a busy host, and the parties
+                with it: the rest is nobody's.
         """
         spent, self._at = now - self._at, now
+        if planned_ns is not None:
+            spent = min(spent, planned_ns + _LATE_NS)
         names = list(live)
         looks = self._looks
         waiting = [name for name in names if (looks[name].waits_for_others if looks is not None and name in looks else not self._turn[name])]

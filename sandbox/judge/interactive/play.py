@@ -82,12 +82,15 @@ class _Game:
         """Play to the end."""
         self._start()
         self._poll.register(self._wake, select.POLLIN)
-        self._moved(time.monotonic_ns())
+        now = time.monotonic_ns()
+        self._clocks.begin(now)
+        self._moved(now)
         while any(not seat.over for seat in self._seats.values()):
             self._arm()
-            ready = self._poll.poll(max(0, -(-(self._next_ns() - time.monotonic_ns()) // 1_000_000)))
+            wait_ms = max(0, -(-(self._next_ns() - time.monotonic_ns()) // 1_000_000))
+            ready = self._poll.poll(wait_ms)
             now = time.monotonic_ns()
-            self._clocks.advance(now, (seat.name for seat in self._seats.values() if not seat.over))
+            self._clocks.advance(now, (seat.name for seat in self._seats.values() if not seat.over), wait_ms * 1_000_000)
             for fd, events in ready:
                 if fd == self._wake:
                     os.eventfd_read(fd)
