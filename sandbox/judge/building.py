@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import posixpath
+import re
 import threading
 
 import sandbox
@@ -24,6 +25,7 @@ from sandbox.policy.load import load_policy
 from sandbox.policy.profile_load import load_profile
 from sandbox.record import dataclass, field, replace
 from sandbox.result import Verdict
+from sandbox.units import format_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from sandbox.result import Result
 
 _OUTPUT = 64 << 10
+_PROGRAM_BYTES = 64 << 20
+_TOO_LARGE = re.compile(r": \d+ bytes, of \d+ in all \d+ are left$")
 _KEY_SCHEMA = 1
 _WALL_FACTOR = 5
 """Wall time of a compiler as a multiple of its CPU time: idle time would count what it waits for a processor, and blame the contestant for a busy host."""
@@ -240,7 +244,7 @@ def _compile(job: _Job, limits: ProblemLimits) -> Result:
     time_ns = limits.compilation_time_ns
     return sandbox.run(
         job.command, profile=_COMPILE_PROFILE, files=dict(job.sources.files), volumes=job.volumes, env=dict(job.environment), collect=["**"],
-        collect_limit=256 << 20, name="",
+        collect_limit=_PROGRAM_BYTES,
         limits={"cpu": time_ns / 1e9, "wall": _WALL_FACTOR * time_ns / 1e9, "memory": limits.compilation_memory_bytes},
     )  # fmt: skip
 
@@ -250,6 +254,8 @@ def _why_not(job: _Job, result: Result) -> str:
     program = posixpath.basename(job.command[0]) if job.language != "scripts" else "build"
     if result.verdict is not Verdict.OK:
         return f"`{program}` ended with {result.cause}" + (f": {line}" if (line := first_line(result)) else "")
+    if any(_TOO_LARGE.search(note) for note in result.notes):
+        return f"`{program}` made more than {format_size(_PROGRAM_BYTES)} of files"
     if job.wanted and job.wanted not in result.files and job.wanted not in job.sources.files:
         left_out = [note for note in result.notes if note.startswith("not collected:")]
         return f"`{program}` made no file `{job.wanted}`" + (f" ({left_out[0]})" if left_out else "")

@@ -230,6 +230,14 @@ def test_a_build_script_that_runs_wild_is_ended_and_leaves_nothing(builder: Buil
     assert built.result is not None and (not limit or limit in built.result.limits_hit)
 
 
+def test_a_program_that_is_too_large_to_keep_is_a_compile_error_in_words(builder: Builder) -> None:
+    text = "static char a[80000000] = {1}; int main(void) { return a[0]; }"
+    assert builder.build(source(text)).cause == "`gcc` made more than 64 MiB of files"
+    script = "#!/bin/sh\ntruncate -s 80M waste\nprintf '#!/bin/sh\\n' > run\nchmod +x run\n"
+    built = build_source(builder, {"build": script}, ("build",))
+    assert built.cause == "`build` made more than 64 MiB of files" and built.code is Code.CE
+
+
 def test_links_that_a_build_leaves_are_not_followed_out_of_its_sandbox(builder: Builder, secret: str) -> None:
     script = f"#!/bin/sh\nln -s {secret} stolen\nln -s /proc/self/environ environ\nmkfifo pipe\n" + (
         "printf '#!/bin/sh\\nls /judge/program\\n' > real\nchmod +x real\nln -s real run\nln real other\n"
