@@ -14,9 +14,10 @@ from kernel.judged import LIMITS, MB, MS, Bench, S
 from sandbox.judge.case import judge_case
 from sandbox.judge.check import Checked, open_checker
 from sandbox.judge.check.inputs import InputChecker, all_accept
+from sandbox.judge.check.static import FEEDBACK, StaticChecker
 from sandbox.judge.check.validator import ValidatorChecker
 from sandbox.judge.grader_program import GraderProgram
-from sandbox.judge.model import Code, Format
+from sandbox.judge.model import Code, Format, Grading, Group, Submission
 from sandbox.judge.running import Runner
 
 pytestmark = [pytest.mark.userns, pytest.mark.seccomp]
@@ -283,6 +284,32 @@ def test_input_validators(bench: Bench) -> None:
         case = bench.case(input_validator_flags=("a",), input_validator_flags_for=by_name, args=("z",), files=str(files))
         with InputChecker([words], problem) as checker:
             assert checker.check(case)[0].message == f"{[*told, 'z']} ['beside']"
+
+
+@pytest.mark.parametrize(("source", "code", "told"), [
+    ("sys.exit(42)", Code.AC, ""),
+    ("sys.exit(43 if 'eval' in open(entry).read() else 42)", Code.WA, "rejected it"),
+    ("open(feedback + 'judgemessage.txt', 'w').write('no eval'); sys.exit(43)", Code.WA, "rejected it: no eval"),
+    ("sys.exit(0)", Code.JE, "exit 0, which is neither 42 nor 43"),
+    ("os.abort()", Code.JE, "signal 6 (SIGABRT)"),
+    ("while True: pass", Code.JE, "(cpu-limit)"),
+    ("os.symlink('/etc/passwd', feedback + 'score.txt'); sys.exit(42)", Code.JE, "`score.txt`: a link or no regular file"),
+    ("open(feedback + 'huge', 'w').write('x' * 3000000); sys.exit(42)", Code.JE, ""),
+    # What the submission brought is no feedback, wherever it lies.
+    ("assert sys.argv[1:3] == ['python3', 'main.py'] and sys.argv[4:] == ['a b']; sys.exit(42)", Code.AC, ""),
+    ("assert sorted(os.listdir('.'))[1:] == ['judgemessage.txt', 'main.py', 'nextpass.in', 'score.txt'], os.listdir('.'); sys.exit(42)", Code.AC, ""),
+    ("assert os.listdir(feedback) == ['.keep'], os.listdir(feedback); sys.exit(42)", Code.AC, ""),
+])  # fmt: skip
+def test_static_validators(bench: Bench, source: str, code: Code, told: str) -> None:
+    """They see the submission's files in their working directory, say what output validators say, and get no feedback from the submission."""
+    program = bench.program("import os, sys\nlanguage, entry, feedback = sys.argv[1:4]\n" + source, profile="judge-validate")
+    files = {"main.py": b"eval(input())", "score.txt": b"100", "judgemessage.txt": b"forged", "nextpass.in": b"", f"{FEEDBACK}/score.txt": b"100"}
+    problem = bench.problem([], limits={"validation_time_ns": S}, scoring=True, custom_score=True, format=Format.V2025_09)
+    group = Group(name="secret", grading=Grading(aggregation="sum", static_validation_score=20.0, static_validator_args=("a b",)), children=())
+    with StaticChecker(program, problem) as checker:
+        found = checker.check(Submission(name="x", files=files), "python3", "main.py", group)
+    assert (found.code, found.score) == (code, None) and "forged" not in found.judge_message, found
+    assert told in found.cause and (code is not Code.AC) == bool(found.cause), found
 
 
 @pytest.mark.parametrize(("source", "code", "score", "cause"), [

@@ -43,7 +43,8 @@ class StaticChecker:
             group: that asks for it, with its arguments.
         """
         name = static_case(group)
-        files = {**submission.files, f"{FEEDBACK}/.keep": b""}
+        # What the submission brought is no feedback, wherever it lies.
+        files = {path: content for path, content in submission.files.items() if not path.startswith(".")} | {f"{FEEDBACK}/.keep": b""}
         limits = validation_limits(self._problem)
         room = limits.output_bytes + sum(map(len, files.values()))
         words = (language, entrypoint, f"{WORK}/{FEEDBACK}/", *group.grading.static_validator_args)
@@ -56,7 +57,8 @@ class StaticChecker:
         except SandboxError as error:
             return CaseResult(case=name, code=Code.JE, flags=(Code.JE,), cause=f"static validator: {error}")
         left = {path.removeprefix(f"{FEEDBACK}/"): content for path, content in ran.result.files.items() if path != f"{FEEDBACK}/.keep"}
-        checked = judge_validator("static validator", replace(ran.result, files=left), self._problem, stderr=ran.stderr, given={})
+        notes = tuple(note.replace(f"`{FEEDBACK}/", "`", 1) for note in ran.result.notes)
+        checked = judge_validator("static validator", replace(ran.result, files=left, notes=notes), self._problem, stderr=ran.stderr, given={})
         code = {True: Code.AC, False: Code.WA, None: Code.JE}[checked.accepted]
         return CaseResult(
             case=name,

@@ -116,7 +116,7 @@ class Stage:
     def __init__(self, directory: str) -> None:
         self._directory = os.path.realpath(directory) if directory else ""
         self._readable: dict[str, bool] = {}
-        if self._directory and not self._may_enter(self._directory):
+        if self._directory and not (os.path.isdir(self._directory) and self._may_enter(self._directory)):
             self._directory = ""
         self.volumes = [Volume(source=self._directory, target=PACKAGE_DIRECTORY, origin="the judge")] if self._directory else []
 

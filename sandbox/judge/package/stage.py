@@ -51,8 +51,11 @@ def open_stage(problem: Problem) -> Iterator[Problem]:
 
 
 def stage_root(problem: Problem) -> str:
-    """Return the directory that has everything of a staged package, to be shown to validators read-only."""
-    return problem.root
+    """Return the directory that has all test data of a staged package, to be shown to validators read-only.
+
+    Not the stage itself, into which nobody but the user gets: a validator of root's has an id that is nobody's.
+    """
+    return os.path.join(problem.root, "data")
 
 
 class _Copier:
