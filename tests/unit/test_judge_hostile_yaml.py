@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
 import pytest
 
 from sandbox.judge.errors import PackageError
+from sandbox.judge.package.read import read_package
 from sandbox.judge.package.words import Glob, fill_in
 from sandbox.judge.package.yaml_source import Node, check_keys, parse_yaml
+from tests.unit.judge_packages import NEW, Files, make_package
 
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
 MERGES = "a0: &a0 {x: y, z: y}\n" + "".join(f"a{n}: &a{n} {{k{n}: [{', '.join([f'*a{n - 1}'] * 9)}], <<: *a{n - 1}}}\n" for n in range(1, 12))
@@ -168,6 +171,24 @@ def test_globs_take_no_longer_than_pattern_times_path() -> None:
     """Steps of a pattern that a backtracking matcher needs 2^100 of: this one visits each place once a part."""
     assert not Glob("*a" * 100 + "b").matches("a" * 250)
     assert not Glob("{*a,a*}" * 100 + "b").matches("a" * 250)
+
+
+def test_labels_that_would_take_hours_are_refused(tmp_path: Path) -> None:
+    cases: Files = {f"data/secret/{'a' * 200}{number}.{ending}": "" for number in range(40) for ending in ("in", "ans")}
+    text = "accepted:\n" + "".join(f"  'secret/{'*a' * 400}{number}':\n    permitted: [AC]\n" for number in range(150))
+    root = make_package(tmp_path, {**NEW, **cases, "submissions/submissions.yaml": text, **{f"submissions/accepted/{n}.py": "" for n in range(9)}})
+    with pytest.raises(PackageError, match="more for single cases than will be read"):
+        read_package(root)
+    text = "".join(f"'{'*a' * 400}{number}':\n  permitted: [AC]\n" for number in range(500))
+    names: Files = {f"submissions/accepted/{'a' * 200}{number}.py": "" for number in range(40)}
+    root = make_package(tmp_path / "b", {**NEW, "submissions/submissions.yaml": text, **names})
+    with pytest.raises(PackageError, match="more of them, or of labels, than will be read"):
+        read_package(root)
+
+
+def test_blanks_in_other_tools_files_take_one_pass(tmp_path: Path) -> None:
+    """A pattern that begins with all white space would try 60 000 lines from each of 60 000 places."""
+    assert read_package(make_package(tmp_path, {**NEW, "domjudge-problem.ini": "\n" * 60_000 + "timelimit=x"})).limits.time_ns is None
 
 
 def test_constants_take_one_pass() -> None:

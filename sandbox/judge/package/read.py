@@ -15,21 +15,22 @@ from sandbox.judge.package.places import place_of
 from sandbox.judge.package.problem_yaml import Settings, read_settings
 from sandbox.judge.package.sources import read_include, read_programs
 from sandbox.judge.package.stage import open_stage
-from sandbox.judge.package.submissions import read_submissions
+from sandbox.judge.package.submissions import MAXIMUM_GLOB_STEPS, read_submissions
 from sandbox.judge.package.testdata import read_test_data
+from sandbox.judge.package.words import Glob
 from sandbox.record import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from sandbox.judge.model import Source
+    from sandbox.judge.model import Source, Submission
 
 __all__ = ("cases_of", "groups_of", "open_stage", "read_package")
 
 _NAME = re.compile(r"[a-z0-9]+", re.ASCII)
 _SECONDS = re.compile(r"\s*([0-9]{1,5}(?:\.[0-9]{1,6})?)\s*", re.ASCII)
-_INI_TIME = re.compile(r"^\s*timelimit\s*=\s*['\"]?([0-9]{1,5}(?:\.[0-9]{1,6})?)['\"]?\s*$", re.MULTILINE | re.ASCII)
+_INI_TIME = re.compile(r"^[ \t]*timelimit[ \t]*=[ \t]*['\"]?([0-9]{1,5}(?:\.[0-9]{1,6})?)['\"]?[ \t\r]*$", re.MULTILINE | re.ASCII)
 _MAXIMUM_SMALL = 64 << 10
 
 
@@ -73,6 +74,7 @@ def _read(tree: Tree, name: str) -> Problem:
     constants = settings.constants
     data, invalid = read_test_data(tree, settings)
     submissions = read_submissions(tree, settings)
+    _check_labels(tree, data, submissions)
     old_validators = not tree.missing("input_format_validators") and not new
     input_validators = read_programs(tree, "input_format_validators" if old_validators else "input_validators", constants)
     output_validators = _output_validators(tree, settings)
@@ -109,6 +111,14 @@ def _read(tree: Tree, name: str) -> Problem:
         warnings=tuple(tree.warnings),
     )
     return replace(problem, digest=_digest(problem, text))
+
+
+def _check_labels(tree: Tree, data: Group, submissions: Sequence[Submission]) -> None:
+    """Refuse labels that would take hours to be held against the cases."""
+    costs = {glob: Glob(glob).cost for each in submissions for glob in {one.cases for one in each.expectations if one.cases}}
+    cost = sum(costs[one.cases] for each in submissions for one in each.expectations if one.cases)
+    if cost * sum(len(case.name) for case in cases_of(data)) > MAXIMUM_GLOB_STEPS:
+        raise PackageError("read labels: more for single cases than will be read", origin=tree.place("submissions/submissions.yaml"))
 
 
 def _output_validators(tree: Tree, settings: Settings) -> tuple[Source, ...]:

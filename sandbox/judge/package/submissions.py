@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+from sandbox.judge.errors import PackageError
 from sandbox.judge.model import Expectation, Format, Submission
 from sandbox.judge.package.confine import shown
 from sandbox.judge.package.expected import Entrance, read_submissions_yaml
@@ -47,6 +48,8 @@ _DECIDED = ("accepted", "wrong_answer", "time_limit_exceeded", "run_time_error")
 _TAG = re.compile(rb"@EXPECTED_(RESULTS|SCORE)@: ([^\n]{0,400})", re.IGNORECASE)
 _SCORE = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,12})?", re.ASCII)
 _MAXIMUM_SUBMISSIONS = 5_000
+MAXIMUM_GLOB_STEPS = 1_000_000_000
+"""Of all labels on all submissions, and of those that speak of some cases on all cases; no step takes a microsecond."""
 
 
 def read_submissions(tree: Tree, settings: Settings) -> tuple[Submission, ...]:
@@ -58,7 +61,9 @@ def read_submissions(tree: Tree, settings: Settings) -> tuple[Submission, ...]:
     new = settings.format is Format.V2025_09
     entrances = read_submissions_yaml(tree, settings) if new else []
     details = _entry_points(tree)
-    found = []
+    cost = sum(entrance.glob.cost for entrance in entrances)
+    letters = 0
+    found: list[Submission] = []
     for directory in tree.list("submissions"):
         if directory.trouble is not None:
             raise directory.trouble
@@ -77,9 +82,11 @@ def read_submissions(tree: Tree, settings: Settings) -> tuple[Submission, ...]:
             if not files:
                 tree.warn("submission without files", entry.path)
                 continue
-            found.append(_label(tree, settings, Submission(name=f"{directory.name}/{entry.name}", files=files), entrances, details))
-            if len(found) > _MAXIMUM_SUBMISSIONS:
-                raise directory_error(tree)
+            name = f"{directory.name}/{entry.name}"
+            letters += len(name)
+            if len(found) >= _MAXIMUM_SUBMISSIONS or letters * cost > MAXIMUM_GLOB_STEPS:
+                raise PackageError("read submissions: more of them, or of labels, than will be read", origin=tree.place("submissions"))
+            found.append(_label(tree, settings, Submission(name=name, files=files), entrances, details))
         if programs and not any(each.expectations for each in found if each.name.startswith(f"{directory.name}/")) and directory.name not in _UNLABELLED:
             tree.warn("is no directory that has a meaning: its submissions have no label", directory.path)
     for entrance in entrances:
@@ -88,13 +95,6 @@ def read_submissions(tree: Tree, settings: Settings) -> tuple[Submission, ...]:
     if not any(each.name.startswith("accepted/") for each in found):
         tree.warn("has no accepted submission", "submissions")
     return tuple(found)
-
-
-def directory_error(tree: Tree) -> Exception:
-    """Return the error for more submissions than will be judged."""
-    from sandbox.judge.errors import PackageError
-
-    return PackageError(f"read submissions: more than {_MAXIMUM_SUBMISSIONS}", origin=tree.place("submissions"))
 
 
 def _label(

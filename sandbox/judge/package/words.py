@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _SEQUENCE = re.compile(rb"\{\{([a-zA-Z_][a-zA-Z0-9_]{0,99}(?:\.[a-zA-Z_][a-zA-Z0-9_]{0,99})?)\}\}")
 _MAXIMUM_FLAGS = 4096
 _MAXIMUM_GLOB = 1024
-STAR = None
+_STARS = re.compile(r"\*+|[^*]+")
 
 
 
@@ -50,30 +50,31 @@ class Glob:
     Args:
         pattern: the text; a slash at its end is the same as none.
 
+    Attributes:
+        cost: how many steps a match takes for each letter of a path, at most.
+
     Raises:
         ValueError: it is longer than anybody's, or has braces in braces.
     """
 
-    __slots__ = ("_parts", "pattern")
+    __slots__ = ("_parts", "cost", "pattern")
 
     def __init__(self, pattern: str) -> None:
         if len(pattern) > _MAXIMUM_GLOB:
             raise ValueError(f"longer than {_MAXIMUM_GLOB} characters")
         self.pattern = pattern
-        self._parts: list[str | list[list[str | None]] | None] = []
+        # Outside of braces a part is letters or a star; braces are a part that is a list of such lists.
+        self._parts: list[str | None | list[list[str | None]]] = []
         text = pattern.removesuffix("/")
         at = 0
-        while at < len(text):
-            end = text.find("}", at) if text[at] == "{" else -1
-            if end < 0:
-                self._parts.append(STAR if text[at] == "*" else text[at])
-                at += 1
-                continue
-            inner = text[at + 1 : end]
+        while (begin := text.find("{", at)) >= 0 and (end := text.find("}", begin)) >= 0:
+            inner = text[begin + 1 : end]
             if "{" in inner:
                 raise ValueError("has braces in braces")
-            self._parts.append([[STAR if each == "*" else each for each in word.strip()] for word in inner.split(",")])
+            self._parts += (*_parts(text[at:begin]), [_parts(word.strip()) for word in inner.split(",")])
             at = end + 1
+        self._parts += _parts(text[at:])
+        self.cost = 1 + sum(sum(len(word) + 1 for word in part) if isinstance(part, list) else 1 for part in self._parts)
 
     def matches(self, path: str) -> bool:
         """Whether the pattern matches a path or a directory that it is in."""
@@ -85,20 +86,23 @@ class Glob:
         return any(place == len(path) or path[place] == "/" for place in places)
 
 
+def _parts(text: str) -> list[str | None]:
+    """Return letters and stars in their order; several stars are as good as one."""
+    return [None if each[0] == "*" else each for each in _STARS.findall(text)]
+
+
 def _follow(parts: list[str | None], places: set[int], path: str) -> set[int]:
     """Return where in a path one can be after letters and stars, having been at `places`."""
     for part in parts:
-        if part is STAR:
-            reached = set()
+        if part is None:
+            reached: set[int] = set()
             for place in sorted(places):
-                while place not in reached:
-                    reached.add(place)
-                    if place == len(path) or path[place] == "/":
-                        break
-                    place += 1
+                if place not in reached:
+                    end = path.find("/", place)
+                    reached.update(range(place, (len(path) if end < 0 else end) + 1))
             places = reached
         else:
-            places = {place + 1 for place in places if place < len(path) and path[place] == part}
+            places = {place + len(part) for place in places if path.startswith(part, place)}
     return places
 
 
