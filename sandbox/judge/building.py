@@ -25,7 +25,7 @@ from sandbox.policy.load import load_policy
 from sandbox.policy.profile_load import load_profile
 from sandbox.record import dataclass, field, replace
 from sandbox.result import Verdict
-from sandbox.units import format_size
+from sandbox.units import format_duration, format_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -166,13 +166,14 @@ class Builder:
 
     def _blame(self, built: Built, language: Language, installed: Installed, limits: ProblemLimits) -> Built:
         """Return what came of a compiler that ended by itself with an error: the judge's fault where it cannot compile the definition's own program either."""
-        if built.code is not Code.CE or built.result is None or built.result.limits_hit or not language.hello:
+        if built.code is not Code.CE or built.result is None or built.result.limits_hit or _out_of_time(built.result, limits) or not language.hello:
             return built
         with self._lock:
             broken = self._broken.get(language.id)
         if broken is None:
             try:
-                own = self._build_language(_OWN, language, installed, Sources(files={language.hello_file: language.hello.encode()}), limits, True)
+                # Under the usual limits: whether it works is asked, not whether the package leaves it enough.
+                own = self._build_language(_OWN, language, installed, Sources(files={language.hello_file: language.hello.encode()}), ProblemLimits(), True)
                 broken = "" if own.program is not None else own.cause
             except BadSource as error:
                 broken = str(error)
@@ -222,7 +223,7 @@ class Builder:
                     return self.cache.add(key, job.sources.files, {}), replace(built, cause=said)
                 result = _compile(job, limits)
                 output = _said(result)
-                cause = _why_not(job, result)
+                cause = _why_not(job, result, limits)
                 if cause:
                     return None, Built(name=job.name, language=job.language, code=Code.CE, cause=cause, output=output, result=result)
                 made = {**result.files, **{name: text for name, text in job.sources.files.items() if name not in result.files}}
@@ -249,10 +250,12 @@ def _compile(job: _Job, limits: ProblemLimits) -> Result:
     )  # fmt: skip
 
 
-def _why_not(job: _Job, result: Result) -> str:
+def _why_not(job: _Job, result: Result, limits: ProblemLimits) -> str:
     """Return why a compiler's run gave no program, empty if it gave one."""
     program = posixpath.basename(job.command[0]) if job.language != "scripts" else "build"
     if result.verdict is not Verdict.OK:
+        if _out_of_time(result, limits):
+            return f"`{program}` took {format_duration(result.usage.cpu_ns)} of CPU time, limit {format_duration(limits.compilation_time_ns)}"
         return f"`{program}` ended with {result.cause}" + (f": {line}" if (line := first_line(result)) else "")
     if any(_TOO_LARGE.search(note) for note in result.notes):
         return f"`{program}` made more than {format_size(_PROGRAM_BYTES)} of files"
@@ -260,6 +263,11 @@ def _why_not(job: _Job, result: Result) -> str:
         left_out = [note for note in result.notes if note.startswith("not collected:")]
         return f"`{program}` made no file `{job.wanted}`" + (f" ({left_out[0]})" if left_out else "")
     return ""
+
+
+def _out_of_time(result: Result, limits: ProblemLimits) -> bool:
+    """Whether CPU time was what a compiler lacked, whichever clock was first: a driver of several programs ends by itself when one of them gets SIGXCPU."""
+    return result.verdict is Verdict.CPU_LIMIT or result.usage.cpu_ns > limits.compilation_time_ns
 
 
 def _said(result: Result) -> str:

@@ -231,7 +231,7 @@ def test_a_build_script_that_runs_wild_is_ended_and_leaves_nothing(builder: Buil
 
 
 def test_a_program_that_is_too_large_to_keep_is_a_compile_error_in_words(builder: Builder) -> None:
-    text = "static char a[80000000] = {1}; int main(void) { return a[0]; }"
+    text = "char a[80000000] = {1}; int main(void) { return a[0]; }"
     assert builder.build(source(text)).cause == "`gcc` made more than 64 MiB of files"
     script = "#!/bin/sh\ntruncate -s 80M waste\nprintf '#!/bin/sh\\n' > run\nchmod +x run\n"
     built = build_source(builder, {"build": script}, ("build",))
