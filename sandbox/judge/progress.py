@@ -116,14 +116,13 @@ class Display:
             width = os.get_terminal_size(stream.fileno()).columns or 80
         except (OSError, ValueError):
             width = 80
-        parts = [f"{step.judged}/{step.total}"] if step.total else []
+        parts = [f"{now - self._began:.0f} s", *([f"{step.judged}/{step.total}"] if step.total else [])]
         parts.append(str(step.stage) + (", alone" if step.alone else ""))
         parts += [_name(word) for word in (step.submission, step.case) if word]
         if step.text:
             parts.append(escape_untrusted(step.text, 200))
         if step.runs:
-            parts.append(f"{step.runs} runs")
-        parts.append(f"{now - self._began:.0f} s")
+            parts.append(f"{step.runs} run{'s' if step.runs > 1 else ''}")
         line = "  ".join(parts)[: width - 1]
         stream.write(_CLEAR + line)
         stream.flush()

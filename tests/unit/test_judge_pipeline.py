@@ -477,6 +477,13 @@ def test_time_limit_is_made_of_those_that_set_it() -> None:
     assert max(fakes.runs.values()) - 1 <= RERUNS and max(fakes.builds.values()) == 1
 
 
+def test_what_waits_is_too_slow() -> None:
+    problem = problem_of({"a": label("a", "AC"), "w": label("w", "WTL")}, group("", *names(2, "x")))
+    fakes = Fakes(problem, {"a": accepts, "w": lambda name, before: result(name, Code.WTL, 5)})
+    Judging(problem, fakes, Options()).run()
+    assert fakes.all_times == {"a": {"x/00": S // 10, "x/01": S // 10}, "w": {"x/00": 2 * S}}
+
+
 def test_a_submission_that_was_not_asked_for_still_sets_the_limit() -> None:
     problem = problem_of({"accepted/a": label("accepted", "AC", sets_limit=True), "wrong/b": label("wrong", "WA")}, ROOT, time_ns=None)
     fakes = Fakes(problem, {"accepted/a": accepts, "wrong/b": fails_at("secret/00")})
