@@ -20,6 +20,7 @@ from sandbox.judge.languages.definition import fill, fill_variables
 from sandbox.judge.languages.table import Absent, Installed, Language, Languages, load_languages, undefined_language
 from sandbox.judge.languages.toolchains import first_line
 from sandbox.judge.model import PROGRAM_DIRECTORY, Built, Code, ProblemLimits, Program, Source, Submission
+from sandbox.judge.naming import run_name
 from sandbox.judge.source_files import BadSource, Sources, choose_class, choose_main, merge, script_of, show
 from sandbox.policy.load import load_policy
 from sandbox.policy.profile_load import load_profile
@@ -245,7 +246,7 @@ def _compile(job: _Job, limits: ProblemLimits) -> Result:
     time_ns = limits.compilation_time_ns
     return sandbox.run(
         job.command, profile=_COMPILE_PROFILE, files=dict(job.sources.files), volumes=job.volumes, env=dict(job.environment), collect=["**"],
-        collect_limit=_PROGRAM_BYTES,
+        collect_limit=_PROGRAM_BYTES, name=run_name(),
         limits={"cpu": time_ns / 1e9, "wall": _WALL_FACTOR * time_ns / 1e9, "memory": limits.compilation_memory_bytes},
     )  # fmt: skip
 

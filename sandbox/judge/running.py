@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sandbox.errors import InternalError, ProtocolError, SetupError
 from sandbox.judge.model import PROGRAM_DIRECTORY, RunLimits
+from sandbox.judge.naming import run_name
 from sandbox.policy.profile import Volume
 from sandbox.policy.profile_load import load_profile, override_profile
 from sandbox.record import dataclass
@@ -59,6 +60,7 @@ class Runner:
         from sandbox.api.session import Sandbox
 
         self.program = program
+        self._name = run_name()
         own = (Volume(source=program.directory, target=PROGRAM_DIRECTORY, origin="the judge"),) if program.directory else ()
         self._cpuset = cpuset
         self._box = Sandbox(
@@ -101,8 +103,9 @@ class Runner:
         for last in (False, True):
             try:
                 result = self._box.run(
-                    argv, stdin=SealedInput(content), limits=given, files=files, collect=collect, collect_limit=max(1, collect_bytes)
-                )
+                    argv, stdin=SealedInput(content), limits=given, files=files, collect=collect, collect_limit=max(1, collect_bytes),
+                    name=self._name,
+                )  # fmt: skip
                 break
             except (SetupError, ProtocolError, InternalError):
                 if last:
@@ -120,6 +123,7 @@ class Runner:
             self._box, (*self.program.command, *args), stdin=stdin, stdout=stdout,
             options={
                 "limits": self.limits(limits, home_bytes), "files": files, "collect": collect, "collect_limit": max(1, collect_bytes),
+                "name": self._name,
             },
         )  # fmt: skip
 

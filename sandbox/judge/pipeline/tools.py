@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
@@ -19,6 +18,7 @@ from sandbox.judge.grading import grade_group, should_stop, skipped_group, why_s
 from sandbox.judge.interactive.case import Interactor
 from sandbox.judge.labels import check_label
 from sandbox.judge.model import Built, Case, CaseResult, Code, Group, GroupResult, Problem, Program, RunLimits, Source, Submission
+from sandbox.judge.naming import make_run_name, runs_named
 from sandbox.judge.package.stage import stage_root
 from sandbox.judge.pipeline.entry import Handle, Limits
 from sandbox.judge.pipeline.judging import Derived, Times
@@ -27,8 +27,6 @@ from sandbox.judge.pipeline.walk import Outcome, Rules, Walked
 from sandbox.judge.running import Runner, run_limits
 from sandbox.judge.source_files import BadSource, choose_main, merge
 from sandbox.judge.timelimit import Limit, check_limit, derive_limit, first_for_limit
-
-_PROFILES = ("judge", "judge-compile", "judge-validate")
 
 
 @contextmanager
@@ -42,15 +40,19 @@ def open_tools(problem: Problem, builder: Builder) -> Iterator[RealTools]:
     Raises:
         PackageError: a validator or grader cannot be built, or its language is not installed.
     """
+    name = make_run_name(problem.name)
     with ExitStack() as stack:
-        yield RealTools(problem, builder, stack)
+        with runs_named(name):
+            tools = RealTools(problem, builder, stack, name)
+        yield tools
 
 
 class RealTools:
     """See `pipeline.judging.PackageTools`; made by `open_tools`."""
 
-    def __init__(self, problem: Problem, builder: Builder, stack: ExitStack) -> None:
+    def __init__(self, problem: Problem, builder: Builder, stack: ExitStack, name: str) -> None:
         self.problem = problem
+        self.name = name
         self._builder = builder
         self._stage = stage_root(problem)
         self._doubts: list[str] = []
@@ -73,7 +75,8 @@ class RealTools:
         """Build a submission. Files of no language are no submission that does not compile: packages keep notes and disabled programs beside the others."""
         if not submission.language and self._builder.languages.detect(submission.files) is None:
             return Built(name=submission.name, absent="no language is known by its files' names")
-        return self._builder.build(submission, include=self.problem.include, limits=self.problem.limits)
+        with runs_named(self.name):
+            return self._builder.build(submission, include=self.problem.include, limits=self.problem.limits)
 
     def limits(self, program: Program, limit_ns: int) -> RunLimits:
         """Return the limits of one run."""
@@ -82,7 +85,9 @@ class RealTools:
     @contextmanager
     def open(self, program: Program) -> Iterator[Handle]:
         """Make a program ready to be run."""
-        with Runner(program) as runner:
+        with runs_named(self.name):
+            runner = Runner(program)
+        with runner:
             yield _Handle(runner, self)
 
     def judge(self, runner: Runner, case: Case, limits: RunLimits) -> CaseResult:
@@ -121,8 +126,10 @@ class RealTools:
 
     def check_package(self, together: Together) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Check inputs, answers and what has to be refused."""
-        programs = [self._own(source, "input validator") for source in self.problem.input_validators]
-        with InputChecker(programs, self.problem) as inputs:
+        with runs_named(self.name):
+            programs = [self._own(source, "input validator") for source in self.problem.input_validators]
+            inputs = InputChecker(programs, self.problem)
+        with inputs:
             check = DataCheck(self.problem, inputs if programs else None, self._checker)
             check.run(together)
         return check.problems, check.warnings
@@ -132,10 +139,9 @@ class RealTools:
         return tuple(dict.fromkeys(self._doubts))
 
     def stop(self) -> None:
-        """End every run of the judge's profiles that this process supervises."""
-        own = os.getpid()
+        """End every run of this judging."""
         for run in running():
-            if run.pid == own and run.profile in _PROFILES:
+            if run.name == self.name:
                 with suppress(RunGone, SandboxError):
                     run.kill(timeout=0)
 
