@@ -9,7 +9,7 @@ from sandbox.judge.building import Builder
 from sandbox.judge.cache import open_cache
 from sandbox.judge.errors import PackageError
 from sandbox.judge.model import PackageResult
-from sandbox.judge.package.read import read_package
+from sandbox.judge.package.read import forget_package, read_package
 from sandbox.judge.package.stage import open_stage
 from sandbox.judge.pipeline.cores import count_cores
 from sandbox.judge.pipeline.judging import Judging, Options, choose
@@ -66,9 +66,12 @@ def judge_package(
     if progress is not None:
         progress(Step(stage=Stage.READ, text=path))
     problem = read_package(path, follow=follow)
-    choose(problem, options.submissions)
-    with open_stage(problem) as staged, Builder(cache=open_cache(os.environ, keep=cache)) as builder, open_tools(staged, builder) as tools:
-        return Judging(staged, tools, options, progress).run()
+    try:
+        choose(problem, options.submissions)
+        with open_stage(problem) as staged, Builder(cache=open_cache(os.environ, keep=cache)) as builder, open_tools(staged, builder) as tools:
+            return Judging(staged, tools, options, progress).run()
+    finally:
+        forget_package(problem)
 
 
 __all__ = ["PackageError", "judge_package", "run_package"]

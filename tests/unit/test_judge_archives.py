@@ -16,7 +16,8 @@ from sandbox.judge.errors import PackageError
 from sandbox.judge.package import archive as room
 from sandbox.judge.package.archive import Bounds, unpack_archive
 from sandbox.judge.package.places import stage_path
-from sandbox.judge.package.read import cases_of, open_stage, read_package
+from sandbox.judge.package.read import cases_of, forget_package, open_stage, read_package
+from sandbox.judge.packages import run_package
 from tests.unit.judge_packages import NEW, Files, Link, make_package
 
 SMALL = Bounds(archive_bytes=1 << 20, unpacked_bytes=1 << 16, file_bytes=1 << 15, members=40)
@@ -210,6 +211,19 @@ def test_archive_is_read_as_its_directory_is(top: str, ending: str, tmp_path: Pa
     assert not os.path.exists(f"{problem.root}/.git") and not os.path.exists(f"{problem.root}/__MACOSX")
     with open_stage(problem) as staged, open_stage(directory) as other:
         assert [Path(each.input).read_text() for each in cases_of(staged.data)] == [Path(each.input).read_text() for each in cases_of(other.data)]
+    assert left() == []
+
+
+def test_what_was_unpacked_goes_when_it_is_not_judged(tmp_path: Path) -> None:
+    path = tmp_path / "sum.zip"
+    path.write_bytes(zip_of(NEW))
+    problem = read_package(str(path))
+    assert len(left()) == 1
+    forget_package(problem)
+    forget_package(problem)
+    assert left() == []
+    with pytest.raises(PackageError):
+        run_package(str(path), submissions="nobody/*")
     assert left() == []
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from sandbox.judge.model import Source, Submission
 
-__all__ = ("cases_of", "groups_of", "open_stage", "read_package")
+__all__ = ("cases_of", "forget_package", "groups_of", "open_stage", "read_package")
 
 _NAME = re.compile(r"[a-z0-9]+", re.ASCII)
 _SECONDS = re.compile(r"\s*([0-9]{1,5}(?:\.[0-9]{1,6})?)\s*", re.ASCII)
@@ -38,8 +38,8 @@ def read_package(path: str, *, follow: Sequence[str] = ()) -> Problem:
     """Return a problem package as read; the paths of its cases are in the package itself.
 
     Args:
-        path: a directory, or a zip archive of one (``.zip``, ``.kpp``), which is unpacked below the cache and removed by the end of `open_stage`, of the
-            process, or by the next command.
+        path: a directory, or a zip archive of one (``.zip``, ``.kpp``), which is unpacked below the cache and removed by `forget_package`, the end of
+            `open_stage` or of the process, or by the next command.
         follow: directories outside of the package that its symbolic links may lead to.
 
     Raises:
@@ -56,10 +56,19 @@ def read_package(path: str, *, follow: Sequence[str] = ()) -> Problem:
         with Tree(root, shown=label, follow=follow) as tree:
             return _read(tree, name)
     except BaseException:
-        unpacked = place_of(root)
-        if unpacked is not None:
-            unpacked.remove()
+        _remove(root)
         raise
+
+
+def forget_package(problem: Problem) -> None:
+    """Remove what `read_package` unpacked of an archive; idempotent, and nothing for a directory. `open_stage` does so too when it ends."""
+    _remove(problem.root)
+
+
+def _remove(root: str) -> None:
+    unpacked = place_of(root)
+    if unpacked is not None:
+        unpacked.remove()
 
 
 def _read(tree: Tree, name: str) -> Problem:

@@ -20,7 +20,6 @@ _MAXIMUM_GLOB = 1024
 _STARS = re.compile(r"\*+|[^*]+")
 
 
-
 def split_flags(node: Node, tree: Tree, path: str) -> tuple[str, ...]:
     """Return the words of a text of flags, split as a shell does; blanks alone where the quotes do not match."""
     text = node.text()
@@ -64,7 +63,7 @@ class Glob:
             raise ValueError(f"longer than {_MAXIMUM_GLOB} characters")
         self.pattern = pattern
         # Outside of braces a part is letters or a star; braces are a part that is a list of such lists.
-        self._parts: list[str | None | list[list[str | None]]] = []
+        self._parts: list[str | list[list[str | None]] | None] = []
         text = pattern.removesuffix("/")
         at = 0
         while (begin := text.find("{", at)) >= 0 and (end := text.find("}", begin)) >= 0:
