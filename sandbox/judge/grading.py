@@ -136,7 +136,9 @@ def _aggregate(group: Group, outcomes: list[CaseResult | GroupResult]) -> GroupR
     elif grading.aggregation == "min":
         total = min(scores, default=0.0) if complete else 0.0
     else:
-        total = math.fsum(scores)
+        total = _sum(scores)
+    if math.isinf(total):
+        return _too_large(group)
     if grading.max_score is not None and total > grading.max_score + _ERROR:
         problem = f"score {total:g} of `{group.name}` is above its `max_score`, {grading.max_score:g}"
         return GroupResult(name=group.name, code=Code.JE, score=0.0, decided_by=group.name, problems=(problem,))
@@ -166,9 +168,11 @@ def _default(group: Group, outcomes: list[CaseResult | GroupResult]) -> GroupRes
     else:
         decisive = failed[0] if verdict_mode == "first_error" else min(failed, key=lambda each: _WORST.index(each.code))
     scores = [_score(group, each) for each in outcomes]
-    total = math.fsum(scores)
+    total = _sum(scores)
     if score_mode != "sum":
         total = total / len(scores) if score_mode == "avg" else min(scores) if score_mode == "min" else max(scores)
+    if math.isinf(total):
+        return _too_large(group)
     code = decisive.code if decisive is not None else Code.AC
     return GroupResult(name=group.name, code=code, score=total, decided_by=_name(decisive), problems=_out_of_range(group, total, code))
 
@@ -200,6 +204,19 @@ def _score(group: Group, outcome: CaseResult | GroupResult) -> float:
     score = case_score(group, outcome)
     assert not isinstance(score, str)
     return score
+
+
+def _sum(scores: Sequence[float]) -> float:
+    """Return a sum, infinite where no number holds it."""
+    try:
+        return math.fsum(scores)
+    except OverflowError:
+        return math.inf
+
+
+def _too_large(group: Group) -> GroupResult:
+    problem = f"scores of `{group.name or 'data'}` add up to what no number holds"
+    return GroupResult(name=group.name, code=Code.JE, score=0.0, decided_by=group.name, problems=(problem,))
 
 
 def _out_of_range(group: Group, score: float, code: Code) -> tuple[str, ...]:

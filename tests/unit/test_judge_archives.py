@@ -178,6 +178,24 @@ def test_directory_of_members_is_bounded_before_it_is_read(tmp_path: Path, monke
         unpack_archive(str(path), "sum")
 
 
+@pytest.mark.parametrize("zip64", [False, True])
+def test_number_of_members_is_counted_not_believed(zip64: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`zipfile` makes an object of each member of a directory as long as the archive says, in the record of ZIP64 if there is one: gigabytes of them."""
+    members = struct.pack("<4s4B4HL2L5H2L", b"PK\1\2", 20, 3, 20, *[0] * 8, 3, *[0] * 6) + b"a/x"
+    content, told = members * 1000, 1000 * len(members)
+    if zip64:
+        content += struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, 1, 1, told, 0) + struct.pack("<4sLQL", b"PK\6\7", 0, told, 1)
+    content += struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, 49 if zip64 else told, 0, 0)
+    path = tmp_path / "sum.zip"
+    path.write_bytes(content)
+    with zipfile.ZipFile(path) as archive:
+        assert len(archive.infolist()) == 1000, "this is the archive that the test is about"
+    monkeypatch.setattr(zipfile, "ZipFile", None)
+    with pytest.raises(PackageError, match="more than 40 files"):
+        unpack_archive(str(path), "sum", SMALL)
+    assert left() == []
+
+
 @pytest.mark.parametrize("kind", ["fifo", "directory"])
 def test_archive_that_is_no_file(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "sum.zip"

@@ -61,6 +61,7 @@ BAD: list[tuple[str, Files, str]] = [
     ("memory", legacy("limits: {memory: much}\n"), "`limits.memory` must be a number above 0, not `much`\n  ~/problem.yaml:1"),
     ("no memory", legacy("limits: {memory: 0}\n"), "`limits.memory` must be a number above 0, not `0`\n  ~/problem.yaml:1"),
     ("endless memory", legacy("limits: {memory: .inf}\n"), "`limits.memory` must be a number above 0, not `.inf`\n  ~/problem.yaml:1"),
+    ("outputs that fill the judge", legacy("limits: {output: 8192}\n"), "`limits.output` must be a number above 0, 1024 at most, not `8192`\n  ~/problem.yaml:1"),
     ("long number", legacy(f"limits: {{memory: {'9' * 5000}}}\n"), f"`limits.memory` must be a number above 0, not `{'9' * 80}…`\n  ~/problem.yaml:1"),
     ("multiplier", legacy("limits:\n  time_multiplier: 0.5\n"), "`limits.time_multiplier` must be a number of at least 1, not `0.5`\n  ~/problem.yaml:2"),
     ("negative time", new("limits: {time_limit: -1}\n"), "`limits.time_limit` must be a number above 0 of seconds, not `-1`\n  ~/problem.yaml:4"),

@@ -102,6 +102,13 @@ def test_score_out_of_range_is_the_packages_fault_and_said() -> None:
     assert grade_group(legacy(reject_score=10.0, maximum=5.0), cases(WA)).problems == ()
 
 
+def test_scores_that_no_sum_holds_are_the_packages_fault_and_said() -> None:
+    outcomes = [case(name, score=1.7e308) for name in "ab"]
+    for group in (legacy(), legacy(flags="avg"), new("g", "sum", 2, None)):
+        found = grade_group(group, outcomes)
+        assert (found.code, found.problems) == (JE, ("scores of `g` add up to what no number holds",))
+
+
 @pytest.mark.parametrize("breaks", [True, False])
 def test_on_reject(breaks: bool) -> None:
     group = legacy(on_reject_break=breaks)

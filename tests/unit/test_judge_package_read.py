@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -459,6 +463,24 @@ def test_digest_is_of_what_counts(tmp_path: Path) -> None:
         ({"problem.yaml": HEAD}, {"data/secret/01.in": "longer\n"}, {"submissions/accepted/a.py": "pass"}, {"data/secret/test_group.yaml": "args: [a]"})
     ):
         assert read(tmp_path / f"c{number}", {**NEW, **change}).digest != base, change
+
+
+def test_digest_is_the_same_in_every_process(tmp_path: Path) -> None:
+    """The order of a set is another in each."""
+    package = make_package(tmp_path, {**LEGACY, "submissions/time_limit_exceeded/b.py": "", "submissions/wrong_answer/c.py": ""})
+    program = "import sys; from sandbox.judge.package.read import read_package; print(read_package(sys.argv[1]).digest)"
+    found = {
+        subprocess.run([sys.executable, "-c", program, package], env={**os.environ, "PYTHONHASHSEED": seed}, check=True, capture_output=True).stdout
+        for seed in "12345"
+    }
+    assert len(found) == 1
+
+
+def test_blank_lines_of_another_tools_file_take_no_time(tmp_path: Path) -> None:
+    """Each of them was looked at once for each before it, which are billions."""
+    began = time.process_time()
+    assert read(tmp_path, {**LEGACY, "domjudge-problem.ini": "\n" * (1 << 16)}).limits.time_ns is None
+    assert time.process_time() - began < 5
 
 
 def test_unbounded_scores(tmp_path: Path) -> None:

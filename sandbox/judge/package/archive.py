@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 import zipfile
 import zlib
 
@@ -29,8 +30,10 @@ _MAXIMUM_NAME = 1024
 _MAXIMUM_DEPTH = 32
 _MAXIMUM_TARGET = 1024
 _MAXIMUM_DIRECTORY = 32 << 20
-_END = b"PK\5\6"
-_END_SIZE = 22
+_END, _END_SIZE = b"PK\5\6", 22
+_END64, _END64_SIZE = b"PK\6\6", 56
+_LOCATOR64, _LOCATOR64_SIZE = b"PK\6\7", 20
+_MEMBER, _MEMBER_SIZE = b"PK\1\2", 46
 _ENCRYPTED = 1 | 1 << 6 | 1 << 13
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
@@ -72,7 +75,7 @@ def unpack_archive(path: str, name: str, bounds: Bounds | None = None) -> str:
             raise PackageError(f"read archive `{path}`: not a regular file")
         if status.st_size > bounds.archive_bytes:
             raise PackageError(f"read archive `{path}`: larger than {bounds.archive_bytes} bytes")
-        _check_end(file, status.st_size, path)
+        _check_end(file, status.st_size, path, bounds.members)
         place = make_place("package")
         try:
             root = _unpack(file, status.st_size, path, os.path.join(place.path, name), bounds)
@@ -91,16 +94,32 @@ def unpack_archive(path: str, name: str, bounds: Bounds | None = None) -> str:
     return root
 
 
-def _check_end(file: BinaryIO, size: int, path: str) -> None:
-    """Refuse a directory of members that would fill the memory before anything about it can be checked."""
-    file.seek(max(0, size - _END_SIZE - 0xFFFF))
+def _check_end(file: BinaryIO, size: int, path: str, most: int) -> None:
+    """Refuse a directory of members that would fill the memory before anything about it can be checked.
+
+    `zipfile` believes the directory's length, and never the number of members beside it; where there is a record of ZIP64, it believes that one's.
+    """
+    file.seek(max(0, size - _END_SIZE - 0xFFFF - _LOCATOR64_SIZE - _END64_SIZE))
     tail = file.read()
     at = tail.rfind(_END)
     if at < 0 or len(tail) - at < _END_SIZE:
         raise PackageError(f"read archive `{path}`: it is no zip archive")
-    members, length = int.from_bytes(tail[at + 10 : at + 12], "little"), int.from_bytes(tail[at + 12 : at + 16], "little")
-    if members == 0xFFFF or length > _MAXIMUM_DIRECTORY:
+    length = int.from_bytes(tail[at + 12 : at + 16], "little")
+    before = tail[max(0, at - _LOCATOR64_SIZE - _END64_SIZE) : at]
+    if before.startswith(_END64) and before[_END64_SIZE:].startswith(_LOCATOR64):
+        length = int.from_bytes(before[40:48], "little")
+        at -= len(before)
+    start = size - len(tail) + at - length
+    if length > _MAXIMUM_DIRECTORY or start < 0:
         raise PackageError(f"read archive `{path}`: more files than any package has")
+    file.seek(start)
+    directory = file.read(length)
+    members = position = 0
+    while directory.startswith(_MEMBER, position) and position + _MEMBER_SIZE <= length:
+        members += 1
+        if members > most:
+            raise PackageError(f"unpack archive `{path}`: more than {most} files")
+        position += _MEMBER_SIZE + sum(struct.unpack_from("<HHH", directory, position + 28))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,8 +156,6 @@ def _unpack(file: BinaryIO, size: int, path: str, target: str, bounds: Bounds) -
 
 def _look(infos: list[zipfile.ZipInfo], size: int, path: str, bounds: Bounds) -> _Members:
     """Return what is to be unpacked; refuse the archive for what no honest one has."""
-    if len(infos) > bounds.members:
-        raise PackageError(f"unpack archive `{path}`: more than {bounds.members} files")
     found = _Members(directories={}, files={}, links={})
     unpacked = packed = 0
     for info in infos:

@@ -50,6 +50,9 @@ _CONSTANT = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
 _SECOND = 1_000_000_000
 _MAXIMUM_SECONDS = 86_400
 _NEEDS_NUMBER = "a number above 0"
+_MAXIMUM_OUTPUT = 1024
+"""MiB. Outputs are kept in the judge's memory, two of each kind and more at a time."""
+_MAXIMUM_SIZE = 1 << 22
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,7 +228,8 @@ def _limits(limits: dict[str, Node], tree: Tree, *, multi_pass: bool, legacy: bo
     for key, (name, shift) in _SIZES.items():
         if (node := present(limits, key)) is not None:
             # The formats want whole numbers; the reference tools took others for years.
-            number = node.number(_NEEDS_NUMBER, least=0, above=True, most=1 << 22)
+            most, wanted = (_MAXIMUM_OUTPUT, f"{_NEEDS_NUMBER}, {_MAXIMUM_OUTPUT} at most") if key.endswith("output") else (_MAXIMUM_SIZE, _NEEDS_NUMBER)
+            number = node.number(wanted, least=0, above=True, most=most)
             found[name] = int(number * (1 << shift))
             if found[name] == 0:
                 raise node.wrong(_NEEDS_NUMBER)

@@ -18,13 +18,13 @@ from sandbox.judge.package.stage import open_stage
 from sandbox.judge.package.submissions import MAXIMUM_GLOB_STEPS, read_submissions
 from sandbox.judge.package.testdata import read_test_data
 from sandbox.judge.package.words import Glob
-from sandbox.record import replace
+from sandbox.record import fields, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from sandbox.judge.model import Source, Submission
+    from sandbox.judge.model import Expectation, Source, Submission
 
 __all__ = ("cases_of", "forget_package", "groups_of", "open_stage", "read_package")
 
@@ -211,7 +211,7 @@ def _digest(problem: Problem, text: bytes) -> str:
 
     put(problem.format.value, text)
     for submission in problem.submissions:
-        put("submission", submission.name, submission.language, submission.entrypoint, repr(submission.expectations))
+        put("submission", submission.name, submission.language, submission.entrypoint, *map(_spell, submission.expectations))
         _put_files(put, submission.files.items())
     for kind, sources in (
         ("output", problem.output_validators),
@@ -230,6 +230,12 @@ def _digest(problem: Problem, text: bytes) -> str:
         put("case", case.name, repr((case.args, case.output_validator_flags, case.input_validator_flags, case.input_validator_flags_for)))
         put(*(str(os.stat(each).st_size) if each else "" for each in (case.input, case.answer, case.output)))
     return found.hexdigest()
+
+
+def _spell(expectation: Expectation) -> str:
+    """Return all of an expectation as text, the same in every process: the order of a set is not."""
+    values = ((each.name, getattr(expectation, each.name)) for each in fields(expectation))
+    return repr([(name, sorted(value) if isinstance(value, frozenset) else value) for name, value in values])
 
 
 def _put_files(put: object, files: Iterable[tuple[str, bytes]]) -> None:

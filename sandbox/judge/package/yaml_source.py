@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from sandbox.errors import UnsupportedError
 from sandbox.judge.errors import PackageError
 from sandbox.judge.package.confine import shown
 from sandbox.judge.package.words import fill_in
@@ -175,8 +176,10 @@ def parse_yaml(data: bytes, file: str) -> Node:
     Raises:
         PackageError: it is no UTF-8 or no YAML, has several documents, a key twice, tags, or more values or depth than any real one.
     """
-    import yaml
-
+    try:
+        import yaml
+    except ImportError:
+        raise UnsupportedError("PyYAML", "sandbox judge", hint="`pip install pyyaml`, or install sandbox with the extra `judge`") from None
     if len(data) > MAXIMUM_BYTES:
         raise PackageError(f"read YAML: larger than {MAXIMUM_BYTES} bytes", origin=file)
     try:
