@@ -11,6 +11,7 @@ from sandbox.judge.grading import case_score, grade_group, should_stop, skipped_
 from sandbox.judge.model import Case, CaseResult, Code, Grading, Group, GroupResult
 from sandbox.judge.pipeline.walk import Rules, Walked, walk
 
+STATIC = "g/static_validation"
 AC, WA, TLE, WTL, RTE, NZE, MLE, OLE, SYS, JE = (Code[name] for name in "AC WA TLE WTL RTE NZE MLE OLE SYS JE".split())
 
 
@@ -185,9 +186,9 @@ NEW: list[tuple[str, Group, list[CaseResult], tuple[Code, float, str]]] = [
     ("score of a sample", new("sample", "pass-fail", 1, None), [case("c0", AC, 1.0)], (AC, 0.0, "")),
     ("static part", new("g", "sum", 2, 100.0, static_validation_score=20.0), cases(AC, WA), (AC, 40.0, "")),
     ("static case", new("g", "sum", 2, 100.0, static_validation_score=20.0), [case("g/static_validation", AC), *cases(AC, WA)], (AC, 60.0, "")),
-    ("static case failed", new("g", "min", 1, 60.0, static_validation_score=60.0), [case("g/static_validation", WA), *cases(AC)], (WA, 0.0, "g/static_validation")),
+    ("static case failed", new("g", "min", 1, 60.0, static_validation_score=60.0), [case(STATIC, WA), *cases(AC)], (WA, 0.0, STATIC)),
     ("static case not judged", new("g", "min", 1, 60.0, static_validation_score=60.0), cases(AC), (WA, 0.0, "g")),
-    ("static case with too much", new("g", "sum", 1, 60.0, static_validation_score=5.0), [case("g/static_validation", AC, 6.0), *cases(AC)], (JE, 0.0, "g/static_validation")),
+    ("static case with too much", new("g", "sum", 1, 60.0, static_validation_score=5.0), [case(STATIC, AC, 6.0), *cases(AC)], (JE, 0.0, STATIC)),
     ("judge error", new("g", "sum", 2, 100.0), cases(AC, JE), (JE, 0.0, "c1")),
 ]
 
