@@ -261,6 +261,7 @@ class Fakes:
         self.times: Mapping[str, int] = {}
         self.meet: threading.Barrier | None = None
         self.hold: threading.Event | None = None
+        self.derived: list[Mapping[str, int]] = []
         self.statics: list[tuple[str, str]] = []
 
     def build(self, submission: Submission) -> Built:
@@ -304,7 +305,8 @@ class Fakes:
 
     def derive(self, times: Times, time_limit_ns: int | None) -> Derived:
         self.times = {name: max(cases.values()) for name, cases in times.items()}
-        limit = time_limit_ns or self.problem.limits.time_ns or max(self.times.values(), default=S) * 5
+        self.derived.append(self.times)
+        limit = time_limit_ns or self.problem.limits.time_ns or -(-max(self.times.values(), default=S) * 5 // S) * S
         return Derived(limits=Limits(limit_ns=limit, upper_ns=2 * limit), source="a test")
 
     def doubts(self) -> tuple[str, ...]:
@@ -464,12 +466,12 @@ def test_time_limit_is_made_of_those_that_set_it() -> None:
     )  # fmt: skip
     answers = {
         "accepted/a": accepts,
-        "accepted/b.slow": lambda name, before: result(name, Code.AC, 4 * S // 10 if name == "secret/03" else 0),
+        "accepted/b.slow": lambda name, before: result(name, Code.AC, 3 * S // 10 if name == "secret/03" else 0),
         "time_limit_exceeded/t": lambda name, before: result(name, Code.AC, 11 * S // 10 if name == "secret/07" else 0),
     }
     fakes = Fakes(problem, answers)
     done = Judging(problem, fakes, Options(jobs=2)).run()
-    assert fakes.times == {"accepted/a": S // 10, "accepted/b.slow": 2 * S // 10}, "a language's factor was not taken off"
+    assert fakes.derived[0] == {"accepted/a": S // 10, "accepted/b.slow": 15 * S // 100}, "a language's factor was not taken off"
     assert done.time_limit_ns == S and done.ok and [each.name for each in done.absent] == ["accepted/c.absent"]
     assert done.warnings == ("the time limit is without `accepted/c.absent`, which was not run: `absentc` is not installed",)
     late = done.submissions[3]
@@ -488,7 +490,15 @@ def test_a_submission_that_was_not_asked_for_still_sets_the_limit() -> None:
     problem = problem_of({"accepted/a": label("accepted", "AC", sets_limit=True), "wrong/b": label("wrong", "WA")}, ROOT, time_ns=None)
     fakes = Fakes(problem, {"accepted/a": accepts, "wrong/b": fails_at("secret/00")})
     done = Judging(problem, fakes, Options(jobs=2, submissions=("wrong/*",))).run()
-    assert [each.name for each in done.submissions] == ["wrong/b"] and fakes.times == {"accepted/a": S // 10}
+    assert [each.name for each in done.submissions] == ["wrong/b"] and fakes.derived[0] == {"accepted/a": S // 10}
+
+
+@pytest.mark.parametrize(("spent", "words"), [(195, ["1.00 s, and 2.00 s", "10% more"]), (205, ["2.00 s, and 1.00 s", "10% less"]), (150, [])])
+def test_a_limit_that_hangs_on_little_is_said(spent: int, words: list[str]) -> None:
+    problem = problem_of({"accepted/a": label("accepted", "AC", sets_limit=True)}, ROOT, time_ns=None)
+    fakes = Fakes(problem, {"accepted/a": lambda name, before: result(name, Code.AC, spent * S // 1000)})
+    warnings = Judging(problem, fakes, Options()).run().warnings
+    assert len(warnings) == bool(words) and all(word in warnings[0] for word in words)
 
 
 def test_a_limit_without_a_time_is_doubtful() -> None:

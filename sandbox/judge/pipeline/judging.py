@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Protocol, cast
 
@@ -12,6 +12,7 @@ from sandbox.judge.errors import PackageError
 from sandbox.judge.labels import doubt_label
 from sandbox.judge.model import CaseResult, Code, GroupResult, PackageResult, Problem, Submission, SubmissionResult
 from sandbox.judge.pipeline.entry import UNKNOWN, Entry, Limits, Tools, deciding, not_run, slowest
+from sandbox.judge.pipeline.settle import NEAR_SHARE
 from sandbox.judge.pipeline.strict import Together
 from sandbox.judge.pipeline.walk import Walked
 from sandbox.judge.pipeline.workers import Board, Work
@@ -223,7 +224,17 @@ class Judging:
                 self._warnings.append(f"`{each.name}` is to set the time limit and is {walked.final.code}, at `{deciding(walked)}`")
         if not times and not doubtful:
             self._warnings.append("nothing sets the time limit; `--time-limit` does")
-        return self._tools.derive(times or doubtful, None)
+        derived = self._tools.derive(times or doubtful, None)
+        self._warnings += self._swings(times or doubtful, derived)
+        return derived
+
+    def _swings(self, times: Times, derived: Derived) -> Iterator[str]:
+        """Yield what the limit would be, had what sets it taken a little more or less: as much as noise makes of a time."""
+        for factor, word in ((1 - NEAR_SHARE, "less"), (1 + NEAR_SHARE, "more")):
+            other = self._tools.derive({name: {case: round(ns * factor) for case, ns in cases.items()} for name, cases in times.items()}, None)
+            if other.limits != derived.limits:
+                limits = [format_duration(each.limits.limit_ns) for each in (derived, other)]
+                yield f"the time limit hangs on little: {limits[0]}, and {limits[1]} had its submissions taken {NEAR_SHARE:.0%} {word}"
 
     def _times(self, limits: Limits) -> Times:
         """Return the times of all submissions that were judged; one that waited without an end is as slow as can be."""
