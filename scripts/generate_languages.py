@@ -44,6 +44,7 @@ named like the main file, then the first.
   each file's name and bytes, the definition, the compiler's path, inode, size and time, what it calls its version, what the package manager has installed,
   profile and policy, version of `sandbox`, processor. At every use every byte, name, mode and owner is compared; a program that differs is compiled again,
   which is said.
+- Against whoever has the user's own id this is no help: he can write entry and digests, as he can the compiler's own files.
 - The program runs with its files read-only in `/judge/program`, in an empty working directory elsewhere.
 - Programs of packages (validators, graders) may bring the scripts `build` and `run` instead. `build` runs under `judge-compile` as well.
 

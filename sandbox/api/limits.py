@@ -260,6 +260,8 @@ def _rlimits(limits: Limits, sampled: frozenset[str], notes: list[str], entries:
         if ceiling != resource.RLIM_INFINITY and hard > ceiling:
             if number == uapi.RLIMIT_CORE:
                 notes.append("the caller's hard RLIMIT_CORE is 0: a piped core_pattern handler would still be started")
+            if number == uapi.RLIMIT_STACK and limits.stack_bytes == UNLIMITED:
+                notes.append(f"the caller's hard RLIMIT_STACK is {ceiling} bytes: the stack is not unlimited")
             soft, hard = min(soft, ceiling), ceiling
         found.append((number, soft, hard))
     return tuple(found)

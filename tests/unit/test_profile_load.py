@@ -530,3 +530,18 @@ def test_a_stack_may_be_unlimited_and_is_then_no_limit_of_ours(write) -> None:
     with pytest.raises(PolicyError, match="size `endless` is not a number"):
         load_profile(write(HEAD + '[limits]\nstack = "endless"\n'))
     assert load_profile("judge").limits.stack_bytes == UNLIMITED and load_profile("strict").limits.stack_bytes is None
+
+
+def test_a_stack_that_the_callers_hard_limit_keeps_low_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sandbox.abi import uapi
+    from sandbox.api.limits import _rlimits
+    from sandbox.policy.profile import UNLIMITED
+
+    def rlimits(hard: int) -> tuple[tuple[int, int], list[str]]:
+        monkeypatch.setattr("resource.getrlimit", lambda number: (hard, hard) if number == uapi.RLIMIT_STACK else (-1, -1))
+        notes: list[str] = []
+        found = {number: (soft, hard) for number, soft, hard in _rlimits(load_profile("judge").limits, frozenset(), notes, [])}
+        return found[uapi.RLIMIT_STACK], notes
+
+    assert rlimits(-1) == ((UNLIMITED, UNLIMITED), [])
+    assert rlimits(8 << 20) == ((8 << 20, 8 << 20), ["the caller's hard RLIMIT_STACK is 8388608 bytes: the stack is not unlimited"])
