@@ -151,9 +151,7 @@ class Task:
                 for future in waiting:
                     yield future.result()
             finally:
-                for future in waiting:
-                    future.cancel()
-                work.cancel()
+                work.cancel(waiting)
                 pool.shutdown(wait=True, cancel_futures=True)
 
     def _table(self) -> Languages:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, suppress
 
+from sandbox.api.running import RunGone, running
 from sandbox.errors import PolicyError, SandboxError, UnsupportedError
 from sandbox.judge.building import Builder
 from sandbox.judge.model import Built, Code, ProblemLimits, Program, Submission
+from sandbox.judge.naming import make_run_name, runs_named
 from sandbox.judge.progress import Stage
 from sandbox.judge.running import Runner
 from sandbox.judge.task_parts import SubmissionError, Submitted, Test, read_files, read_submission
@@ -29,6 +31,7 @@ _CODE_BYTES = 64 << 20
 _OUTPUT = 4000
 _PATIENCE = 4
 _BUSY = 1.5
+_SWEEP_S = 0.1
 
 
 def is_busy() -> bool:
@@ -48,7 +51,7 @@ class Work:
         self._at_a_time = tests_at_a_time
         self._tell = tell
         self._lock = threading.Lock()
-        self._open: set[Runner] = set()
+        self._name = make_run_name(task.name or "task")
         self._cancelled = False
 
     def grade(self, name: str, submitted: Submitted) -> TaskResult:
@@ -76,7 +79,7 @@ class Work:
             return self._done(name, self._run_all(name, seats, built.program, stack), built)
 
     def _run_all(self, name: str, seats: Mapping[str, Runner], program: Program, stack: ExitStack) -> list[TestResult]:
-        task, found = self._task, dict[str, TestResult]()
+        task = self._task
         lost: set[str] = set()  # groups in which one failed; "" is the task
         extra = self._extra_seats(program, stack)
 
@@ -88,7 +91,6 @@ class Work:
             made = self._run_patiently(test, seats, program, extra)
             if not made.ok:
                 lost.add(test.group)
-            found[test.name] = made
             self._tell(Stage.JUDGE, name, test.name)
             return made
 
@@ -165,21 +167,19 @@ class Work:
         return find
 
     def _runner(self, program: Program, stack: ExitStack) -> Runner:
-        runner = stack.enter_context(Runner(program, audit=self._task.audit))
-        with self._lock:
-            if self._cancelled:
-                raise SandboxError("grading was ended")
-            self._open.add(runner)
-        stack.callback(self._open.discard, runner)
-        return runner
+        with runs_named(self._name):
+            return stack.enter_context(Runner(program, audit=self._task.audit))
 
     def _build(
         self, name: str, files: Mapping[str, bytes], language: str, entrypoint: str, include: Mapping[str, Mapping[str, bytes]]
     ) -> Built:
         submission = Submission(name=name, files=files, language=language, entrypoint=entrypoint)
         own = [parse_size(test.memory_limit) for test in self._task.tests if test.memory_limit is not None]
-        memory = max([self._task.rules.memory_bytes, *own])  # a virtual machine is told of it, and does not start where it may not have so much
-        return self._builder.build(submission, include=include, limits=ProblemLimits(code_bytes=_CODE_BYTES, memory_bytes=memory))
+        memory = max(
+            [self._task.rules.memory_bytes, *own]
+        )  # a virtual machine is told of it, and does not start where it may not have so much
+        with runs_named(self._name):
+            return self._builder.build(submission, include=include, limits=ProblemLimits(code_bytes=_CODE_BYTES, memory_bytes=memory))
 
     def _source_name(self) -> str:
         """Return the name of the file that a submission's text becomes, "" where the task states no language."""
@@ -204,13 +204,16 @@ class Work:
         self._tell(Stage.JUDGE, name, done=result)
         return result
 
-    def cancel(self) -> None:
-        """End every run."""
-        with self._lock:
-            self._cancelled = True
-            runners = list(self._open)
-        for runner in runners:
-            runner.close()
+    def cancel(self, waiting: Sequence[Future[TaskResult]]) -> None:
+        """End every run, also those that a thread is about to begin, until no thread is at work any more."""
+        self._cancelled = True
+        left = {future for future in waiting if not future.cancel()}
+        while left := wait(left, timeout=0).not_done:
+            for run in running():
+                if run.name == self._name:
+                    with suppress(RunGone, SandboxError):
+                        run.kill(timeout=0)
+            wait(left, timeout=_SWEEP_S)
 
     def __enter__(self) -> Work:
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -456,6 +457,29 @@ def test_giving_up_ends_what_runs() -> None:
     grading = _task(Test("1 2", "3"), Test("1 2", "3"), time_limit=30).grade_all(submissions, jobs=2)
     assert next(grading).ok
     grading.close()  # type: ignore[attr-defined]
+
+
+def test_an_interrupt_ends_everything() -> None:
+    """And the caller hears of it; what would go on for a minute is dead, or the fixture of all tests would find it."""
+    script = """
+import signal
+from sandbox.judge import Task, Test
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs the tests may ignore it
+task = Task([Test("1 2", "3")], language="python3", time_limit=60, wall_limit=300)
+for result in task.grade_all({"quick": "print(3)", "a": "while True: pass", "b": "while True: pass", "c": "while True: pass"}, jobs=3):
+    print(result.name, result.code, flush=True)
+"""
+    root = Path(judge.__file__).parent.parent.parent
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root) as grader:
+        assert grader.stdout is not None and grader.stderr is not None
+        try:
+            assert grader.stdout.readline() == "quick AC\n"
+            grader.send_signal(signal.SIGINT)
+            assert grader.wait(60) == -signal.SIGINT
+            assert grader.stdout.read() == ""
+            assert grader.stderr.read().rstrip().endswith("KeyboardInterrupt")
+        finally:
+            grader.kill()
 
 
 def test_an_exception_of_the_callers_ends_everything() -> None:
