@@ -163,6 +163,12 @@ EDGES: dict[str, Edge] = {
     "the submission sleeps after it was accepted": Edge(
         submission="line say:10 sleep:100000", validator=f"{ASKS} exit:42", code=Code.WTL, blame=S, own_ms=600
     ),
+    "the submission's first thread leaves, and another closes the output and sleeps": Edge(
+        submission="line leave:100000", validator=f"{ASKS} exit:42", code=Code.WTL, blame=S, own_ms=600, cause="ended after 0."
+    ),
+    "the submission's first thread leaves, and another goes on": Edge(
+        submission="line say:10 leave:300", validator=f"{ASKS} end exit:42", code=Code.AC
+    ),
     "the submission reads, and a thread of it sleeps": Edge(
         submission="later:10 tick:100000 line line", validator=f"{ASKS} exit:42", code=Code.WTL, blame=S, own_ms=600
     ),

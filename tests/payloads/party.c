@@ -42,6 +42,7 @@ static int read_line(char *line, int size) {
 
 static void on_signal(int number) { (void)number; say(1, later); }
 static void *tick(void *ms) { sleep_ms((long)ms); say(1, later); return NULL; }
+static void *close_and_sleep(void *ms) { close(1); sleep_ms((long)ms); exit(0); }
 static void *hold(void *none) { (void)none; for (;;) pause(); return NULL; }
 static void *spin(void *none) { (void)none; for (volatile unsigned long i = 0;; i++) {} return NULL; }
 
@@ -83,6 +84,7 @@ int main(int argc, char **argv) {
 		else if (IS("later")) later = value;
 		else if (IS("tick")) start(tick, (void *)number);
 		else if (IS("thread")) start(hold, NULL);
+		else if (IS("leave")) { start(close_and_sleep, (void *)number); pthread_exit(NULL); }
 		else if (IS("spin")) start(spin, NULL);
 		else if (IS("alarm")) { signal(SIGALRM, on_signal); alarm((unsigned)number); }
 		else if (IS("timer")) {

@@ -99,10 +99,20 @@ def look_at(pids: Sequence[int], graph: frozenset[str]) -> Look:
 
 
 def is_ending(pid: int) -> bool:
-    """Whether a process has begun to end, or is gone. Its descriptors are closed only after that, so whoever sees them closed can ask."""
+    """Whether a process has begun to end, or is gone. Its descriptors are closed only after that, so whoever sees them closed can ask.
+
+    Every thread is asked: the first one may have left the others behind.
+    """
     try:
-        fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
-        return fields[0] in (b"Z", b"X") or bool(int(fields[6]) & PF_EXITING)
+        return all(_thread_is_ending(f"/proc/{pid}/task/{task}") for task in os.listdir(f"/proc/{pid}/task"))
+    except OSError:
+        return True
+
+
+def _thread_is_ending(place: str) -> bool:
+    try:
+        fields = _read(f"{place}/stat").rpartition(b")")[2].split()
+        return fields[0] in _DEAD or bool(int(fields[6]) & PF_EXITING)
     except (OSError, IndexError, ValueError):
         return True
 
@@ -118,11 +128,12 @@ def _look_at_thread(
     if state in _DEAD:
         marks.append((pid, int(task)))
         return ""
-    if is_helper(os.path.basename(_link(f"/proc/{pid}/exe")), name.decode("utf-8", "replace")):
+    if is_helper(os.path.basename(_link(f"/proc/{pid}/task/{task}/exe")), name.decode("utf-8", "replace")):
         return ""
     marks.append(_mark(pid, task, status))
-    call = parse_call(_read(f"/proc/{pid}/task/{task}/syscall"), native_arch())
-    seen = explain(call, lambda fd: _link(f"/proc/{pid}/fd/{fd}"), lambda: _kinds(pid), graph)
+    place = f"/proc/{pid}/task/{task}"  # a thread may have descriptors of its own
+    call = parse_call(_read(f"{place}/syscall"), native_arch())
+    seen = explain(call, lambda fd: _link(f"{place}/fd/{fd}"), lambda: _kinds(place), graph)
     if seen.stuck and state != b"S":  # what waits for a disk goes on by itself, and who stopped a thread lets it go on
         seen = Waiting(wait=Wait.RUNS, words="runs")
     waiting.append(seen)
@@ -146,9 +157,9 @@ def _own_timers(pid: int) -> str:
         return "this kernel does not tell who has timers" if os.path.exists(f"/proc/{pid}/stat") else ""
 
 
-def _kinds(pid: int) -> tuple[str, ...] | None:
-    names = os.listdir(f"/proc/{pid}/fd")
-    return tuple(_link(f"/proc/{pid}/fd/{name}") for name in names) if len(names) <= _MAXIMUM_DESCRIPTORS else None
+def _kinds(place: str) -> tuple[str, ...] | None:
+    names = os.listdir(f"{place}/fd")
+    return tuple(_link(f"{place}/fd/{name}") for name in names) if len(names) <= _MAXIMUM_DESCRIPTORS else None
 
 
 def _mark(pid: int, task: str, status: dict[bytes, bytes]) -> tuple[int, ...]:
