@@ -89,8 +89,8 @@ class Runner:
             args: words after the program's command.
             files: made in its working directory.
             collect: patterns of files to read from there afterwards.
-            collect_bytes: of all of them together.
-            home_bytes: what it may write there, instead of the profile's limit.
+            collect_bytes: of all of them together, in whole MiB; what is more is left out and noted.
+            home_bytes: what it may write there, in whole MiB, instead of the profile's limit.
 
         Raises:
             SandboxError: the sandbox could not be set up, twice, or the program cannot be executed.
@@ -103,7 +103,7 @@ class Runner:
         for last in (False, True):
             try:
                 result = self._box.run(
-                    argv, stdin=SealedInput(content), limits=given, files=files, collect=collect, collect_limit=max(1, collect_bytes),
+                    argv, stdin=SealedInput(content), limits=given, files=files, collect=collect, collect_limit=_whole(collect_bytes),
                     name=self._name,
                 )  # fmt: skip
                 break
@@ -122,7 +122,7 @@ class Runner:
         return DirectRun(
             self._box, (*self.program.command, *args), stdin=stdin, stdout=stdout,
             options={
-                "limits": self.limits(limits, home_bytes), "files": files, "collect": collect, "collect_limit": max(1, collect_bytes),
+                "limits": self.limits(limits, home_bytes), "files": files, "collect": collect, "collect_limit": _whole(collect_bytes),
                 "name": self._name,
             },
         )  # fmt: skip
@@ -142,7 +142,7 @@ class Runner:
         if self._cpuset:
             found["cpuset"] = self._cpuset
         if home_bytes is not None:
-            found["home"] = max(4096, home_bytes)
+            found["home"] = _whole(home_bytes)
         return found
 
     def close(self) -> None:
@@ -162,6 +162,11 @@ def _find_profile(name: str, home: str) -> Profile:
 
 def _duration(ns: int) -> str:
     return f"{ns}ns"
+
+
+def _whole(size: int) -> int:
+    """Round up to whole MiB, at least one: what is prepared for a run serves the next one only where both have the same limits."""
+    return max(1, -(-size >> 20)) << 20
 
 
 def run_limits(problem: Problem, program: Program, limit_ns: int, upper_ns: int | None = None) -> RunLimits:
