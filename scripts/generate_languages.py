@@ -62,6 +62,9 @@ Each of them but Python 2 was compiled and run on Debian 12, as root with cgroup
 language has them, threads: `tests/kernel/test_judge_building.py`. Not defined are those of the format's table that Debian 12 has no compiler
 for: {undefined}; a submission in one of them is named as not judged. Of C# it is Mono's compiler; .NET's has no command that compiles files without a project.
 
+A program of more than 64 MiB of files is a compile error. Headers that a tool of its own brings, such as BAPCtools' `validation.h`, are not here; a package
+that has them beside its sources needs none.
+
 Go from 1.20 on compiles the standard library with each program, some seconds of CPU time; Crystal's release build takes 20 s and more.
 """
 
