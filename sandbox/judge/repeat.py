@@ -10,10 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from sandbox.judge.model import CaseResult, Code, SubmissionResult
+from sandbox.judge.verdict import PRECEDENCE
 from sandbox.record import dataclass
-
-PRECEDENCE = (Code.JE, Code.CE, Code.SYS, Code.MLE, Code.TLE, Code.WTL, Code.OLE, Code.RTE, Code.NZE, Code.WA, Code.AC)
-"""The codes, the gravest first: which one stands for several."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

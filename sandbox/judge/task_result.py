@@ -10,7 +10,6 @@ from collections.abc import Mapping
 
 from sandbox.audit.events import escape_untrusted
 from sandbox.judge.model import CaseResult, Code
-from sandbox.judge.repeat import PRECEDENCE
 from sandbox.record import dataclass, field
 
 _SHOWN_BYTES = 4000
@@ -214,11 +213,6 @@ def sum_up(tests: tuple[TestResult, ...], groups: Mapping[str, float]) -> tuple[
     points = sum(test.points for test in tests) + sum(group.points for group in found)
     most = sum(test.max_points for test in tests) + sum(groups.values())
     return code, points, most, tuple(found)
-
-
-def gravest(codes: tuple[Code, ...]) -> Code:
-    """Return which of several verdicts goes first; AC of none."""
-    return min(codes, key=PRECEDENCE.index, default=Code.AC)
 
 
 def plain_record(value: object) -> object:

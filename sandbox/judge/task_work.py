@@ -188,7 +188,8 @@ class Work:
             return ""
         language = self._builder.languages.find(task.language)
         entry = task.entrypoint or (language.main[0] if language.main and language.entry == "class" else "")
-        return entry if entry.endswith(language.extensions) else f"{entry or 'main'}{language.extensions[0]}"
+        extensions = (*language.extensions, *language.shared)
+        return entry if entry.endswith(extensions) else f"{entry or 'main'}{extensions[0]}"
 
     def _done(self, name: str, tests: list[TestResult], built: Built) -> TaskResult:
         """Return a submission's result; without tests it was not run, for what `built` says."""

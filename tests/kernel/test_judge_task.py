@@ -138,6 +138,15 @@ def test_one_run_of_a_compiled_program(tmp_path: Path) -> None:
     assert broken.code is Code.CE and b"x.c" in broken.stderr
 
 
+@pytest.mark.parametrize("language", ["python3", "pypy3"])
+def test_text_in_a_stated_language(language: str) -> None:
+    result = Task([Test(call=_units), Test("1 2", "3")], language=language, time_limit=10, wall_limit=LONG).grade(ADD)
+    if language == "pypy3" and shutil.which("pypy3") is None:
+        assert (result.code, result.complete) == (Code.JE, False) and "PyPy" in result.cause
+    else:
+        assert result.ok and result.language == language, result.render(private=True)
+
+
 def test_an_absent_language_is_nobodys_fault(tmp_path: Path) -> None:
     (tmp_path / "none.toml").write_text(
         'name = "None"\nextensions = [".none"]\npriority = 1\nentry = "file"\n[[toolchain]]\nneeds = { none = "no-such-compiler" }\n'

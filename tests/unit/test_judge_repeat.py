@@ -11,16 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox.judge.model import CaseResult, Code, SubmissionResult
-from sandbox.judge.repeat import (
-    PRECEDENCE,
-    count_runs,
-    measure_determinism,
-    measure_spread,
-    pass_at_k,
-    percentile,
-    repeats_of,
-    settle,
-)
+from sandbox.judge.repeat import count_runs, measure_determinism, measure_spread, pass_at_k, percentile, repeats_of, settle
+from sandbox.judge.verdict import PRECEDENCE
 
 
 def test_spread_of_one_is_none() -> None:
