@@ -10,6 +10,7 @@ from sandbox.errors import SandboxError
 from sandbox.judge.building import Builder
 from sandbox.judge.case import judge_case
 from sandbox.judge.check import Checker, open_checker
+from sandbox.judge.check.feedback import clean_text
 from sandbox.judge.check.inputs import InputChecker
 from sandbox.judge.check.static import StaticChecker
 from sandbox.judge.errors import PackageError
@@ -151,7 +152,8 @@ class RealTools:
             return built.program
         if built.absent:
             raise PackageError(f"{what} `{source.name}` cannot be built: {built.absent}", hint=built.cause or None)
-        origin = "\n".join(built.output.strip().split("\n")[:20])
+        # Whoever shows the error shows what a program of the package printed.
+        origin = clean_text("\n".join(built.output.strip().split("\n")[:20]).encode(errors="replace"))
         raise PackageError(f"{what} `{source.name}` cannot be built: {built.cause}", origin=origin or None)
 
     def _grade(self, group: Group, outcomes: Sequence[Outcome]) -> GroupResult:
