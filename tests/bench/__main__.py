@@ -7,6 +7,7 @@ import sys
 
 from beside.main import add_arguments as beside_arguments
 from humaneval import add_arguments as humaneval_arguments
+from judge import add_arguments as judge_arguments
 from overlay import add_arguments as overlay_arguments
 
 
@@ -55,6 +56,8 @@ def main() -> int:
     humaneval_arguments(tasks)
     layers = verbs.add_parser("overlay", help="20,000 files and a build on an overlay root, beside none and beside podman")
     overlay_arguments(layers)
+    judged = verbs.add_parser("judge", help="a package of 100 tests × 20 submissions beside problemtools, and CPU times beside isolate")
+    judge_arguments(judged)
     peers = verbs.add_parser("peers", help="beside other sandboxes, by peers.py", add_help=False)
     peers.add_argument("peers", metavar="PEERS.PY")
     words = sys.argv[1:]
@@ -73,6 +76,10 @@ def main() -> int:
         from overlay import main as overlay
 
         return overlay(known)
+    if known.verb == "judge":
+        from judge import main as judge
+
+        return judge(known)
     if known.verb == "peers":
         from compare import main as compare
 
