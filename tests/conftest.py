@@ -99,11 +99,21 @@ def _why_not_slow() -> str:
     return "" if os.environ.get("SANDBOX_SLOW") == "1" else "ask with --slow"
 
 
+def _why_no_problemtools() -> str:
+    sys.path.insert(0, str(ROOT / "tests" / "suites"))
+    try:
+        import packages
+    finally:
+        sys.path.pop(0)
+    return "" if packages.find_sdist() else "its sdist is not in the cache (`python tests/suites/packages.py --fetch`)"
+
+
 CAPABILITIES: dict[str, Callable[[], str]] = {
     **{name: functools.partial(_why_not_found, name) for name in FINDINGS},
     "cgroup1": functools.partial(_why_not_cgroup, "cgroup1"),
     "cgroup2": functools.partial(_why_not_cgroup, "cgroup2"),
     "newuidmap": _why_no_newuidmap,
+    "problemtools": _why_no_problemtools,
     "root": _why_not_root,
     "slow": _why_not_slow,
 }
