@@ -1,0 +1,5 @@
+// idea: include an endless file
+// problem: one
+// expect: CE
+#include "/dev/zero"
+int main(void) {}

@@ -1,0 +1,4 @@
+# idea: exit with the code that shells give for a kill
+# problem: one
+# expect: NZE
+raise SystemExit(137)

@@ -1,0 +1,12 @@
+# idea: ignore every signal that asks politely, and compute
+# problem: one
+# expect: TLE
+import signal
+
+for number in range(1, 65):
+    try:
+        signal.signal(number, signal.SIG_IGN)
+    except (OSError, ValueError):
+        pass
+while True:
+    pass
