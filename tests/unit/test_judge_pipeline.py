@@ -34,6 +34,7 @@ from sandbox.judge.pipeline.strict import Together
 from sandbox.judge.pipeline.walk import Outcome, Rules, Walked, cases_of, walk
 from sandbox.judge.pipeline.workers import Board, Gate, Stopped
 from sandbox.judge.progress import Step
+from sandbox.record import replace
 
 S = 1_000_000_000
 
@@ -530,6 +531,13 @@ def test_what_does_not_compile_and_what_cannot_be_compiled() -> None:
     assert unlabelled.label_ok is None and all(each.skipped == "it does not compile" for each in unlabelled.cases)
     assert done.problems == ("input `secret/00` is refused", "a doubt", "`b.absent` was not judged: `absentc` is not installed")
     assert not done.ok
+
+
+@pytest.mark.parametrize(("allowed", "said"), [(("c", "absent"), ()), (("absent",), ("`a` is in `c`",)), ((), ())])
+def test_a_language_that_the_package_does_not_name_is_said(allowed: tuple[str, ...], said: tuple[str, ...]) -> None:
+    problem = problem_of({"a": None, "b.absent": None}, ROOT)
+    done = Judging(replace(problem, languages=allowed), Fakes(problem, {"a": accepts}), Options()).run()
+    assert done.warnings == tuple(f"{each}, which the package's `languages` do not name" for each in said)
 
 
 def test_files_of_a_submission_are_a_case_of_groups_that_ask_for_it() -> None:

@@ -164,6 +164,12 @@ class Judging:
         for each, result in zip(self._chosen, results, strict=True):
             doubts = doubt_label(each, result.cases, result.code) if result.label_ok else ()
             self._warnings += [f"label of `{each.name}` holds by its verdict, but not over all cases: {text}" for text in doubts]
+        allowed = self._problem.languages
+        self._warnings += [
+            f"`{each.name}` is in `{each.language}`, which the package's `languages` do not name"
+            for each in results
+            if allowed and each.language and each.language not in allowed
+        ]
         problems = list(self._problems)
         if options.strict:
             problems += self._warnings
