@@ -21,7 +21,7 @@ from sandbox.judge.languages.table import Absent, Installed, Language, Languages
 from sandbox.judge.languages.toolchains import first_line
 from sandbox.judge.model import PROGRAM_DIRECTORY, Built, Code, ProblemLimits, Program, Source, Submission
 from sandbox.judge.naming import run_name
-from sandbox.judge.source_files import BadSource, Sources, choose_class, choose_main, merge, script_of, show
+from sandbox.judge.source_files import BadSource, Sources, choose_class, choose_main, merge, put_together, script_of, show
 from sandbox.policy.load import load_policy
 from sandbox.policy.profile_load import load_profile
 from sandbox.record import dataclass, field, replace
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 _OUTPUT = 64 << 10
 _PROGRAM_BYTES = 64 << 20
 _TOO_LARGE = re.compile(r": \d+ bytes, of \d+ in all \d+ are left$")
+_NAMES = 512 << 10
+_LONGEST_NAME = 2048
+"""Bytes of the names of what a compiler leaves, of all together and of one: above them lie the cache's directory and what the system allows."""
 _KEY_SCHEMA = 1
 _WALL_FACTOR = 5
 """Wall time of a compiler as a multiple of its CPU time: idle time would count what it waits for a processor, and blame the contestant for a busy host."""
@@ -227,8 +230,7 @@ class Builder:
                 cause = _why_not(job, result, limits)
                 if cause:
                     return None, Built(name=job.name, language=job.language, code=Code.CE, cause=cause, output=output, result=result)
-                made = {**result.files, **{name: text for name, text in job.sources.files.items() if name not in result.files}}
-                entry = self.cache.add(key, made, {"output": output})
+                entry = self.cache.add(key, put_together(result.files, job.sources.files), {"output": output})
                 return entry, Built(name=job.name, language=job.language, output=output, result=result, cause=said)
             except SandboxError as error:
                 return None, Built(name=job.name, language=job.language, code=Code.JE, cause=f"compile `{job.name}`: {error.message}")
@@ -260,6 +262,8 @@ def _why_not(job: _Job, result: Result, limits: ProblemLimits) -> str:
         return f"`{program}` ended with {result.cause}" + (f": {line}" if (line := first_line(result)) else "")
     if any(_TOO_LARGE.search(note) for note in result.notes):
         return f"`{program}` made more than {format_size(_PROGRAM_BYTES)} of files"
+    if sum(len(os.fsencode(name)) for name in result.files) > _NAMES or any(len(os.fsencode(name)) > _LONGEST_NAME for name in result.files):
+        return f"`{program}` left files whose names are too long"
     if job.wanted and job.wanted not in result.files and job.wanted not in job.sources.files:
         left_out = [note for note in result.notes if note.startswith("not collected:")]
         return f"`{program}` made no file `{job.wanted}`" + (f" ({left_out[0]})" if left_out else "")

@@ -93,6 +93,16 @@ def check_names(files: Mapping[str, bytes]) -> None:
                 raise BadSource(f"`{show('/'.join(parts[:depth]))}` is a file and a directory")
 
 
+def put_together(made: Mapping[str, bytes], sources: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return what a compiler left with the sources that it took away, but not those that lie where it left something else: a file for a directory."""
+    directories = {name[:at] for name in made for at, char in enumerate(name) if char == "/"}
+    found = dict(made)
+    for name, text in sources.items():
+        if name not in directories and not any(name[:at] in made for at, char in enumerate(name) if char == "/"):
+            found.setdefault(name, text)
+    return found
+
+
 def choose_main(sources: Sources, language: Language) -> str:
     """Return the source file that a program starts with: the stated one, the package's own, a default name, ``main.*``, the only one, the first.
 
@@ -165,4 +175,4 @@ def script_of(executable: Sequence[str]) -> str:
     )
 
 
-__all__ = ["BadSource", "Sources", "check_names", "choose_class", "choose_main", "merge", "script_of", "show"]
+__all__ = ["BadSource", "Sources", "check_names", "choose_class", "choose_main", "merge", "put_together", "script_of", "show"]

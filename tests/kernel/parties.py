@@ -180,6 +180,11 @@ EDGES: dict[str, Edge] = {
     "the validator thinks, and rejects": Edge(submission="line say:9 line", validator="say:5 line sleep:2500 exit:43", code=Code.WA, blame=S, own_ms=2000),
     "a thread speaks later": Edge(submission="later:10 line tick:400 drain", validator=f"{ASKS} exit:42", code=Code.AC),
     "a child speaks later": Edge(submission="line child:400 wait", validator="say:5 line end exit:42", code=Code.AC),
+    "an alarm that is waited for comes": Edge(submission="line sigwait:1 say:10", validator=f"{ASKS} exit:42", code=Code.AC),
+    "a byte now and then, and no line": Edge(
+        submission="line drip:15", validator=f"{ASKS} exit:42", code=Code.WTL, blame=S, cause="without waiting for the validator", own_ms=1500,
+        validation_ms=500, output=1 << 20,
+    ),
     "an alarm speaks later": Edge(submission="later:10 line alarm:1 drain", validator=f"{ASKS} exit:42", code=Code.AC),
     "a timer speaks later": Edge(submission="later:10 line timer:400 drain", validator=f"{ASKS} exit:42", code=Code.AC),
     "a poll with a time-out goes on": Edge(submission="line poll:400 say:10", validator=f"{ASKS} end exit:42", code=Code.AC),

@@ -87,6 +87,19 @@ int main(int argc, char **argv) {
 		else if (IS("leave")) { start(close_and_sleep, (void *)number); pthread_exit(NULL); }
 		else if (IS("spin")) start(spin, NULL);
 		else if (IS("alarm")) { signal(SIGALRM, on_signal); alarm((unsigned)number); }
+		else if (IS("sigwait")) {
+			sigset_t set;
+			int got;
+			sigemptyset(&set);
+			sigaddset(&set, SIGALRM);
+			if (sigprocmask(SIG_BLOCK, &set, NULL)) exit(92);
+			alarm((unsigned)number);
+			if (sigwait(&set, &got)) exit(92);
+		}
+		else if (IS("drip")) for (;;) {
+			if (write(1, "1", 1) != 1) exit(0);
+			sleep_ms(number);
+		}
 		else if (IS("timer")) {
 			struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR1};
 			struct itimerspec when = {.it_value = {number / 1000, number % 1000 * 1000000}};

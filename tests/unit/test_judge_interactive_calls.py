@@ -27,7 +27,7 @@ TABLE = [
     (("futex", 0, 0, 0, 0), Wait.OWN), (("futex", 0, 0x80 | 9, 0, 0), Wait.OWN), (("futex", 0, 0x189, 0, 0), Wait.OWN), (("futex", 0, 0x86, 0, 0), Wait.OWN),
     (("futex", 0, 0x80, 0, 0x7FFF), Wait.OPEN), (("futex", 0, 0x189, 0, 0x7FFF), Wait.OPEN), (("futex", 0, 1, 0, 0), Wait.OPEN),
     (("wait4", MINUS_ONE), Wait.OWN), (("waitid", 0), Wait.OWN), (("pause",), Wait.OWN), (("rt_sigsuspend",), Wait.OWN),
-    (("rt_sigtimedwait", 1, 0, 0), Wait.OWN), (("rt_sigtimedwait", 1, 0, 0x7FFF), Wait.OPEN),
+    (("rt_sigtimedwait", 1, 0, 0), Wait.OPEN), (("rt_sigtimedwait", 1, 0, 0x7FFF), Wait.OPEN),
     (("poll", 1, 1, MINUS_ONE_INT), Wait.READS), (("poll", 1, 1, MINUS_ONE), Wait.READS), (("poll", 1, 1, 100), Wait.OPEN), (("poll", 1, 1, 0), Wait.OPEN),
     (("ppoll", 1, 1, 0), Wait.READS), (("ppoll", 1, 1, 0x7FFF), Wait.OPEN),
     (("select", 1, 1, 0, 0, 0), Wait.READS), (("select", 1, 1, 0, 0, 0x7FFF), Wait.OPEN), (("pselect6", 1, 1, 0, 0, 0), Wait.READS),

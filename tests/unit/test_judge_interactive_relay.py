@@ -155,6 +155,26 @@ def test_time_belongs_to_whose_turn_it_is() -> None:
     assert clocks.idle_ns == {"s": 0, "v": 0}, "nobody has looked"
 
 
+def test_who_writes_again_and_again_makes_nobody_else_late() -> None:
+    clocks = Clocks("sv", "v", 0)
+    clocks.said("v", "s")
+    clocks.given("s")
+    for moment in range(10, 1010, 10):
+        clocks.advance(moment, "sv")
+        clocks.said("s", "v")
+        clocks.given("v")
+    assert clocks.own_ns == {"s": 1000, "v": 0}
+
+
+def test_who_waits_for_a_slow_reader_is_not_late() -> None:
+    clocks = Clocks("sv", "v", 0)
+    for moment in range(10, 1010, 10):
+        clocks.said("s", "v", blocked=True)
+        clocks.given("v")
+        clocks.advance(moment, "sv")
+    assert clocks.own_ns == {"s": 0, "v": 1000}
+
+
 @pytest.mark.parametrize(
     ("looks", "own", "idle"),
     [

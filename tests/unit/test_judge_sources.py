@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sandbox.judge.class_files import has_main, main_classes
 from sandbox.judge.languages import Languages, load_languages
-from sandbox.judge.source_files import BadSource, Sources, check_names, choose_class, choose_main, merge, script_of
+from sandbox.judge.source_files import BadSource, Sources, check_names, choose_class, choose_main, merge, put_together, script_of
 
 DESCRIPTOR = "([Ljava/lang/String;)V"
 
@@ -149,6 +149,11 @@ def test_the_main_class_is_the_stated_one_a_default_name_the_main_files_or_the_f
     # A name that java would read as an option or a file is no class, whatever it holds.
     with pytest.raises(BadSource, match="no class has"):
         choose_class(put("-version", "@args", "a b"), sources, java, "sol.java")
+
+
+def test_sources_that_a_compiler_took_away_lie_in_nobodys_place() -> None:
+    made = {"a": b"1", "d/x": b"2", "s": b"file"}
+    assert put_together(made, {"a": b"old", "d": b"was a file", "s/y": b"was a directory", "b": b"3"}) == {**made, "b": b"3"}
 
 
 def test_names_of_executables_are_quoted_for_the_shell() -> None:

@@ -56,10 +56,10 @@ _FUTEX_WAITS = (0, 6, 9, 11, 13)  # WAIT, LOCK_PI, WAIT_BITSET, WAIT_REQUEUE_PI,
 _INT = 0xFFFFFFFF
 _STREAMS = {0: "stdin", 1: "stdout"}
 # Where the pointer to a time-out is: with none the call waits for ever. Source: the man page of each.
-_TIMEOUT_POINTER = {"ppoll": 2, "pselect6": 4, "select": 4, "epoll_pwait2": 3, "rt_sigtimedwait": 2}
+_TIMEOUT_POINTER = {"ppoll": 2, "pselect6": 4, "select": 4, "epoll_pwait2": 3}
 _TIMEOUT_INT = {"poll": 2, "epoll_wait": 3, "epoll_pwait": 3}  # milliseconds, -1 waits for ever
 _CHILDREN = ("wait4", "waitid")
-_SIGNALS = ("pause", "rt_sigsuspend", "rt_sigtimedwait")
+_SIGNALS = ("pause", "rt_sigsuspend")  # not rt_sigtimedwait: it may wait for an alarm, and while it does the kernel does not show what was blocked
 _QUIET_KINDS = ("pipe:", "anon_inode:[eventfd]", "anon_inode:[eventpoll]", "/")
 """Descriptors that only the party's own threads, or a pipe of the graph, make ready: files and directories always are (what waits for one does not wait)."""
 
@@ -93,7 +93,7 @@ def explain(call: Call | None, kind_of: Callable[[int], str], kinds: Callable[[]
         return _own("waits for another thread") if not args[3] else _open("waits for another thread, with a time-out")
     if name in _CHILDREN:
         return _own("waits for a child")
-    if name in _SIGNALS and not (name == "rt_sigtimedwait" and args[2]):
+    if name in _SIGNALS:
         return _own("waits for a signal")
     if name in _TIMEOUT_POINTER or name in _TIMEOUT_INT:
         return _explain_poll(name, args, kinds(), graph)

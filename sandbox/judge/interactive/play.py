@@ -203,7 +203,7 @@ class _Game:
         data = channel.take()
         if data:
             self._transcript.moved(now - self._began, pipe.source, pipe.sink, data)
-            self._clocks.said(pipe.source)
+            self._clocks.said(pipe.source, pipe.sink, blocked=channel.behind)
             self._given(channel)
             if channel.exceeded:
                 self._end(self._seats[pipe.source], Ending.OUTPUT, now)

@@ -60,6 +60,11 @@ class Channel:
         """Whether nothing comes any more, and what came is written."""
         return self.source < 0 and not self._pending
 
+    @property
+    def behind(self) -> bool:
+        """Whether its reader has not taken all that came, and no more is read from its source until then."""
+        return bool(self._pending)
+
     def interest(self) -> dict[int, int]:
         """Return what to poll for; an end for writing with nothing to write tells when its reader has gone."""
         wanted: dict[int, int] = {}
