@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
@@ -217,13 +218,15 @@ def _summaries(display: Display) -> Iterator[str]:
 class _Output:
     """A report's file: that it can be made shows before anything is judged, and it is there when it is whole.
 
+    It is written to a file without a name, which no kill leaves behind, where the file system has such files.
+
     Raises:
         UsageError: it cannot be made.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._new = ""
+        self._target = ""
         self._fd = -1
 
     def __enter__(self) -> _Output:
@@ -233,8 +236,8 @@ class _Output:
             if os.path.lexists(self.path) and not stat.S_ISREG(os.stat(self.path).st_mode):
                 self._fd = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)  # /dev/stderr, a pipe
             else:
-                target = os.path.realpath(self.path)
-                self._fd, self._new = tempfile.mkstemp(prefix=f".{os.path.basename(target)}.", dir=os.path.dirname(target))
+                self._target = os.path.realpath(self.path)
+                self._fd = _open_nameless(os.path.dirname(self._target))
                 mask = os.umask(0o077)
                 os.umask(mask)
                 os.fchmod(self._fd, 0o666 & ~mask)
@@ -248,17 +251,48 @@ class _Output:
         try:
             while data:
                 data = data[os.write(self._fd, data) :]
-            if self._new:
-                os.replace(self._new, os.path.realpath(self.path))
-                self._new = ""
+            if self._target:
+                _name(self._fd, self._target)
         except OSError as error:
             raise SandboxError(f"write `{self.path}`: {error.strerror}") from None
 
     def __exit__(self, *error: object) -> None:
         if self._fd >= 0:
             os.close(self._fd)
-        if self._new:
-            os.unlink(self._new)
+
+
+def _open_nameless(directory: str) -> int:
+    """Return a new file of a directory that has no name yet; of another place, where that cannot be had."""
+    try:
+        return os.open(directory, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT):
+            raise
+    fd, name = tempfile.mkstemp(dir=directory)
+    os.unlink(name)
+    return fd
+
+
+def _name(fd: int, target: str) -> None:
+    """Put a file without a name where another may be: at every moment the old one or the new one is there."""
+    directory, name = os.path.split(target)
+    short = f".{name[:100]}.{os.urandom(6).hex()}"
+    new = os.path.join(directory, short)
+    above = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.link(f"/proc/self/fd/{fd}", short, dst_dir_fd=above, follow_symlinks=True)
+    except OSError:  # it had a name once, or there is no /proc: copy it
+        with open(new, "xb", opener=lambda path, flags: os.open(path, flags, os.fstat(fd).st_mode & 0o777)) as file:
+            os.lseek(fd, 0, os.SEEK_SET)
+            while data := os.read(fd, 1 << 20):
+                file.write(data)
+    finally:
+        os.close(above)
+    try:
+        os.replace(new, target)
+    except BaseException:
+        os.unlink(new)
+        raise
 
 
 def _print(text: str) -> None:

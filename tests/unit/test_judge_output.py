@@ -1,0 +1,63 @@
+"""Where `sandbox judge --output` writes: whole or not at all, and nothing is left beside it, whatever ends the judge."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sandbox.cli import judge
+from sandbox.cli.options import UsageError
+
+
+@pytest.fixture(params=[False, True], ids=["nameless", "no such files here"])
+def nameless(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With and without a file system that has files without a name."""
+    if request.param:
+        real = os.open
+
+        def refuse(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+            if flags & os.O_TMPFILE == os.O_TMPFILE:
+                raise OSError(errno.EOPNOTSUPP, "no")
+            return real(path, flags, mode, dir_fd=dir_fd)
+
+        monkeypatch.setattr(os, "open", refuse)
+
+
+@pytest.mark.usefixtures("nameless")
+def test_a_report_is_there_when_it_is_whole(tmp_path: Path) -> None:
+    target = tmp_path / "report.xml"
+    target.write_text("old")
+    link = tmp_path / "link"
+    link.symlink_to("report.xml")
+    with judge._Output(str(link)) as output:
+        assert target.read_text() == "old" and sorted(path.name for path in tmp_path.iterdir()) == ["link", "report.xml"]
+        output.write("new" * 100_000)
+    assert target.read_text() == "new" * 100_000 and link.is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "report.xml"]
+    assert target.stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+@pytest.mark.usefixtures("nameless")
+def test_nothing_is_left_of_a_report_that_was_not_written(tmp_path: Path) -> None:
+    with judge._Output(str(tmp_path / "report")):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UsageError, match="No such file or directory"), judge._Output(str(tmp_path / "missing" / "x")):
+        pass
+
+
+def test_nothing_is_left_after_a_kill(tmp_path: Path) -> None:
+    code = "import os, sys\nfrom sandbox.cli import judge\nwith judge._Output(sys.argv[1]):\n    os.kill(os.getpid(), 9)"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "report")], timeout=60, check=False)
+    assert done.returncode == -9 and list(tmp_path.iterdir()) == []
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
