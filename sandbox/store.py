@@ -112,6 +112,20 @@ def make_directory(path: str) -> None:
         pass
 
 
+def open_private(path: str) -> int | None:
+    """As `open_directory`, for what is later used by its path: None as well where everybody may rename a directory on the way to it."""
+    above = os.path.realpath(path)
+    while above != "/":
+        above = os.path.dirname(above)
+        try:
+            mode = os.stat(above).st_mode
+        except OSError:
+            continue  # it will be made, and be ours
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            return None
+    return open_directory(path)
+
+
 def mark_of(content: bytes | memoryview) -> bytes:
     """Return 8 bytes that damaged content does not have; five times as fast as the fastest digest. Source: CPython Python/import.c: SipHash."""
     return _imp.source_hash(0x73616E64626F7831, content)
@@ -184,4 +198,6 @@ def _unlink(directory: int, name: str) -> None:
         pass
 
 
-__all__ = ["cache_path", "data_path", "hidden_paths", "is_ours", "make_directory", "mark_of", "open_directory", "read_entry", "state_path", "write_entry"]
+__all__ = [
+    "cache_path", "data_path", "hidden_paths", "is_ours", "make_directory", "mark_of", "open_directory", "open_private", "read_entry", "state_path", "write_entry",
+]  # fmt: skip

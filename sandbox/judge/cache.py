@@ -24,7 +24,7 @@ import time
 from sandbox.audit.events import escape_untrusted
 from sandbox.errors import SandboxError, describe_errno
 from sandbox.record import dataclass, field
-from sandbox.store import cache_path, is_ours, open_directory
+from sandbox.store import cache_path, is_ours, open_private
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Cache:
         self._lock = threading.Lock()
         self._closed = False
         self._said: dict[str, str] = {}
-        fd = open_directory(directory)
+        fd = open_private(directory)
         if fd is None:
             raise SandboxError(
                 f"use `{directory}` as a cache of compiled programs: it cannot be made, or others can write to it",
@@ -183,7 +183,9 @@ def open_cache(environ: Mapping[str, str], *, keep: bool = True) -> Cache:
     """
     directory = cache_path(environ, "judge/compiled" if keep else "judge/private")
     if directory is None:
-        raise SandboxError("keep compiled programs: neither XDG_CACHE_HOME nor HOME is an absolute path")
+        if keep:
+            raise SandboxError("keep compiled programs: neither XDG_CACHE_HOME nor HOME is an absolute path", hint="`--no-cache` does without")
+        directory = os.path.join(tempfile.gettempdir(), f"sandbox-judge-{os.geteuid()}", "private")
     return Cache(directory, private=not keep)
 
 
@@ -193,7 +195,7 @@ def _make_private(base: str) -> str:
     Raises:
         SandboxError: it cannot be made.
     """
-    fd = open_directory(base)
+    fd = open_private(base)
     if fd is None:
         raise SandboxError(f"make a directory in `{base}`: it cannot be made, or others can write to it")
     os.close(fd)

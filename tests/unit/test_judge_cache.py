@@ -133,6 +133,30 @@ def test_a_directory_that_others_can_write_to_is_refused(tmp_path: Path) -> None
         open_cache({})
 
 
+def test_a_directory_that_others_can_put_another_in_the_place_of_is_refused(tmp_path: Path) -> None:
+    """Nothing but the way to it is theirs: they would swap it between the check of an entry and its use."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    environ = {"XDG_CACHE_HOME": str(shared / "mine")}
+    for keep in (True, False):
+        with pytest.raises(SandboxError, match="others can write to it"):
+            open_cache(environ, keep=keep)
+    shared.chmod(0o1777)  # as /tmp: what is ours there is ours to rename
+    with open_cache(environ) as cache:
+        assert cache.add(KEY, FILES, {}) == cache.find(KEY)
+    shared.chmod(0o777)
+    with pytest.raises(SandboxError, match="others can write to it"):
+        open_cache(environ)
+
+
+def test_without_a_home_what_is_not_kept_lies_among_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with open_cache({}, keep=False) as cache:
+        assert cache.add(KEY, FILES, {}) == cache.find(KEY) and cache.directory.startswith(str(tmp_path))
+    assert list(tmp_path.rglob(KEY)) == []
+
+
 def test_closing_removes_what_is_old_or_too_much_but_not_under_somebody_elses_feet(tmp_path: Path) -> None:
     directory = str(tmp_path / "compiled")
     first = Cache(directory, bytes_limit=10_000)

@@ -12,7 +12,7 @@ import tempfile
 
 from sandbox.errors import SandboxError, describe_errno
 from sandbox.record import dataclass
-from sandbox.store import cache_path, open_directory
+from sandbox.store import cache_path, open_private
 
 _MAXIMUM_STALE = 1000
 
@@ -47,7 +47,7 @@ def make_place(prefix: str) -> Place:
     """
     base = stage_path()
     try:
-        above = open_directory(base)
+        above = open_private(base)
         if above is None:
             raise SandboxError(f"make stage `{base}`: the directory cannot be made or is not only yours", hint="choose another with XDG_CACHE_HOME")
         try:
