@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 
 from sandbox.api import execute as executing
@@ -73,6 +74,8 @@ class House:
         self.slots: list[Slot] = []
         self.before_close: list[Callable[[], None]] = []
         self.free: list[Slot] = []
+        self._closing = threading.RLock()  # a collection may close it while it is being closed
+        self._process = os.getpid()
         try:
             self._start(prepared)
         except OSError as error:
@@ -149,7 +152,13 @@ class House:
         return True
 
     def close(self) -> None:
-        """End the server and all its runs, wait until they are gone, remove what was theirs; idempotent."""
+        """End the server and all its runs, wait until they are gone, remove what was theirs; idempotent, also in two threads at a time."""
+        if self._process != os.getpid():
+            self._closing, self._process = threading.RLock(), os.getpid()  # another thread of the parent's may have held it
+        with self._closing:
+            self._close()
+
+    def _close(self) -> None:
         server, self.server = self.server, None
         ours = server is None or server.made_by == os.getpid()
         while self.before_close:

@@ -70,13 +70,16 @@ class Served(Start):
     """What it is besides its tier."""
 
     def __init__(self, prepared: Prepared, way: Way, house: House, slot: Slot, residents: Residents, held: bool) -> None:
-        assert house.server is not None
+        server = house.server
+        if server is None:  # another thread has closed it since it was chosen
+            residents.give_back(house, slot)
+            raise StartGoneError("start a run: its server was closed")
         self.prepared = prepared
         self.tier = way.tier
-        self.parent = house.server.pid
+        self.parent = server.pid
         self._way = way
         self.house = house
-        self._server = house.server
+        self._server = server
         self.held = held
         self.announced = held
         self._init = 0, b""

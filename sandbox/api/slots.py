@@ -6,6 +6,7 @@ A slot has one run at a time. Its entry is made once; its cgroups are used once 
 from __future__ import annotations
 
 import os
+import threading
 
 from sandbox.api.registered import Answering
 from sandbox.errors import SandboxError, describe_errno
@@ -53,14 +54,23 @@ class Slot:
         self._ahead: tuple[Backend, Limits, CgroupRun, str] | None = None
         self._current: tuple[CgroupRun, str] | None = None
         self._over: list[tuple[CgroupRun, str]] = []
+        # A sandbox may be closed by one thread while another is in the middle of a run, or ends one.
+        self._lock = threading.RLock()
+        self._closed = False
 
     # ---- the entry -----------------------------------------------------------------------------------------
 
     @property
     def control(self) -> Control:
-        """What serves the entry's socket."""
-        assert self._control is not None
-        return self._control
+        """What serves the entry's socket.
+
+        Raises:
+            SandboxError: another thread has closed the sandbox.
+        """
+        control = self._control
+        if control is None:
+            raise SandboxError("serve the entry of a run: its sandbox was closed")
+        return control
 
     def enter(self, prepared: Prepared, keeper: int, server: int) -> None:
         """Tell of a run; where that cannot be done `refused` says why."""
@@ -85,9 +95,10 @@ class Slot:
     def leave(self) -> None:
         """The run is over: tell so whoever waits for that."""
         self.answering = None
-        if self.entry is not None:
-            self.entry.end()
-            self.control.hang_up()
+        entry, control = self.entry, self._control
+        if entry is not None and control is not None:
+            entry.end()
+            control.hang_up()
 
     def _answer(self, request: str, uid: int, gone: bool) -> str:
         return self.answering.answer(request, uid, gone) if self.answering is not None else ""
@@ -108,25 +119,36 @@ class Slot:
         Raises:
             SandboxError: it cannot be made.
         """
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None and (same_place(ahead[0], backend) and ahead[1] == limits):
-            self._current = ahead[2:]
-        else:
-            if ahead is not None:
-                self._over.append(ahead[2:])
-            self._current = self._make(backend, limits)
-        return self._current[0]
+        with self._lock:
+            ahead, self._ahead = self._ahead, None
+            if ahead is not None and (same_place(ahead[0], backend) and ahead[1] == limits):
+                self._current = ahead[2:]
+            else:
+                if ahead is not None:
+                    self._over.append(ahead[2:])
+                self._current = self._make(backend, limits)
+            return self._current[0]
 
     def make_ahead(self, backend: Backend, limits: Limits) -> None:
         """Make the next run's cgroup, as it will be if that is like this one. What goes wrong is told when it is made for a run."""
-        if self._ahead is None:
-            try:
-                self._ahead = (backend, limits, *self._make(backend, limits))
-            except SandboxError:
-                pass
+        with self._lock:
+            if self._ahead is None and not self._closed:
+                try:
+                    self._ahead = (backend, limits, *self._make(backend, limits))
+                except SandboxError:
+                    pass
 
     def retire_cgroup(self) -> None:
         """The run is over; its cgroup goes once its init has gone, which is soon."""
+        with self._lock:
+            self._retire()
+            if self._closed:
+                try:
+                    self._remove_over()
+                except SandboxError:
+                    pass  # as at the end of a server: the keeper has tried, too
+
+    def _retire(self) -> None:
         current, self._current = self._current, None
         if current is not None:
             self._over.append(current)
@@ -162,14 +184,17 @@ class Slot:
             SandboxError: a cgroup cannot be removed; the keeper tries once more.
         """
         self._close_entry()
-        self.retire_cgroup()
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None:
-            self._over.append(ahead[2:])
-        self._remove_over()
+        with self._lock:
+            self._closed = True
+            self._retire()
+            ahead, self._ahead = self._ahead, None
+            if ahead is not None:
+                self._over.append(ahead[2:])
+            self._remove_over()
 
     def forget(self) -> None:
         """Let go of everything and remove nothing, in a fork: it is its parent's."""
+        self._lock = threading.RLock()  # another thread of the parent's may have held it
         entry, self.entry = self.entry, None
         control, self._control = self._control, None
         if entry is not None:
