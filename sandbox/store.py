@@ -199,5 +199,6 @@ def _unlink(directory: int, name: str) -> None:
 
 
 __all__ = [
-    "cache_path", "data_path", "hidden_paths", "is_ours", "make_directory", "mark_of", "open_directory", "open_private", "read_entry", "state_path", "write_entry",
+    "cache_path", "data_path", "hidden_paths", "is_ours", "make_directory", "mark_of", "open_directory", "open_private", "read_entry",
+    "state_path", "write_entry",
 ]  # fmt: skip

@@ -70,8 +70,11 @@ def _conditions(result: Result, limits: RunLimits) -> dict[Code, str]:
         found[Code.JE] = "the host ran out of memory: the kernel ended the program, which was within its own limit"
     if verdict is Verdict.DENIED_SYSCALL:
         found[Code.SYS] = result.cause
+    over = _over_memory(result)
     if verdict is Verdict.MEMORY_LIMIT or "memory" in hits:
         found[Code.MLE] = _told(result, Verdict.MEMORY_LIMIT, "memory")
+    elif over is not None:
+        found[Code.MLE] = f"{over.counter} {over.value} bytes, limit {over.bound} bytes"
     cpu_ns = result.usage.cpu_ns
     if cpu_ns > limits.cpu_ns or verdict is Verdict.CPU_LIMIT or "cpu" in hits:
         cut = verdict is Verdict.CPU_LIMIT and cpu_ns > limits.cpu_ns
@@ -105,6 +108,11 @@ def _told(result: Result, verdict: Verdict, limit: str) -> str:
         return result.cause
     fact = next(fact for fact in result.evidence if fact.limit == limit and fact.hit)
     return f"{fact.counter} {fact.value}" + (f" {fact.unit}, limit {fact.bound}" if fact.bound is not None else "")
+
+
+def _over_memory(result: Result) -> Evidence | None:
+    """The figure that proves that the limit was passed, also of a run that ended well: nothing hurt, but a judge's limit is the same for all."""
+    return next((fact for fact in result.evidence if fact.limit == "memory" and fact.bound is not None and fact.value > fact.bound), None)
 
 
 def _host_ran_out(result: Result) -> bool:
