@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from sandbox.judge.naming import make_run_name, run_name, runs_named
 from sandbox.judge.pipeline.tools import RealTools
 from sandbox.judge.running import Runner
 from sandbox.judge.verdict import code_of
+from sandbox.record import replace
 
 pytestmark = [pytest.mark.userns, pytest.mark.seccomp, pytest.mark.notify]
 
@@ -33,26 +35,28 @@ def test_names() -> None:
 
 def test_what_ends_one_judging_ends_no_other(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
-    program = bench.program("import sys\nsys.stdout.write(sys.stdin.read())\nsys.stdout.flush()\nwhile True: pass\n")
+    program = bench.program("import time\ntime.sleep(600)\n")
+    limits = replace(LIMITS, wall_ns=120_000_000_000, idle_ns=None)
     ended: dict[str, Any] = {}
 
     def run(name: str) -> None:
         with runs_named(name):
             runner = Runner(program)
         with runner:
-            ended[name] = runner.run(b"", LIMITS).result
+            ended[name] = runner.run(b"", limits).result
 
     names = [make_run_name("one"), make_run_name("two")]
     threads = [threading.Thread(target=run, args=(name,)) for name in names]
     for thread in threads:
         thread.start()
-    wait = threading.Event()
-    while {run.name for run in running()} < set(names):
-        wait.wait(0.01)
+    until = time.monotonic() + 60
+    while not {run.name for run in running()} >= set(names):
+        assert time.monotonic() < until, "they do not begin"
+        threads[0].join(0.01)
     tools: Any = SimpleNamespace(name=names[0])
     RealTools.stop(tools)
     threads[0].join(30)
-    assert code_of(ended[names[0]], LIMITS)[0] is Code.JE, "a run that was ended from outside is nobody's verdict"
+    assert code_of(ended[names[0]], limits)[0] is Code.JE, "a run that was ended from outside is nobody's verdict"
     assert names[1] in {run.name for run in running()} and names[1] not in ended
     tools.name = names[1]
     RealTools.stop(tools)
