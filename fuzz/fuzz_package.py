@@ -13,6 +13,7 @@ import stat
 import sys
 import zipfile
 from pathlib import Path
+from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -77,8 +78,12 @@ SEEDS = (
 
 
 def one_input(data: bytes) -> str:
-    """Read one thing."""
-    os.environ["XDG_CACHE_HOME"] = os.path.join(engine.scratch(), "cache")
+    """Read one thing, with a cache of the target's own."""
+    with patch.dict(os.environ, XDG_CACHE_HOME=os.path.join(engine.scratch(), "cache")):
+        return _read(data)
+
+
+def _read(data: bytes) -> str:
     kind, rest = data[:1] or b"\0", data[1:]
     if kind[0] % 4 == 0:
         return yaml_text(rest)

@@ -39,6 +39,7 @@ REFUSED: dict[tuple[str, str], list[tuple[int, tuple[int | str, ...]]]] = {
     ("shmget", "shmflg"): [(2, (0, 0x200000, 0o5600))],  # SHM_HUGETLB
     ("seccomp", "op"): [(0, (77, 0, 0))],
     ("seccomp", "flags"): [(1, (1, 8, "@")), (1, (1, 1, "@"))],  # NEW_LISTENER, TSYNC
+    ("sched_setscheduler", "policy"): [(1, (0, 1, "@")), (1, (0, 5, "@"))],  # SCHED_FIFO, SCHED_IDLE
     ("setpriority", "which"): [(0, (1, 0, 10)), (0, (2, 0, 10))],  # PRIO_PGRP, PRIO_USER
     ("setsockopt", "level"): [(1, (0, 6, 31, "'tls", 4))],
     ("setsockopt", "optname"): [(2, (0, 6, 31, "'tls", 4))],
