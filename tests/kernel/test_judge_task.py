@@ -405,7 +405,8 @@ print("found" if seen else "nothing", *seen)
 
 def test_nothing_that_is_expected_can_be_found() -> None:
     tests = [Test(SECRET.replace("7781", "other"), SECRET, name="answer", exit_code=0), Test("x", "nothing", name="search")]
-    assert _task(*tests).grade(SEARCH)["search"].ok
+    found = _task(*tests, time_limit=60, wall_limit=120).grade(SEARCH)["search"]  # a search of a machine takes as long as it takes
+    assert found.ok, (found.code, found.case)
     # The control: what the author puts beside the submission is found.
     assert (
         _task(Test("x", "nothing"), include={"notes.txt": SECRET})
