@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sandbox.judge.model import CaseResult, Code
+from sandbox.judge.verdict import PRECEDENCE
 from sandbox.record import replace
 from sandbox.units import format_duration
 
-PRECEDENCE = (Code.JE, Code.CE, Code.SYS, Code.MLE, Code.TLE, Code.WTL, Code.OLE, Code.RTE, Code.NZE, Code.WA, Code.AC)
-"""The codes, the gravest first."""
 NEAR_SHARE = 0.1
 """CPU times of one program spread by 2 to 5 % on a quiet machine, and more beside others: so near a limit a run is repeated."""
 NEAR_LEAST_NS = 10_000_000
@@ -91,4 +90,4 @@ def _seconds(ns: int) -> str:
     return f"{ns / 1e9:.6f}".rstrip("0").rstrip(".") + " s"
 
 
-__all__ = ["NEAR_SHARE", "PRECEDENCE", "RERUNS", "is_enough", "settle", "under", "wants_reruns"]
+__all__ = ["NEAR_SHARE", "RERUNS", "is_enough", "settle", "under", "wants_reruns"]
