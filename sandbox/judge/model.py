@@ -183,12 +183,16 @@ class Submission:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """A program of the package itself: a validator or a grader. As `Submission`; may have scripts ``build`` and ``run``, which `executable` names then."""
+    """A program of the package itself: a validator or a grader. As `Submission`; may have scripts ``build`` and ``run``, which `executable` names then.
+
+    `left_out` are files that were not read because a link leads out of the package, with their places.
+    """
 
     name: str
     files: Mapping[str, bytes]
     executable: frozenset[str] = frozenset()
     language: str = ""
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -152,6 +152,22 @@ def test_what_is_no_package(place: Place) -> None:
     assert found["exit"] == 2 and "problem.yaml" in json.dumps(found["packages"][0]["error"])
 
 
+def test_a_validator_that_lacks_a_file_outside_is_told_of_follow(place: Place) -> None:
+    """The build script needs what a link out of the package leads to; with `--follow` it has it."""
+    shared = place.package.parent / "shared"
+    place.write("submissions/accepted/a.py", "pass\n")
+    place.write("problem.yaml", "problem_format_version: 2025-09\nname: x\nuuid: 5ca6ba5b-36d5-4eff-8aa7-d967cbc4375e\n")
+    shared.mkdir()
+    (shared / "run").write_text("#!/bin/sh\nexit 42\n")
+    place.write("output_validator/build", "#!/bin/sh\ncp given run && chmod 755 run\n").chmod(0o755)
+    (place.package / "output_validator/given").symlink_to("../../shared/run")
+    done = place.judge("-q", "--no-cache")
+    assert done.returncode == 2, done
+    assert b"cannot be built" in done.stdout and b"output_validator/given` was not read" in done.stdout and b"--follow DIR" in done.stdout, done.stdout
+    done = place.judge("-q", "--no-cache", "--follow", str(shared))
+    assert done.returncode == 0, done
+
+
 def test_several_packages_are_judged_though_one_is_none(place: Place) -> None:
     place.write("submissions/accepted/adds.py", ADDS)
     done = place.cli("judge", "-q", "-t", "5", "/nowhere", str(place.package), env=place.env)

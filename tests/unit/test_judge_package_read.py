@@ -450,9 +450,35 @@ def test_links_out_of_a_program_are_left_out_unless_the_caller_follows(tmp_path:
     problem = read_package(root)
     assert {name for each in problem.input_validators for name in each.files} == {"v.py", "w.cc"}
     assert doubts(problem) == ["~/input_validators/w/v.h: link leads out of the package; it is not read"]
+    assert {each.name: each.left_out for each in problem.input_validators} == {"v.py": (), "w": (f"{root}/input_validators/w/v.h",)}
     problem = read_package(root, follow=[str(shared)])
     assert {each.name: each.files.get("v.h") for each in problem.input_validators} == {"v.py": None, "w": b"shared"}
-    assert doubts(problem) == []
+    assert doubts(problem) == [] and not any(each.left_out for each in problem.input_validators)
+
+
+GENERATORS = "solution: /submissions/accepted/a.py\ntest_group.yaml:\n  output_validator_args:\n    - case_sensitive\ndata: {}\n"
+NOT_MADE = "~/generators/generators.yaml:3: gives the output validator `output_validator_args`, which no file of `data` does: what it makes has not been made"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"generators/generators.yaml": GENERATORS}, [NOT_MADE]),
+        ({"generators/generators.yaml": GENERATORS, "data/secret/test_group.yaml": "output_validator_args: [case_sensitive]\n"}, []),
+        ({"generators/generators.yaml": GENERATORS, "data/secret/01.yaml": "output_validator_args: [case_sensitive]\n"}, []),
+        ({"generators/generators.yaml": "data: {}\n# output_validator_args: [a]\n"}, []),
+        ({"generators/generators.yaml": "data: {x: {output_validator_args: ["}, []),
+        (
+            {"generators/generators.yaml": GENERATORS, "data/secret/01.in": None, "data/secret/01.ans": None},
+            ["~/data/secret: package has no secret test data; `generators/generators.yaml` makes it", NOT_MADE],
+        ),
+        ({"data/secret/01.in": None, "data/secret/01.ans": None}, ["~/data/secret: package has no secret test data"]),
+    ],
+    ids=["not made", "made", "made for a case", "a comment", "no YAML", "no secret data either", "no generators"],
+)
+def test_flags_that_only_the_generators_have(change: Files, said: list[str], tmp_path: Path) -> None:
+    """A checkout whose test data is generated has no flags for its validator before that, which then refuses to judge."""
+    assert doubts(read(tmp_path, {**NEW, **change})) == said
 
 
 def test_digest_is_of_what_counts(tmp_path: Path) -> None:

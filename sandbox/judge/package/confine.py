@@ -67,6 +67,7 @@ class Tree:
         self.root = os.path.realpath(root)
         self.shown = shown or root
         self.warnings: list[str] = []
+        self.left_out: list[str] = []
         self.yaml_bytes = 0
         self._follow = tuple(os.path.realpath(each) for each in follow)
         self._entries = 0
@@ -97,6 +98,13 @@ class Tree:
         text = f"{self.place(path)}{f':{line}' if line else ''}: {message}"
         if len(self.warnings) < _MAXIMUM_WARNINGS and text not in self.warnings:
             self.warnings.append(text)
+
+    def leave_out(self, entry: Entry) -> None:
+        """Keep that an entry is not read, because of its trouble; where it leads out of the package, in `left_out` as well."""
+        assert entry.trouble is not None
+        self.warn(f"{entry.trouble.message}; it is not read", entry.path)
+        if not isinstance(entry.trouble, DanglingError):
+            self.left_out.append(entry.path)
 
     def host_path(self, path: str) -> str:
         """Return where a file or directory is on the host, links resolved. Raises as `open`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from sandbox.judge.errors import PackageError
 from sandbox.judge.model import Source
-from sandbox.judge.package.confine import LinkError
 from sandbox.judge.package.words import fill_in
 
 TYPE_CHECKING = False
@@ -48,7 +47,7 @@ def read_files(tree: Tree, entry: Entry, constants: Mapping[str, str]) -> tuple[
         if _JUNK.intersection(name.split("/")) or name.endswith(".pyc"):
             continue
         if each.trouble is not None:
-            tree.warn(f"{each.trouble.message}; it is not read", each.path)
+            tree.leave_out(each)
             continue
         files[name] = _filled(tree, each.path, tree.read(each.path, MAXIMUM_PROGRAM_BYTES, what), constants)
         size += len(files[name])
@@ -99,14 +98,14 @@ def read_programs(tree: Tree, path: str, constants: Mapping[str, str], *, one: b
     if any(entry.name in _SCRIPTS and not entry.directory for entry in entries) or (one and code):
         files, executable = read_files(tree, whole, constants)
         name = code[0].name if one and len(files) == 1 and code else path.rpartition("/")[2]
-        return (Source(name=name, files=files, executable=executable),)
+        return (Source(name=name, files=files, executable=executable, left_out=_left_out(tree, path, whole)),)
     headers: dict[str, bytes] = {}
     for entry in entries:
         if not entry.directory and _ending(entry.name) in _HEADERS:
-            try:
+            if entry.trouble is not None:
+                tree.leave_out(entry)
+            else:
                 headers.update(read_files(tree, entry, constants)[0])
-            except LinkError as error:
-                tree.warn(f"{error.message}; it is not read", entry.path)
     found = []
     for entry in entries:
         if not entry.directory and entry not in code:
@@ -116,10 +115,16 @@ def read_programs(tree: Tree, path: str, constants: Mapping[str, str], *, one: b
         if not files:
             tree.warn("program without files; it is not run", entry.path)
             continue
-        found.append(Source(name=entry.name, files={**headers, **files} if not entry.directory else files, executable=executable))
+        given = files if entry.directory else {**headers, **files}
+        found.append(Source(name=entry.name, files=given, executable=executable, left_out=_left_out(tree, path, entry)))
     if one and len(found) > 1:
         raise PackageError(f"`{path}` must be one program, not {len(found)}", origin=tree.place(path))
     return tuple(found)
+
+
+def _left_out(tree: Tree, path: str, program: Entry) -> tuple[str, ...]:
+    """Return the places of what was left out of a program, or beside it in the directory of programs."""
+    return tuple(tree.place(each) for each in tree.left_out if each.startswith(f"{program.path}/") or each.rpartition("/")[0] == path)
 
 
 def read_include(tree: Tree, constants: Mapping[str, str]) -> dict[str, dict[str, bytes]]:
@@ -138,7 +143,7 @@ def _say_left_out(tree: Tree, entry: Entry) -> None:
     if ending in _FOREIGN:
         tree.warn(f"{_FOREIGN[ending]} files are not run", entry.path)
     elif entry.trouble is not None:
-        tree.warn(f"{entry.trouble.message}; it is not read", entry.path)
+        tree.leave_out(entry)
     elif ending not in _HEADERS | _DOCUMENTS and entry.name not in ("Makefile", "README", "LICENSE"):
         tree.warn("is no program in a language of the package format; it is not run", entry.path)
 

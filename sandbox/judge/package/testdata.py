@@ -6,6 +6,8 @@ Two ways: legacy, where every directory is a group and ``testdata.yaml`` is inhe
 
 from __future__ import annotations
 
+import re
+
 from sandbox.judge.errors import PackageError
 from sandbox.judge.model import Case, Format
 from sandbox.judge.package.confine import shown
@@ -15,7 +17,7 @@ from sandbox.judge.package.listing import Listing, list_data
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from sandbox.judge.model import Group
     from sandbox.judge.package.confine import Tree
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 INVALID = ("invalid_input", "invalid_output", "valid_output")
 _OTHERS = ("testing_tool_test", "invalid_answer", "invalid_inputs", "invalid_outputs", "invalid_answers", "valid_outputs")  # of BAPCtools
+_GENERATORS = "generators/generators.yaml"  # of BAPCtools
+_FLAGS = re.compile(r"""[ \t-]*["']?(output_validator_(?:args|flags))["']?[ \t]*:""", re.ASCII)
+_MAXIMUM_GENERATORS = 1 << 20
 _NEEDS_ANSWER = ("invalid_output", "valid_output")
 
 
@@ -38,7 +43,8 @@ def read_test_data(tree: Tree, settings: Settings) -> tuple[Group, Mapping[str, 
         if not listing.has_cases("sample"):
             raise PackageError("package has no test data", origin=tree.place("data"))
         # Checkouts whose cases are generated have none; their samples can be judged all the same.
-        tree.warn("package has no secret test data", "data/secret")
+        made = "" if tree.missing(_GENERATORS) else f"; `{_GENERATORS}` makes it"
+        tree.warn(f"package has no secret test data{made}", "data/secret")
     for name in top.directories:
         if name not in ("sample", "secret", *INVALID, *_OTHERS) and listing.has_cases(name):
             tree.warn(f"cases in `{shown(name)}` are not judged, only those in `sample` and `secret` are", "data")
@@ -48,7 +54,31 @@ def read_test_data(tree: Tree, settings: Settings) -> tuple[Group, Mapping[str, 
     if legacy and settings.format is Format.V2025_09:
         tree.warn("groups are read from `testdata.yaml`, as in the legacy format and drafts of this one", "data")
     root = read_legacy_data(tree, settings, listing) if legacy else read_new_data(tree, settings, listing)
+    if not any(each.output_validator_flags for each in _cases_of(root)):
+        _doubt_flags(tree)
     return root, {name: _validation_cases(tree, listing, name) for name in INVALID if name in top.directories}
+
+
+def _cases_of(group: Group) -> Iterator[Case]:
+    for each in group.children:
+        if isinstance(each, Case):
+            yield each
+        else:
+            yield from _cases_of(each)
+
+
+def _doubt_flags(tree: Tree) -> None:
+    """Say where the generators' file gives flags to the output validator: they come with the data that it makes, which then is not made yet."""
+    if tree.missing(_GENERATORS):
+        return
+    try:
+        text = tree.read(_GENERATORS, _MAXIMUM_GENERATORS, "generators").decode("utf-8", "replace")
+    except PackageError:
+        return  # nothing of it is needed
+    for number, line in enumerate(text.splitlines(), 1):
+        if found := _FLAGS.match(line):
+            tree.warn(f"gives the output validator `{found[1]}`, which no file of `data` does: what it makes has not been made", _GENERATORS, number)
+            return
 
 
 def _has_old_groups(listing: Listing) -> bool:

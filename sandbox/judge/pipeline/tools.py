@@ -154,7 +154,8 @@ class RealTools:
             raise PackageError(f"{what} `{source.name}` cannot be built: {built.absent}", hint=built.cause or None)
         # Whoever shows the error shows what a program of the package printed.
         origin = clean_text("\n".join(built.output.strip().split("\n")[:20]).encode(errors="replace"))
-        raise PackageError(f"{what} `{source.name}` cannot be built: {built.cause}", origin=origin or None)
+        hint = f"`{source.left_out[0]}` was not read, its link leads out of the package; `--follow DIR` names where links may lead" if source.left_out else None
+        raise PackageError(f"{what} `{source.name}` cannot be built: {built.cause}", origin=origin or None, hint=hint)
 
     def _grade(self, group: Group, outcomes: Sequence[Outcome]) -> GroupResult:
         return grade_group(group, outcomes, self._ask if self._grader is not None else None)
