@@ -2,15 +2,21 @@
 
 Run by hand on public checkouts, none of which is part of this repository:
 
-    python tests/suites/packages.py --oracle verifyproblem CHECKOUT/problem ...     each argument a package
+    python tests/suites/packages.py --oracle verifyproblem CHECKOUT/problem ...     each argument a package, or a directory of packages
     python tests/suites/packages.py --oracle verifyproblem --expected EXPECTED.tsv --below CHECKOUT=PREFIX ...
                                                                                     every package of a table, found below checkouts
-    python tests/suites/packages.py --fetch                                         problemtools' sdist into the tests' cache, for the tests
+    python tests/suites/packages.py --oracle verifyproblem --examples               problemtools' examples, of its sdist
+    python tests/suites/packages.py --fetch                                         that sdist into the tests' cache, for the tests
 
-A row holds when our verdict fulfils its label. A row that does not is explained when the reference tool gives the very verdict that we give; then label and
-program disagree, not the judges. One is stricter when both give the same verdict and only we find the label unfulfilled, because the format's words speak of
-every case and the reference tool looks at the final verdict alone. Everything else is a difference, and the exit status is 1. A row whose compiler is absent
-is named and counted.
+All of these may stand in one command; `--markdown FILE` writes the figures, and every row that is more than a label that holds on both sides, as tables.
+Each package is judged by us, with an empty cache, one run at a time, and then by the reference tool, which also has no cache and one thread.
+
+A row holds when our verdict fulfils its label. A row that does not is *explained* when the reference tool gives the very verdict that we give, and finds the
+label unfulfilled too; then label and program disagree, not the judges. It is *stricter* when both give the same verdict and only we find the label unfulfilled,
+because the format's words speak of every case and the reference tool looks at the final verdict alone. It is *specified* when the format's words have it so
+(`package_rows.SPECIFIED`), and *mislabelled* when its name says that its label is wrong and we find that. Everything else *differs*. Where verdicts are not the
+same, though the label holds, the reason is what the tools themselves say; one without a reason is bad, too. The exit status is 1 when anything is bad. A row
+whose compiler is absent is named and counted.
 
 `EXAMPLES` are the rows of the packages in problemtools' sdist, which `tests/kernel/test_judge_examples.py` judges in every run of the tests.
 """
@@ -18,40 +24,33 @@ is named and counted.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
-import re
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # `python -I` leaves it out
+
+from package_reference import Said, Verdict, ask_reference, four, make_environment, read_verdicts
+from package_rows import Compared, Row, make_row, print_package, render_markdown, summarise
+
 from sandbox.errors import SandboxError
-from sandbox.judge.model import PackageResult, SubmissionResult
+
+__all__ = ["EXAMPLES", "LABELS", "Verdict", "fetch_sdist", "find_sdist", "four", "make_row", "read_oracle", "unpack_examples"]
+
+read_oracle = read_verdicts
 
 VERSION = "1.20260907"
 SHA256 = "55f19b6a72ef5cb07daf0a4e612be963a15e7972891a3afb0fff89244b6228c6"
 FETCH_S = 240
-
-FOUR = {
-    "AC": "AC",
-    "WA": "WA",
-    "TLE": "TLE",
-    "WTL": "TLE",
-    "RTE": "RTE",
-    "NZE": "RTE",
-    "MLE": "RTE",
-    "SYS": "RTE",
-    "OLE": "RTE",
-    "CE": "CE",
-    "JE": "JE",
-}
-"""Our verdicts in the words of the packages, and of the reference tool but for MLE and OLE, which it has and packages have not."""
 
 LABELS = {
     "accepted": "AC",
@@ -182,142 +181,62 @@ def unpack_examples(sdist: Path, target: Path) -> Path:
     return target / prefix
 
 
-# ---- the reference tool ------------------------------------------------------------------------------------------------
+# ---- the comparison ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What the reference tool said of a submission: its verdict, score, and whether it found the label fulfilled."""
-
-    code: str
-    score: float | None
-    fulfilled: bool
-    sensitive: bool = False
+def find_packages(path: Path) -> list[Path]:
+    """Return a package, or those in a directory: what has a ``problem.yaml`` and submissions."""
+    if (path / "problem.yaml").exists():
+        return [path]
+    return sorted(each.parent for each in path.glob("*/problem.yaml") if (each.parent / "submissions").is_dir())
 
 
-_SAID = re.compile(
-    r"^\s*(?:ERROR |WARNING )?(?P<name>\S+/\S+) \(.*?\) (?P<how>OK|OK with extra time|got|was fully accepted)(?:: | )"
-    r"(?P<code>[A-Z]+)(?: \((?P<score>-?[\d.]+)\))?"
-)
-_SENSITIVE = re.compile(r"WARNING (?P<name>\S+/\S+) \(.*?\) sensitive to time limit")
-
-
-def ask_oracle(verifyproblem: str, package: Path) -> tuple[dict[str, Verdict], float]:
-    """Run the reference tool on a package; return its verdicts by submission, and the seconds that it took. It is not confined: packages are trusted here."""
-    began = time.monotonic()
-    done = subprocess.run(
-        [verifyproblem, "-p", "submissions", "-l", "warning", "--max_additional_info", "0", "--", str(package)],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False,
-    )  # fmt: skip
-    return read_oracle(done.stdout + done.stderr), time.monotonic() - began
-
-
-def read_oracle(text: str) -> dict[str, Verdict]:
-    """Read what the reference tool printed."""
-    found: dict[str, Verdict] = {}
-    sensitive = set()
-    for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines():
-        if match := _SENSITIVE.search(line):
-            sensitive.add(match["name"])
-        elif (match := _SAID.match(line)) and "on sample" not in line:
-            fulfilled = match["how"].startswith("OK")
-            found[match["name"]] = Verdict(
-                match["code"], float(match["score"]) if match["score"] else None, fulfilled, match["name"] in sensitive
-            )
-    return found
-
-
-# ---- rows --------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One submission: its label, our verdict and the reference tool's."""
-
-    package: str
-    submission: str
-    label: str
-    code: str
-    score: float | None
-    status: str
-    why: str = ""
-    oracle: str = ""
-    oracle_score: float | None = None
-
-    @property
-    def agrees(self) -> bool | None:
-        """Whether both judges gave the same verdict and score; None where one gave none."""
-        if not self.oracle or self.code in ("", "absent"):
-            return None
-        return four(self.code) == four(self.oracle) and (
-            self.score is None or self.oracle_score is None or abs(self.score - self.oracle_score) < 0.01
-        )
-
-
-def four(code: str) -> str:
-    """Return a verdict in the packages' words."""
-    return FOUR.get(code, code)
-
-
-def make_row(package: str, found: SubmissionResult, oracle: Mapping[str, Verdict] | None) -> Row:
-    """Return the row of a submission."""
-    said = None if oracle is None else oracle.get(found.name)
-    code = "absent" if found.absent else found.code.value if found.code is not None else ""
-    why = found.absent or "; ".join(found.label_problems)
-    if found.absent:
-        status = "absent"
-    elif found.label_ok is None:
-        status = "no label"
-    elif found.label_ok:
-        status = "holds"
-    elif said is not None and said.fulfilled and four(said.code) == four(code):
-        status = "stricter"
-    elif said is not None and not said.fulfilled and four(said.code) == four(code):
-        status = "explained"
-    else:
-        status = "differs"
-    return Row(
-        package, found.name, found.label or found.name.split("/")[0], code, found.score, status, why,
-        said.code if said else "", said.score if said else None,
-    )  # fmt: skip
-
-
-def judge_package(path: Path, oracle: str | None, jobs: int, follow: Sequence[str] = ()) -> tuple[list[Row], PackageResult, float, float]:
-    """Judge a package by us, then by the reference tool; return rows, our whole result, and the seconds of both."""
-    from sandbox.judge.packages import run_package
-
-    began = time.monotonic()
-    result = run_package(str(path), jobs=jobs, follow=follow)
-    ours_s = time.monotonic() - began
-    said, oracle_s = ask_oracle(oracle, path) if oracle else (None, 0.0)
-    return [make_row(path.name, each, said) for each in result.submissions], result, ours_s, oracle_s
-
-
-def read_expected(path: Path) -> dict[str, list[tuple[str, str, str]]]:
-    """Return package → rows of (submission, label, observed) of a table."""
-    found: dict[str, list[tuple[str, str, str]]] = {}
+def read_expected(path: Path) -> dict[str, list[str]]:
+    """Return package → submissions of a table."""
+    found: dict[str, list[str]] = {}
     for line in path.read_text().splitlines()[1:]:
-        package, submission, _, label, _, observed = line.split("\t")
-        found.setdefault(package, []).append((submission, label, observed))
+        package, submission, *_ = line.split("\t")
+        found.setdefault(package, []).append(submission)
     return found
 
 
-def missing_rows(rows: Iterable[Row], wanted: Sequence[tuple[str, str, str]]) -> list[str]:
+def missing_rows(rows: Iterable[Row], wanted: Sequence[str]) -> tuple[str, ...]:
     """Return the submissions of a table that no row is about."""
     have = {row.submission for row in rows}
-    return [submission for submission, _, _ in wanted if submission not in have]
+    return tuple(each for each in wanted if each not in have)
 
 
-def summarise(rows: Sequence[Row]) -> str:
-    """Return the figures of a package."""
-    counts = {
-        status: sum(row.status == status for row in rows) for status in ("holds", "explained", "stricter", "absent", "no label", "differs")
-    }
-    compared = [row for row in rows if row.agrees is not None]
-    words = [f"{len(rows)} rows", *(f"{count} {status}" for status, count in counts.items() if count)]
-    if compared:
-        words.append(f"same verdict as the reference tool in {sum(bool(row.agrees) for row in compared)} of {len(compared)}")
-    return ", ".join(words)
+def compare_package(path: Path, oracle: str | None, environment: dict[str, str], jobs: int, follow: Sequence[str], wanted: Sequence[str]) -> Compared:
+    """Judge a package by us, with an empty cache, then by the reference tool."""
+    from sandbox.judge.packages import run_package
+
+    with tempfile.TemporaryDirectory() as place:
+        with _cache_in(f"{place}/cache"):
+            began = time.monotonic()
+            try:
+                result = run_package(str(path), jobs=jobs, follow=follow)
+            except SandboxError as error:
+                return Compared(path.name, (), None, time.monotonic() - began, None, " / ".join(str(error).split("\n")))
+            ours_s = time.monotonic() - began
+        copy = Path(place) / "copy"
+        copy.mkdir()
+        said: Said | None = ask_reference(oracle, path, copy, environment) if oracle else None
+    verdicts = None if said is None else said.verdicts
+    rows = tuple(make_row(path.name, each, verdicts, said=said, limit_s=result.time_limit_ns / 1e9) for each in result.submissions)
+    return Compared(path.name, rows, result, ours_s, said, missing=missing_rows(rows, wanted))
+
+
+@contextlib.contextmanager
+def _cache_in(path: str) -> Iterator[None]:
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = path
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["XDG_CACHE_HOME"]
+        else:
+            os.environ["XDG_CACHE_HOME"] = before
 
 
 def main() -> int:
@@ -335,52 +254,41 @@ def main() -> int:
         "--follow", action="append", default=[], metavar="DIR", help="links of packages may lead there; a checkout given to --below is one"
     )
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--brief", action="store_true", help="print only rows that are more than a label that holds on both sides")
     parser.add_argument("--json", type=Path, help="write all rows there")
+    parser.add_argument("--markdown", type=Path, help="write the tables there")
     arguments = parser.parse_args()
     if arguments.fetch:
         print(fetch_sdist())
         return 0
     expected = read_expected(arguments.expected) if arguments.expected else {}
-    wanted: dict[Path, Sequence[tuple[str, str, str]]] = dict.fromkeys(arguments.packages, ())
-    for pair in arguments.below:
-        directory, _, prefix = pair.partition("=")
-        arguments.follow.append(directory)
-        wanted |= {
-            Path(directory) / name.removeprefix(prefix).lstrip("/"): rows for name, rows in expected.items() if name.startswith(prefix)
-        }
+    wanted: dict[Path, Sequence[str]] = {}
     with tempfile.TemporaryDirectory() as place:
         if arguments.examples:
             root = unpack_examples(fetch_sdist(), Path(place))
-            wanted |= {root / name: () for name in sorted({name for name, _, _ in EXAMPLES})}
-        return _compare(wanted, arguments)
-
-
-def _compare(wanted: Mapping[Path, Sequence[tuple[str, str, str]]], arguments: argparse.Namespace) -> int:
-    every: list[Row] = []
-    bad = 0
-    for path, table in wanted.items():
-        try:
-            rows, result, ours_s, oracle_s = judge_package(path, arguments.oracle, arguments.jobs, arguments.follow)
-        except SandboxError as error:
-            print(f"\n{path.name}: not judged: {error}", flush=True)
-            bad += 1
-            continue
-        every += rows
-        print(
-            f"\n{path.name}: time limit {result.time_limit_ns / 1e9:g} s, {result.time_limit_source}; ours {ours_s:.1f} s, reference {oracle_s:.1f} s"
-        )
-        for row in rows:
-            beside = f"{row.oracle or '-'}{f' ({row.oracle_score:g})' if row.oracle_score is not None else ''}" if arguments.oracle else ""
-            mine = f"{row.code}{f' ({row.score:g})' if row.score is not None else ''}"
-            print(f"  {row.status:9} {row.submission:60} {mine:10} {beside:10} {row.why[:140]!r}")
-        for problem in result.problems:
-            print(f"  package: {problem[:200]!r}")
-        missing = missing_rows(rows, table)
-        if missing:
-            print(f"  not judged, though in the table: {', '.join(missing)}")
-        print(f"  {summarise(rows)}", flush=True)
-        bad += sum(row.status == "differs" for row in rows) + len(missing)
-    print(f"\nall: {summarise(every)}")
+            wanted |= {root / name: [row for package, row, _ in EXAMPLES if package == name] for name in sorted({name for name, _, _ in EXAMPLES})}
+        for pair in arguments.below:
+            directory, _, prefix = pair.partition("=")
+            arguments.follow.append(directory)
+            wanted |= {
+                Path(directory) / name.removeprefix(prefix).lstrip("/"): rows for name, rows in expected.items() if name.startswith(prefix)
+            }
+        for path in arguments.packages:
+            if not (packages := find_packages(path)):
+                parser.error(f"`{path}` is no package, and has none in it")
+            wanted |= dict.fromkeys(packages, ())
+        environment, changed = make_environment(Path(place) / "settings")
+        if changed and arguments.oracle:
+            print(f"reference: {changed}")
+        found = []
+        for path, rows in wanted.items():
+            found.append(compare_package(path, arguments.oracle, environment, arguments.jobs, arguments.follow, rows))
+            print_package(found[-1], everything=not arguments.brief)
+            if arguments.markdown:
+                arguments.markdown.write_text(render_markdown(found))
+    every = [row for each in found for row in each.rows]
+    bad = sum(each.bad for each in found)
+    print(f"\nall {len(found)} packages: {summarise(every)}; {bad} to be mended")
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(row) for row in every], indent=1))
     return 1 if bad else 0

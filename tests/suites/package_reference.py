@@ -1,0 +1,183 @@
+"""The reference tool, `verifyproblem` of PyPI's problemtools: how a package is given to it, and what it says of submissions.
+
+It is not confined: the packages that `packages.py` compares are trusted. What it does not read of a package is written down beside its verdicts.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MOST_S = 1500
+"""How long it may take for a package."""
+
+ITS_NAME = "2023-07-draft"
+"""What this version of it calls the format 2025-09."""
+
+FOUR = {
+    "AC": "AC",
+    "WA": "WA",
+    "TLE": "TLE",
+    "WTL": "TLE",
+    "RTE": "RTE",
+    "NZE": "RTE",
+    "MLE": "RTE",
+    "SYS": "RTE",
+    "OLE": "RTE",
+    "CE": "CE",
+    "JE": "JE",
+}
+"""Our verdicts in the words of the packages, and of the reference tool but for MLE and OLE, which it has and packages have not."""
+
+
+def four(code: str) -> str:
+    """Return a verdict in the packages' words."""
+    return FOUR.get(code, code)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the reference tool said of a submission: its verdict, score, and whether it found the label fulfilled.
+
+    A `code` of ``CE`` is a compiler's error, also that of a compiler that is absent; `why` has its first line. An empty one: it did not judge it, and why.
+    """
+
+    code: str
+    score: float | None
+    fulfilled: bool
+    sensitive: bool = False
+    language: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """All that it said of a package: verdicts by submission, its time limit in seconds, why there are none, and what it left out."""
+
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+    seconds: float = 0.0
+    limit_s: float | None = None
+    trouble: str = ""
+    leaves_out: tuple[str, ...] = ()
+    given_as: str = ""
+
+
+_VERDICT = re.compile(
+    r"^\s*(?:ERROR |WARNING )?(?P<name>\S+/\S+) \((?P<language>.*?)\) (?P<how>OK|OK with extra time|got|was fully accepted)(?:: | )"
+    r"(?P<code>[A-Z]+)(?: \((?P<score>-?[\d.]+)\))?"
+)
+_SENSITIVE = re.compile(r"WARNING (?P<name>\S+/\S+) \(.*?\) sensitive to time limit")
+_NOT_COMPILED = re.compile(r"ERROR Compile error for (?P<name>\S+/\S+) \((?P<language>.*?)\)(?::$| \((?P<why>.*)\)$|$)")
+_NOT_JUDGED = re.compile(r"ERROR Submission (?P<name>\S+/\S+) (?P<why>does not match .*?)(?:;|$)")
+_LIMIT = re.compile(r"setting timelim to ([\d.]+) secs")
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def read_verdicts(text: str) -> dict[str, Verdict]:
+    """Read what the reference tool printed."""
+    found: dict[str, Verdict] = {}
+    sensitive = set()
+    lines = _COLOURS.sub("", text).splitlines()
+    for line, after in zip(lines, [*lines[1:], ""], strict=True):
+        if match := _SENSITIVE.search(line):
+            sensitive.add(match["name"])
+        elif match := _NOT_COMPILED.search(line):
+            found[match["name"]] = Verdict("CE", None, False, language=match["language"], why=match["why"] or after.strip())
+        elif match := _NOT_JUDGED.search(line):
+            found[match["name"]] = Verdict("", None, False, why=match["why"])
+        elif (match := _VERDICT.match(line)) and "on sample" not in line:
+            score = float(match["score"]) if match["score"] else None
+            fulfilled = match["how"].startswith("OK")
+            found[match["name"]] = Verdict(match["code"], score, fulfilled, match["name"] in sensitive, match["language"])
+    return found
+
+
+def read_limit(text: str) -> float | None:
+    """Return the time limit that it judged under, in seconds; None where it does not say."""
+    match = _LIMIT.search(_COLOURS.sub("", text))
+    return float(match[1]) if match else None
+
+
+def read_trouble(text: str) -> str:
+    """Return why it gave no verdict: its first error, or the end of what it printed."""
+    lines = [line.strip() for line in _COLOURS.sub("", text).splitlines() if line.strip()]
+    errors = [index for index, line in enumerate(lines) if line.startswith(("ERROR", "CRITICAL"))]
+    return "; ".join(lines[errors[0] : errors[0] + 3] if errors else lines[-3:])[:300]
+
+
+def ask_reference(verifyproblem: str, package: Path, place: Path, environment: Mapping[str, str]) -> Said:
+    """Run the reference tool on a package.
+
+    Args:
+        verifyproblem: its program.
+        package: which.
+        place: an empty directory, for a copy where it is needed.
+        environment: of `make_environment`.
+    """
+    given, name = make_copy(package, place)
+    began = time.monotonic()
+    try:
+        done = subprocess.run(
+            [verifyproblem, "-p", "submissions", "-l", "warning", "--max_additional_info", "3", "--", str(given)],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False, timeout=MOST_S, env=environment,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return Said({}, time.monotonic() - began, None, f"took more than {MOST_S} s", what_it_leaves_out(package), name)
+    seconds = time.monotonic() - began
+    text = done.stdout + "\n" + done.stderr
+    verdicts = read_verdicts(text)
+    return Said(verdicts, seconds, read_limit(text), "" if verdicts else read_trouble(text), what_it_leaves_out(package), name)
+
+
+def make_copy(package: Path, place: Path) -> tuple[Path, str]:
+    """Return what is given to the tool, and under which name of the format: a package of 2025-09 as a copy that says `ITS_NAME`."""
+    text = (package / "problem.yaml").read_text(errors="surrogateescape")
+    changed, count = re.subn(r"(?m)^(problem_format_version:\s*)['\"]?2025-09(?:-draft)?['\"]?(?=\s|$)", rf"\g<1>{ITS_NAME}", text)
+    if not count:
+        return package, ""
+    copy = place / package.name
+    shutil.copytree(package, copy, ignore_dangling_symlinks=True)
+    (copy / "problem.yaml").write_text(changed, errors="surrogateescape")
+    return copy, ITS_NAME
+
+
+def what_it_leaves_out(package: Path) -> tuple[str, ...]:
+    """Return which parts of a package the tool does not read, though verdicts may depend on them."""
+    found = []
+    data = package / "data"
+    if any(data.rglob("test_group.yaml")):
+        found.append("`test_group.yaml`")
+    if any(path.with_suffix(".in").exists() for path in data.rglob("*.yaml")):
+        found.append("options of single cases")
+    if (package / "submissions" / "submissions.yaml").exists():
+        found.append("`submissions.yaml`")
+    if re.search(r"(?m)^constants:", (package / "problem.yaml").read_text(errors="replace")):
+        found.append("`constants`")
+    return tuple(found)
+
+
+def make_environment(place: Path) -> tuple[dict[str, str], str]:
+    """Return the environment of the tool, and what of its own settings was changed: it wants a JDK of 21, which is not everywhere."""
+    environment = dict(os.environ)
+    release = _java_release()
+    if release is None or release >= 21:
+        return environment, ""
+    (place / "problemtools").mkdir(parents=True)
+    command = f"javac -source {release} -encoding UTF-8 -sourcepath {{path}} -d {{path}} {{files}}"
+    (place / "problemtools" / "languages.yaml").write_text(f"java:\n    compile: '{command}'\n")
+    return {**environment, "XDG_CONFIG_HOME": str(place)}, f"Java is compiled with `-source {release}`, for that is the JDK here; its own setting is 21"
+
+
+def _java_release() -> int | None:
+    try:
+        done = subprocess.run(["javac", "-version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    match = re.search(r"javac (\d+)", done.stdout + done.stderr)
+    return int(match[1]) if match else None
