@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import functools
 import gc
-import glob
 import json
 import os
 import pwd
@@ -213,15 +212,35 @@ def _cgroup_bases() -> tuple[str, ...]:
     own = {line.split(":", 2)[2].rstrip("/") for line in _lines("/proc/self/cgroup")}
     mounts = [line.split() for line in _lines("/proc/self/mountinfo") if " - cgroup" in line]
     points = [fields[4] for fields in mounts if "cgroup2" in fields or {"memory", "pids"} & set(fields[-1].split(","))]
-    return tuple(glob.escape(point + path) for point in points for path in own | {""} if os.path.isdir(point + path))
+    return tuple(point + path for point in points for path in own | {""} if os.path.isdir(point + path))
 
 
 def _cgroups() -> set[str]:
-    """Return the empty cgroups of runs: one with processes in it is a run of somebody else beside us."""
+    """Return the empty cgroups of our runs: one with processes in it is a run of somebody else beside us, as is another user's."""
     found: set[str] = set()
     for base in _cgroup_bases():
-        found.update(glob.glob(f"{base}/sandbox-*"), glob.glob(f"{base}/sandbox*/*/"))
-    return {path for path in found if not _KEPT_CGROUP.search(path) and not _lines(f"{path}/cgroup.procs")}
+        for name in _directories(base):
+            if name.startswith("sandbox"):
+                found.update(f"{base}/{name}/{inner}" for inner in _directories(f"{base}/{name}"))
+                if name.startswith("sandbox-"):
+                    found.add(f"{base}/{name}")
+    return {path for path in found if not _KEPT_CGROUP.search(path) and _is_ours(path) and not _lines(f"{path}/cgroup.procs")}
+
+
+def _directories(directory: str) -> list[str]:
+    try:
+        with os.scandir(directory) as entries:
+            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
+
+
+def _is_ours(path: str) -> bool:
+    """Whether a directory is there and this user's: what our runs make is."""
+    try:
+        return os.stat(path).st_uid == os.geteuid()
+    except OSError:
+        return False
 
 
 def _entries() -> set[str]:
