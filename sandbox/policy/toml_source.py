@@ -53,7 +53,15 @@ def read_toml(path: str, *, origin: str | None = None) -> TomlSource:
     Raises:
         PolicyError: it cannot be read, is no regular file, no UTF-8 or no TOML.
     """
-    data, text = read_text(path, origin=origin)
+    return parse_source(path, *read_text(path, origin=origin))
+
+
+def parse_source(path: str, data: bytes, text: str) -> TomlSource:
+    """Parse what `read_text` returned of a file.
+
+    Raises:
+        PolicyError: it is no TOML.
+    """
     return TomlSource(path=path, data=data, table=parse_toml(text, path, f"parse `{path}`"), lines=key_lines(text))
 
 

@@ -5,6 +5,7 @@ What is read of a program are its files' names and their first lines, both untru
 
 from __future__ import annotations
 
+import functools
 import os
 import posixpath
 import re
@@ -14,7 +15,7 @@ from sandbox.errors import PolicyError
 from sandbox.judge.languages.definition import Language, parse_language
 from sandbox.judge.languages.toolchains import Absent, Installed, Toolchains
 from sandbox.policy.nearest import suggest
-from sandbox.policy.toml_source import read_toml
+from sandbox.policy.toml_source import parse_source, read_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -138,9 +139,16 @@ def load_languages(extra_dirs: Sequence[str] = (), *, environ: Mapping[str, str]
         for name in names:
             if name.endswith(_SUFFIX) and not name.startswith("."):
                 identity = name[: -len(_SUFFIX)]
-                found[identity] = parse_language(read_toml(os.path.join(directory, name), origin="languages"), identity)
+                path = os.path.join(directory, name)
+                found[identity] = _parse(path, *read_text(path, origin="languages"), identity)
     _check_claims(found)
     return Languages([*found.values()], environ)
+
+
+@functools.lru_cache(maxsize=256)
+def _parse(path: str, data: bytes, text: str, identity: str) -> Language:
+    """Parse a definition, once in a process: whoever judges much loads the table again and again."""
+    return parse_language(parse_source(path, data, text), identity)
 
 
 def undefined_language(stated: str, files: Mapping[str, bytes]) -> str:
