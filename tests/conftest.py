@@ -146,6 +146,14 @@ def pytest_configure(config: pytest.Config) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
+_interruptions: list[str] = []
+
+
+def pytest_keyboard_interrupt(excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+    """Remember it: a test that was cut short leaves things, and to fail for them now would cost the summary of all others."""
+    _interruptions.append(str(excinfo.value))
+
+
 def pytest_unconfigure() -> None:
     shutil.rmtree(os.environ.get("SANDBOX_RUNTIME_DIR", ""), ignore_errors=True)
 
@@ -312,7 +320,7 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
         gc.collect()
         after = _descriptors()
     problems += [f"fd left: {fd} → {after[fd]}" for fd in sorted(after.keys() - descriptors.keys())]
-    if problems:
+    if problems and not _interruptions:
         pytest.fail("left behind by this test:\n  " + "\n  ".join(problems), pytrace=False)
 
 
