@@ -136,10 +136,13 @@ class BackgroundRun:
         return TreeSampler(self._init_pid).pids()
 
     def cpu_ns(self) -> int:
-        """Return the CPU time of the processes that `pids` names, init's included, in nanoseconds."""
-        from sandbox.cgroup.none import process_cpu_ns
+        """Return the CPU time of its processes so far, in nanoseconds: of those that live, and in ticks of those that were waited for; not init's own."""
+        if not self._init_pid or self.ended:
+            return 0
+        from sandbox.cgroup.none import TreeSampler, process_cpu_ns
 
-        return sum(process_cpu_ns(pid) for pid in self.pids())
+        init_ns = process_cpu_ns(self._init_pid)
+        return max(0, TreeSampler(self._init_pid).cpu_ns() - init_ns)
 
     def call_at_end(self, callback: Callable[[], object]) -> None:
         """Have a callable called once everything is over: in the run's thread, or now if it is. It must not raise."""

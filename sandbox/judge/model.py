@@ -328,8 +328,10 @@ class CaseResult:
         code: the verdict.
         flags: every verdict whose condition held, in the order of precedence, `code` first; empty for AC.
         cause: why, in a person's words.
-        cpu_ns: user and system time of all processes of the submission, all passes together: the largest pass (limits are per pass).
-        wall_ns: likewise.
+        cpu_ns: user and system time of all processes of the submission, in the largest pass (limits are per pass). Of a dialogue that the validator ended: until
+            then.
+        wall_ns: from its start to its end, likewise.
+        own_ns: of a dialogue: wall time in which it did not wait for the validator, as far as `cpu_ns` counts; None where it is no dialogue.
         memory_bytes: highest use, None where it is not known; `memory_source` says what counted.
         score: what the validator or the case's group gave, None for none.
         multiplier: what the validator wrote to ``score_multiplier.txt``, None for none; grading makes a score of it.
@@ -354,6 +356,7 @@ class CaseResult:
     cause: str = ""
     cpu_ns: int = 0
     wall_ns: int = 0
+    own_ns: int | None = None
     memory_bytes: int | None = None
     memory_source: str | None = None
     exit_code: int | None = None

@@ -169,6 +169,16 @@ def _whole(size: int) -> int:
     return max(1, -(-size >> 20)) << 20
 
 
+def cut_of(limit_ns: int) -> int:
+    """Return the CPU time at which a run under a time limit is ended: hardly beyond it, so that its end shows its time."""
+    return limit_ns + _CUT_EXTRA_NS
+
+
+def wall_limit_of(limit_ns: int) -> int:
+    """Return the wall time that goes with a time limit. Of a dialogue it is the time in which the submission does not wait for the validator."""
+    return _WALL_FACTOR * cut_of(limit_ns) + _WALL_EXTRA_NS
+
+
 def run_limits(problem: Problem, program: Program, limit_ns: int, upper_ns: int | None = None) -> RunLimits:
     """Return the limits of one run of a submission.
 
@@ -176,18 +186,18 @@ def run_limits(problem: Problem, program: Program, limit_ns: int, upper_ns: int 
         problem: whose limits.
         program: the submission, whose language may have a factor.
         limit_ns: the time limit that the verdict is about.
-        upper_ns: how far a run is let go on, to be judged by other limits afterwards; None is hardly beyond `limit_ns`, so that its end shows its time.
+        upper_ns: how far a run is let go on, to be judged by other limits afterwards; None is no further than `limit_ns` needs.
     """
-    cpu = int(limit_ns * program.time_factor)
-    cut = max(int((limit_ns if upper_ns is None else upper_ns) * program.time_factor), cpu) + _CUT_EXTRA_NS
+    cpu = round(limit_ns * program.time_factor)
+    upper = cpu if upper_ns is None else max(cpu, round(upper_ns * program.time_factor))
     return RunLimits(
         cpu_ns=cpu,
-        cpu_cut_ns=cut,
-        wall_ns=_WALL_FACTOR * cut + _WALL_EXTRA_NS,
+        cpu_cut_ns=cut_of(upper),
+        wall_ns=wall_limit_of(upper),
         memory_bytes=problem.limits.memory_bytes,
         output_bytes=problem.limits.output_bytes,
         processes=program.processes,
     )
 
 
-__all__ = ["Ran", "Runner", "run_limits"]
+__all__ = ["Ran", "Runner", "cut_of", "run_limits", "wall_limit_of"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from sandbox.errors import PolicyError, SandboxError, UnsupportedError
 from sandbox.judge.check.default import compare, parse_flags
 from sandbox.judge.model import CaseResult, Code, RunLimits
+from sandbox.judge.running import cut_of, wall_limit_of
 from sandbox.judge.task_check import Judged, Outcome, Output, call_checker
 from sandbox.judge.task_result import TestResult
 from sandbox.judge.verdict import PRECEDENCE, code_of, doubts, near_limits
@@ -23,9 +24,7 @@ if TYPE_CHECKING:
     from sandbox.judge.task_parts import Part, Test
     from sandbox.result import Result
 
-_CUT_EXTRA_NS = 100_000_000
 _IDLE_EXTRA_NS = 2_000_000_000
-_WALL_FACTOR = 3
 _SECOND = 1_000_000_000
 
 
@@ -50,8 +49,8 @@ def limits_of(test: Test, rules: Rules, program: Program) -> RunLimits:
     """Return the limits of a test's run; what a language's runtime needs besides is the runner's to add."""
     seconds = rules.time_limit if test.time_limit is None else test.time_limit
     cpu_ns = int(seconds * program.time_factor * _SECOND)
-    cut_ns = cpu_ns + _CUT_EXTRA_NS
-    wall_ns = (_WALL_FACTOR * cut_ns + _IDLE_EXTRA_NS) * rules.patience if rules.wall_limit is None else int(rules.wall_limit * _SECOND)
+    cut_ns = cut_of(cpu_ns)
+    wall_ns = wall_limit_of(cpu_ns) * rules.patience if rules.wall_limit is None else int(rules.wall_limit * _SECOND)
     return RunLimits(
         cpu_ns=cpu_ns,
         cpu_cut_ns=cut_ns,

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kernel.parties import EDGES, LONG_MS, MS, READS, Edge, S, Table, V, faults, limits
+from kernel.parties import ASKS, EDGES, LONG_MS, MS, READS, Edge, S, Table, V, faults, limits
 
 from sandbox.errors import SandboxError
 from sandbox.judge.building import Builder
@@ -28,6 +28,7 @@ from sandbox.judge.interactive.played import Ending, Played
 from sandbox.judge.interactive.relay import Channel
 from sandbox.judge.interactive.waits import Look
 from sandbox.judge.model import Case, Code, Program, Submission
+from sandbox.judge.pipeline.settle import under
 from sandbox.judge.running import Runner
 from sandbox.record import replace
 from sandbox.result import Verdict
@@ -152,6 +153,25 @@ def test_closing_what_nobody_reads_would_kill_the_writer(table: Table, monkeypat
     monkeypatch.setattr(Channel, "close_sink", close_both)
     assert table.play(EDGES["the validator writes to whom has ended"]).code is Code.JE
     assert table.play(EDGES["the submission writes to whom has ended"]).code is Code.RTE
+
+
+def test_time_before_the_validators_word_counts(table: Table) -> None:
+    """A wrong answer that came too late is late, however far the program was let run; waiting for the validator is not its time."""
+    early = table.play(Edge(submission="line say:9 line", validator=f"{ASKS} exit:42", code=Code.WA))
+    late = table.play(Edge(submission="line burn:150 sleep:150 say:9 line", validator="sleep:100 say:5 expect:10 exit:42", code=Code.WA))
+    assert early.code is late.code is Code.WA
+    assert late.cpu_ns >= 150 * MS and late.own_ns is not None and 250 * MS < late.own_ns < late.wall_ns
+    assert under(late, 100 * MS).code is Code.TLE and under(late, 2000 * MS).code is under(early, 100 * MS).code is Code.WA
+
+
+def test_time_after_the_validators_word_does_not_count(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(playing, "_HEARING_CPU_NS", 300 * MS)
+    monkeypatch.setattr(playing, "_HEARING_NS", LONG_MS * MS)
+    edge = EDGES["the validator ends first, 43, and the submission loops"]
+    result = table.play(edge)
+    assert not faults(edge, result) and under(result, 150 * MS).code is Code.WA
+    monkeypatch.setattr(playing.Seat, "at_word", property(lambda seat: None, lambda seat, used: None), raising=False)
+    assert under(table.play(edge), 150 * MS).code is Code.TLE
 
 
 def test_passing_a_closed_output_on_at_once_would_make_a_wrong_answer_of_a_loop(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:

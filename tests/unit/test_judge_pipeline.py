@@ -34,6 +34,7 @@ from sandbox.judge.pipeline.strict import Together
 from sandbox.judge.pipeline.walk import Outcome, Rules, Walked, cases_of, walk
 from sandbox.judge.pipeline.workers import Board, Gate, Stopped
 from sandbox.judge.progress import Step
+from sandbox.judge.running import cut_of, wall_limit_of
 from sandbox.record import replace
 
 S = 1_000_000_000
@@ -138,8 +139,8 @@ def test_walk_takes_any_depth() -> None:
         (Code.AC, 3 * S, S, Code.TLE, False),
         (Code.WA, 3 * S, S, Code.TLE, False),
         (Code.RTE, S // 2, S, Code.RTE, False),
-        (Code.MLE, 3 * S, S, Code.MLE, False),
-        (Code.JE, 3 * S, S, Code.JE, False),
+        (Code.MLE, S + S // 10, S, Code.MLE, True),
+        (Code.JE, S, S, Code.JE, True),
         (Code.TLE, 3 * S, S, Code.TLE, False),
         (Code.WTL, 0, S, Code.WTL, False),
     ],
@@ -148,14 +149,44 @@ def test_under_another_limit(code: Code, cpu_ns: int, limit_ns: int, expected: C
     judged = under(result("a", code, cpu_ns), limit_ns)
     assert judged.code is expected and bool(judged.near) is near
     assert judged.flags[:1] == (() if expected is Code.AC else (expected,))
-    assert (code in judged.flags) == (code is not Code.AC)
+    assert (code in judged.flags) == (code is not Code.AC and (cpu_ns <= cut_of(limit_ns) or code is Code.TLE))
 
 
-def test_a_dialogue_that_was_rejected_is_not_late() -> None:
-    rejected = CaseResult(case="a", code=Code.WA, flags=(Code.WA,), cpu_ns=2 * S, blame="submission")
-    assert under(rejected, S) == rejected
-    late = CaseResult(case="a", code=Code.AC, cpu_ns=2 * S)
-    assert under(late, S).code is Code.TLE
+@pytest.mark.parametrize("code", [code for code in Code if code not in (Code.AC, Code.CE)])
+def test_what_a_run_came_to_beyond_a_limit_says_nothing_under_it(code: Code) -> None:
+    """A run that was let go on is judged as one that was not: that one would have been ended before."""
+    late, asleep = result("a", code, cut_of(S) + 1), replace(result("a", code, S // 2), wall_ns=wall_limit_of(S) + 1)
+    assert under(late, S).flags == (Code.TLE,) and under(asleep, S).flags == (Code.WTL,)
+    assert code in under(late, S, S).flags, "nothing came after the limit that the run had"
+    assert under(asleep, S, S).flags == (code,)
+    assert under(result("a", code, cut_of(S) + 1), 2 * S).flags == (code,)
+
+
+def test_wall_time_is_judged_by_each_limit() -> None:
+    slept = replace(result("a", Code.AC, 1), wall_ns=10 * S)
+    assert wall_limit_of(S) < 10 * S < wall_limit_of(4 * S)
+    assert under(slept, 4 * S, 4 * S).code is Code.AC
+    late = under(slept, S, 4 * S)
+    assert (late.code, late.flags, late.cause, late.near) == (Code.WTL, (Code.WTL,), "wall time 10 s, limit 5.3 s", ())
+    ended = replace(result("b", Code.WTL, 1), cause="ended after 14.3 s", wall_ns=wall_limit_of(4 * S))
+    assert under(ended, 4 * S, 4 * S).cause == "ended after 14.3 s", "the limit that it had"
+    assert under(ended, S, 4 * S).cause == "wall time 14.3 s, limit 5.3 s; ended after 14.3 s"
+    assert under(ended, 4 * S, 4 * S).near == under(ended, S, 4 * S).near == ()
+    assert under(replace(slept, wall_ns=5_200_000_000, near=("wall",)), S).near == ("wall 5.20 s of 5.30 s",)
+    assert under(replace(slept, near=("wall",)), 4 * S).near == (), "that was another limit's"
+
+
+def test_a_dialogue_is_judged_by_time_in_which_it_did_not_wait() -> None:
+    patient = replace(result("a", Code.WA, S // 2), wall_ns=60 * S, own_ns=S, blame="submission")
+    assert under(patient, S) == patient
+    slow = replace(patient, own_ns=6 * S)
+    assert under(slow, 4 * S) == slow
+    judged = under(slow, S)
+    assert (judged.flags, judged.cause) == ((Code.WTL,), "wall time 6 s without waiting for the validator, limit 5.3 s")
+    broken = replace(result("a", Code.JE, 2 * S), own_ns=3 * S, blame="validator")
+    assert under(broken, 4 * S).blame == "validator" and under(broken, S).blame == "submission"
+    accepted = replace(result("a", Code.AC, 2 * S), own_ns=3 * S)
+    assert (under(accepted, S).code, under(accepted, S).blame) == (Code.TLE, "submission")
 
 
 def test_under_says_which_limit() -> None:
@@ -478,6 +509,21 @@ def test_time_limit_is_made_of_those_that_set_it() -> None:
     late = done.submissions[3]
     assert (late.code, late.decided_by, late.sensitive) == (Code.TLE, "secret/07", ("AC with a limit of 2.00 s",))
     assert max(fakes.runs.values()) - 1 <= RERUNS and max(fakes.builds.values()) == 1
+
+
+def test_a_limit_above_what_was_allowed_while_nobody_knew_it_is_run_again() -> None:
+    """What was ended at the first bound says nothing under a higher one."""
+    problem = problem_of({"a": label("a", "AC", sets_limit=True)}, group("", *names(1, "x")), time_ns=None)
+    done = Judging(problem, fakes := Fakes(problem, {"a": lambda name, before: result(name, (Code.AC, Code.TLE)[not before], 301 * S)}), Options()).run()
+    assert done.submissions[0].code is Code.AC and fakes.runs["a", "x/00"] == 2
+
+
+def test_what_slept_beyond_the_limit_is_late_whatever_it_was_allowed() -> None:
+    problem = problem_of({"a": label("a", "AC", sets_limit=True)}, group("", *names(1, "x")), time_ns=None)
+    slept = replace(result("x/00", Code.AC, S // 10), wall_ns=8 * S)
+    done = Judging(problem, fakes := Fakes(problem, {"a": lambda name, before: slept}), Options()).run()
+    assert done.time_limit_ns == S and (done.submissions[0].code, done.submissions[0].sensitive) == (Code.WTL, ("AC with a limit of 2.00 s",))
+    assert fakes.runs["a", "x/00"] == 2, "what hardly computed is run once more, alone"
 
 
 def test_what_waits_is_too_slow() -> None:

@@ -54,13 +54,12 @@ class Referee:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blamed:
-    """The verdict: `who` caused the end (``submission``, ``validator``, or nobody), `capped` whether the submission's time after that does not count."""
+    """The verdict; `who` caused the end: ``submission``, ``validator``, or nobody."""
 
     code: Code
     flags: tuple[Code, ...] = ()
     cause: str = ""
     who: str = ""
-    capped: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -90,7 +89,7 @@ def blame(submission: Side, validator: Referee, deadlock: Sequence[Stuck] = ()) 
         if own and not submission.told and flags[0] in _BY_ITSELF and submission.ending is Ending.ITSELF:
             note = "the validator rejected the dialogue before the program's end was known, but had not told it anything: the end is the program's own"
             return _failed(submission, flags_all, notes=(note,))
-        return Blamed(code=Code.WA, flags=_add((), Code.WA), cause=validator.cause, who=SUBMISSION, capped=True)
+        return Blamed(code=Code.WA, flags=_add((), Code.WA), cause=validator.cause, who=SUBMISSION)
     if flags:
         return _failed(submission, flags)
     return Blamed(code=Code.AC, cause=validator.cause)

@@ -181,6 +181,15 @@ def _much_said(played: Played, problem: Problem) -> str:
     return f"the validator said {format_size(said)} to the submission; `validation_output` is {format_size(bound)}" if said > bound else ""
 
 
+def _near(ended: Ended, limits: RunLimits) -> list[str]:
+    """Return the limits that the submission came near, of times those that count."""
+    counted = ended.cpu_ns == ended.result.usage.cpu_ns
+    near = [limit for limit in near_limits(ended.result, limits) if limit != "wall" and (counted or limit != "cpu")]
+    if ended.ending is Ending.OWN_TIME or ended.own_ns > limits.wall_ns * 9 // 10:
+        near.append("wall")
+    return near
+
+
 def _sum_up(problem: Problem, case: Case, limits: RunLimits, passes: Sequence[_Pass]) -> CaseResult:
     """Make a result of all passes: verdict, score and words of the last, figures of the largest."""
     last = passes[-1]
@@ -204,10 +213,7 @@ def _sum_up(problem: Problem, case: Case, limits: RunLimits, passes: Sequence[_P
     if checked is not None:
         notes += checked.notes
     notes += [note for each in played if (note := _much_said(each, problem))]
-    near = dict.fromkeys(limit for each in ends if not blamed.capped or each is not end for limit in near_limits(each.result, limits))
-    if Ending.OWN_TIME is end.ending or end.own_ns > limits.wall_ns * 9 // 10:
-        near["wall"] = None
-    times = [min(each.result.usage.cpu_ns, limits.cpu_ns) if blamed.capped and each is end else each.result.usage.cpu_ns for each in ends]
+    near = dict.fromkeys(limit for each in ends for limit in _near(each, limits))
     lines: list[str] = []
     for number, each_played in enumerate(played, 1):
         if len(passes) > 1:
@@ -219,8 +225,9 @@ def _sum_up(problem: Problem, case: Case, limits: RunLimits, passes: Sequence[_P
         code=blamed.code,
         flags=blamed.flags,
         cause=told,
-        cpu_ns=max(times),
+        cpu_ns=max(each.cpu_ns for each in ends),
         wall_ns=max(each.result.usage.wall_ns for each in ends),
+        own_ns=max(each.own_ns for each in ends),
         memory_bytes=max(peaks, default=None),
         memory_source=result.usage.memory_source,
         exit_code=None if ours else result.exit_code,

@@ -17,7 +17,7 @@ from collections import deque
 
 from sandbox.judge.interactive.clocks import Clocks
 from sandbox.judge.interactive.played import Ended, Ending, Played, Stuck
-from sandbox.judge.interactive.seat import Seat
+from sandbox.judge.interactive.seat import Seat, Used
 from sandbox.judge.interactive.transcript import Transcript
 from sandbox.judge.interactive.waits import Look, is_ending
 from sandbox.result import Verdict
@@ -293,7 +293,11 @@ class _Game:
         self._pass_on(seat.out)
 
     def _decide(self, referee: Seat, exit_code: int, others: list[Seat], now: int) -> None:
-        """The referee has ended, and not so that the others go on."""
+        """The referee has ended, and not so that the others go on: what they use from now on is nobody's fault."""
+        for other in others:
+            used = Used(other.cpu_ns(), self._clocks.own_ns[other.name], self._clocks.idle_ns[other.name])
+            if not self._notice(other):  # after the look: of a process that has ended there may be nothing to see
+                other.at_word = used
         if exit_code in self._graph.hearing and others:
             self._hearing = (now + _HEARING_NS, {other.name: other.cpu_ns() for other in others})
             self._hear(now)
@@ -354,6 +358,8 @@ class _Game:
         for name, seat in self._seats.items():
             assert seat.result is not None and seat.out is not None
             seat.out.drain()
+            cpu_ns = seat.result.usage.cpu_ns
+            counted = Used(cpu_ns, self._clocks.own_ns[name], self._clocks.idle_ns[name]) if seat.at_word is None else seat.at_word
             ended[name] = Ended(
                 name=name,
                 result=seat.result,
@@ -361,8 +367,9 @@ class _Game:
                 ending=seat.ending,
                 meanwhile=seat.meanwhile,
                 told=seat.told,
-                own_ns=self._clocks.own_ns[name],
-                idle_ns=self._clocks.idle_ns[name],
+                cpu_ns=min(cpu_ns, counted.cpu_ns),
+                own_ns=counted.own_ns,
+                idle_ns=counted.idle_ns,
                 sent_bytes=seat.out.came,
                 lost_bytes=seat.out.lost,
                 received_bytes=seat.into.moved if seat.into is not None else len(seat.party.stdin),

@@ -44,7 +44,8 @@ class Ended:
         ending: who ended it.
         meanwhile: what all waited for when it was ended, and why that was not proved to be a deadlock; "" where somebody did not wait.
         told: whether it was told of another's end (its input was closed for that, or it was ended) before it began to end.
-        own_ns: wall time in which it waited for nobody else; `idle_ns` is the part of that in which none of its threads was seen to run.
+        cpu_ns: CPU time that is its own affair: until the referee's word, where that ended the game before it did.
+        own_ns: wall time in which it waited for nobody else, likewise; `idle_ns` is the part of that in which none of its threads was seen to run.
         sent_bytes: what came from it; `lost_bytes` of that nobody read.
         received_bytes: what it was given, read or not.
         stdout: what it wrote, where no pipe leads away from there.
@@ -56,6 +57,7 @@ class Ended:
     ending: Ending = Ending.ITSELF
     meanwhile: str = ""
     told: bool = False
+    cpu_ns: int = 0
     own_ns: int = 0
     idle_ns: int = 0
     sent_bytes: int = 0

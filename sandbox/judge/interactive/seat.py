@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import NamedTuple
 
 from sandbox.api.direct import DirectRun
 from sandbox.judge.interactive.graph import Party, Pipe
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
     from sandbox.result import Result
 
 
+class Used(NamedTuple):
+    """CPU time of a party and what the clocks have charged to it, in nanoseconds."""
+
+    cpu_ns: int
+    own_ns: int
+    idle_ns: int
+
+
 class Seat:
     """A party at the table.
 
@@ -30,6 +39,7 @@ class Seat:
         meanwhile: what all waited for when it was ended, where that could be a deadlock.
         told: whether it was told of another's end before its own.
         over: whether everything of it is dead.
+        at_word: what it had used when the referee ended the game before its own end; None where it did not.
     """
 
     def __init__(self, party: Party, runner: Runner) -> None:
@@ -42,6 +52,7 @@ class Seat:
         self.meanwhile = ""
         self.told = False
         self.over = False
+        self.at_word: Used | None = None
         self.result: Result | None = None
         self._runner = runner
         self._direct: DirectRun | None = None
@@ -95,7 +106,7 @@ class Seat:
         return self._direct.run.payload_pid if self._direct is not None else 0
 
     def cpu_ns(self) -> int:
-        """CPU time of its living processes."""
+        """CPU time of its processes so far."""
         return self._direct.run.cpu_ns() if self._direct is not None else 0
 
     def look(self) -> Look:

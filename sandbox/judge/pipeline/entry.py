@@ -122,7 +122,7 @@ class Entry:
         if self.build().program is None:
             return None
         self._closed = False
-        if self._lane is None:
+        if self._lane is None or limits.upper_ns > self._allowed.upper_ns:
             self._allowed = limits
             self._lane = Lane(self._board, self._order, self._run)
         try:
@@ -147,7 +147,7 @@ class Entry:
         try:
             case = next(steps)
             while True:
-                result = under(self._lane.need(case), limit_ns)
+                result = self._under(self._lane.need(case), limit_ns)
                 case = steps.send(self._settle(case, result, limit_ns) if final else result)
         except StopIteration as end:
             walked: Walked = end.value
@@ -168,16 +168,20 @@ class Entry:
         known = self._settled.get(case.name)
         if known is not None:
             return known
-        repeated = [under(self._run(case), limit_ns) for _ in range(self._repeat - 1)]
+        repeated = [self._under(self._run(case), limit_ns) for _ in range(self._repeat - 1)]
         runs = [first]
         while wants_reruns(first) and not is_enough(runs):
             with self._board.gate.alone():
-                runs.append(under(self._measure(case, alone=True), limit_ns))
+                runs.append(self._under(self._measure(case, alone=True), limit_ns))
         result = settle(runs)
         if repeated:
             result = replace(result, reruns=(*((run.code, run.cpu_ns) for run in repeated), *result.reruns))
         self._settled[case.name] = result
         return result
+
+    def _under(self, result: CaseResult, limit_ns: int) -> CaseResult:
+        assert self.program is not None
+        return under(result, limit_ns, round(self._allowed.upper_ns * self.program.time_factor))
 
     def _run(self, case: Case) -> CaseResult:
         with self._board.gate.beside():

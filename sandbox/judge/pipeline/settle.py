@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sandbox.judge.model import CaseResult, Code
+from sandbox.judge.running import cut_of, wall_limit_of
 from sandbox.judge.verdict import PRECEDENCE
 from sandbox.record import replace
 from sandbox.units import format_duration
@@ -17,32 +18,43 @@ RERUNS = 2
 _LIMITS = frozenset({Code.TLE, Code.WTL, Code.MLE})
 
 
-def under(result: CaseResult, limit_ns: int) -> CaseResult:
-    """Return a result as another time limit makes it.
+def under(result: CaseResult, limit_ns: int, allowed_ns: int | None = None) -> CaseResult:
+    """Return a result as a time limit makes it: as if the run had not been let go on beyond that, whatever it was allowed.
 
     Args:
         result: of a run that was allowed at least so much.
-        limit_ns: CPU time that the submission may use.
+        limit_ns: CPU time that the submission may use; its wall limit follows from that.
+        allowed_ns: the time limit that the run had; None is a higher one.
     """
     if result.skipped:
         return result
-    # A dialogue that the validator has ended is over: how long the program went on after that is not its fault, nor known.
-    decided = bool(result.blame) and result.code is Code.WA
-    late = result.cpu_ns > limit_ns and not decided
-    flags = set(result.flags) | ({result.code} - {Code.AC})
-    cut = Code.TLE in flags  # it was ended by a limit that is no lower than this one
-    if late:
-        flags.add(Code.TLE)
-    near = tuple(word for word in result.near if not word.startswith("cpu"))
-    margin = max(NEAR_SHARE * limit_ns, min(NEAR_LEAST_NS, limit_ns // 2))
-    if abs(result.cpu_ns - limit_ns) <= margin and not decided:
-        near = (f"cpu {format_duration(result.cpu_ns)} of {format_duration(limit_ns)}", *near)
+    wall_ns, wall_limit_ns = result.wall_ns if result.own_ns is None else result.own_ns, wall_limit_of(limit_ns)
+    late, asleep = result.cpu_ns > limit_ns, wall_ns > wall_limit_ns
+    held = set(result.flags) | ({result.code} - {Code.AC})
+    longer = allowed_ns is None or limit_ns < allowed_ns
+    # It would have been ended at that point: what it came to after that says nothing.
+    ended = longer and (result.cpu_ns > cut_of(limit_ns) or asleep)
+    flags = ({Code.TLE} if late else set()) | ({Code.WTL} if asleep and longer else set()) | (set() if ended else held)
     ordered = tuple(code for code in PRECEDENCE if code in flags)
     code = ordered[0] if ordered else Code.AC
     cause = result.cause
     if late and code is Code.TLE:
-        cause = f"CPU time {_seconds(result.cpu_ns)}, limit {_seconds(limit_ns)}" + (", and was ended" if cut else "")
-    return replace(result, code=code, flags=ordered, cause=cause, near=near)
+        cause = f"CPU time {_seconds(result.cpu_ns)}, limit {_seconds(limit_ns)}" + (", and was ended" if Code.TLE in held else "")
+    elif asleep and longer and code is Code.WTL:
+        whose = "" if result.own_ns is None else " without waiting for the validator"
+        cause = f"wall time {_seconds(wall_ns)}{whose}, limit {_seconds(wall_limit_ns)}" + (f"; {cause}" if result.code is Code.WTL else "")
+    near = [word for word in result.near if not word.startswith(("cpu", "wall"))]
+    # Where it was ended for wall time nobody knows what it would have come to, and it is not near but over; what computed too long is late anyway.
+    if Code.WTL not in held and not late and _is_near(wall_ns, wall_limit_ns):
+        near.insert(0, f"wall {format_duration(wall_ns)} of {format_duration(wall_limit_ns)}")
+    if _is_near(result.cpu_ns, limit_ns):
+        near.insert(0, f"cpu {format_duration(result.cpu_ns)} of {format_duration(limit_ns)}")
+    blame = "submission" if result.own_ns is not None and code in (Code.TLE, Code.WTL) else result.blame
+    return replace(result, code=code, flags=ordered, cause=cause, near=tuple(near), blame=blame)
+
+
+def _is_near(time_ns: int, limit_ns: int) -> bool:
+    return abs(time_ns - limit_ns) <= max(NEAR_SHARE * limit_ns, min(NEAR_LEAST_NS, limit_ns // 2))
 
 
 def wants_reruns(result: CaseResult) -> bool:

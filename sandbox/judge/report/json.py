@@ -103,6 +103,7 @@ def _case(case: CaseResult) -> dict[str, object]:
         "cause": case.cause,
         "cpu_ns": case.cpu_ns,
         "wall_ns": case.wall_ns,
+        "own_ns": case.own_ns,
         "memory_bytes": case.memory_bytes,
         "memory_source": case.memory_source,
         "exit_code": case.exit_code,
