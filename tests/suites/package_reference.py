@@ -1,6 +1,8 @@
-"""The reference tool, `verifyproblem` of PyPI's problemtools: how a package is given to it, and what it says of submissions.
+"""The reference tools: how a package is given to them, and what they say of submissions.
 
-It is not confined: the packages that `packages.py` compares are trusted. What it does not read of a package is written down beside its verdicts.
+`verifyproblem` of PyPI's problemtools is the first. It reads a draft of the format 2025-09, and what it leaves out of a package is written down beside its
+verdicts. For packages of that format ``bt`` of BAPCtools can be asked in its place, which is made for it. Neither is confined: the packages that `packages.py`
+compares are trusted.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -133,6 +135,44 @@ def ask_reference(verifyproblem: str, package: Path, place: Path, environment: M
     text = done.stdout + "\n" + done.stderr
     verdicts = read_verdicts(text)
     return Said(verdicts, seconds, read_limit(text), "" if verdicts else read_trouble(text), what_it_leaves_out(package), name)
+
+
+_BT = re.compile(r"^(?P<name>\S+/\S+):\s+(?:(?P<code>AC|WA|TLE|RTE|CE|VC)\s+[\d.]+s @|(?P<why>(?:required|missing)\b.*)|(?P<failed>Build failed|.*compil.*))")
+_BT_LIMIT = re.compile(r"using \D*timelimit: ([\d.]+)s")
+
+
+def read_bt(text: str) -> dict[str, Verdict]:
+    """Read what ``bt run`` printed; a verdict whose label does not hold is printed after a line that says why."""
+    found: dict[str, Verdict] = {}
+    broken: dict[str, str] = {}
+    for line in _COLOURS.sub("", text).splitlines():
+        if (match := _BT.match(line)) is None:
+            continue
+        name = match["name"]
+        if match["failed"] is not None:
+            found.setdefault(name, Verdict("CE", None, False, why=match["failed"]))
+        elif match["why"] is not None or "permitted:" in line:
+            broken[name] = (match["why"] or line[line.index("permitted:") :]).strip()
+        if match["code"] is not None:
+            code = "JE" if match["code"] == "VC" else match["code"]
+            found[name] = Verdict(code, None, name not in broken)
+    return found
+
+
+def ask_bt(command: Sequence[str], package: Path, environment: Mapping[str, str]) -> Said:
+    """Run ``bt run`` on a package as it is, without making test data."""
+    began = time.monotonic()
+    try:
+        done = subprocess.run(
+            [*command, "run", "--no-bar", "--no-generate", "--jobs", "1"],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False, timeout=MOST_S, env=environment, cwd=package,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return Said({}, time.monotonic() - began, None, f"took more than {MOST_S} s")
+    text = done.stdout + "\n" + done.stderr
+    verdicts = read_bt(text)
+    limit = _BT_LIMIT.search(_COLOURS.sub("", text))
+    return Said(verdicts, time.monotonic() - began, float(limit[1]) if limit else None, "" if verdicts else read_trouble(text))
 
 
 def make_copy(package: Path, place: Path) -> tuple[Path, str]:

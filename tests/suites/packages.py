@@ -6,6 +6,8 @@ Run by hand on public checkouts, none of which is part of this repository:
     python tests/suites/packages.py --oracle verifyproblem --expected EXPECTED.tsv --below CHECKOUT=PREFIX ...
                                                                                     every package of a table, found below checkouts
     python tests/suites/packages.py --oracle verifyproblem --examples               problemtools' examples, of its sdist
+    python tests/suites/packages.py --bt 'python -m bapctools.cli' CHECKOUT/test/problems
+                                                                                    beside BAPCtools' verdicts, in the place of verifyproblem's
     python tests/suites/packages.py --fetch                                         that sdist into the tests' cache, for the tests
 
 All of these may stand in one command; `--markdown FILE` writes the figures, and every row that is more than a label that holds on both sides, as tables.
@@ -28,18 +30,19 @@ import contextlib
 import hashlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # `python -I` leaves it out
 
-from package_reference import Said, Verdict, ask_reference, four, make_environment, read_verdicts
+from package_reference import Said, Verdict, ask_bt, ask_reference, four, make_environment, read_verdicts
 from package_rows import Compared, Row, make_row, print_package, render_markdown, summarise
 
 from sandbox.errors import SandboxError
@@ -206,8 +209,8 @@ def missing_rows(rows: Iterable[Row], wanted: Sequence[str]) -> tuple[str, ...]:
     return tuple(each for each in wanted if each not in have)
 
 
-def compare_package(path: Path, oracle: str | None, environment: dict[str, str], jobs: int, follow: Sequence[str], wanted: Sequence[str]) -> Compared:
-    """Judge a package by us, with an empty cache, then by the reference tool."""
+def compare_package(path: Path, ask: Callable[[Path, Path], Said] | None, jobs: int, follow: Sequence[str], wanted: Sequence[str]) -> Compared:
+    """Judge a package by us, with an empty cache, then by the reference tool, which is called with the package and an empty directory."""
     from sandbox.judge.packages import run_package
 
     with tempfile.TemporaryDirectory() as place:
@@ -220,7 +223,7 @@ def compare_package(path: Path, oracle: str | None, environment: dict[str, str],
             ours_s = time.monotonic() - began
         copy = Path(place) / "copy"
         copy.mkdir()
-        said: Said | None = ask_reference(oracle, path, copy, environment) if oracle else None
+        said = ask(path, copy) if ask is not None else None
     verdicts = None if said is None else said.verdicts
     rows = tuple(make_row(path.name, each, verdicts, said=said, limit_s=result.time_limit_ns / 1e9) for each in result.submissions)
     return Compared(path.name, rows, result, ours_s, said, missing=missing_rows(rows, wanted))
@@ -246,6 +249,7 @@ def main() -> int:
     parser.add_argument("--fetch", action="store_true", help="fetch problemtools' sdist into the cache of the tests, and say where it is")
     parser.add_argument("--examples", action="store_true", help="the packages of that sdist")
     parser.add_argument("--oracle", metavar="VERIFYPROBLEM", help="the reference tool of PyPI's `problemtools`")
+    parser.add_argument("--bt", metavar="COMMAND", help="BAPCtools' command: the reference tool in its place")
     parser.add_argument("--expected", type=Path, metavar="TSV", help="a table whose rows must all be there")
     parser.add_argument(
         "--below", action="append", default=[], metavar="DIR=PREFIX", help="where the table's packages that begin with PREFIX are"
@@ -278,11 +282,22 @@ def main() -> int:
                 parser.error(f"`{path}` is no package, and has none in it")
             wanted |= dict.fromkeys(packages, ())
         environment, changed = make_environment(Path(place) / "settings")
-        if changed and arguments.oracle:
-            print(f"reference: {changed}")
+        ask: Callable[[Path, Path], Said] | None = None
+        if arguments.bt:
+            command = shlex.split(arguments.bt)
+
+            def ask(package: Path, copy: Path) -> Said:
+                return ask_bt(command, package, os.environ)
+
+        elif arguments.oracle:
+            print(f"reference: {changed or 'as it is'}", flush=True)
+
+            def ask(package: Path, copy: Path) -> Said:
+                return ask_reference(arguments.oracle, package, copy, environment)
+
         found = []
         for path, rows in wanted.items():
-            found.append(compare_package(path, arguments.oracle, environment, arguments.jobs, arguments.follow, rows))
+            found.append(compare_package(path, ask, arguments.jobs, arguments.follow, rows))
             print_package(found[-1], everything=not arguments.brief)
             if arguments.markdown:
                 arguments.markdown.write_text(render_markdown(found))

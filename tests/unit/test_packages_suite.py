@@ -38,6 +38,27 @@ def test_what_is_not_judged_has_its_reason() -> None:
     assert package_reference.read_trouble("Loading problem x\nERROR in x: no\n  why\n") == "ERROR in x: no; why"
 
 
+BT = """Run: using timelimit: 1.5s
+
+accepted/a.c:                AC 0.006s @ sample/1
+\x1b[31maccepted/rte.py\x1b[0m:             RTE 0.052s @ sample/1                                   permitted: [AC]  Exited with code 1
+accepted/rte.py:             RTE 0.052s @ sample/1
+wrong_answer/b.py:          required: [WA], got: [AC]
+wrong_answer/b.py:           AC 0.033s @ secret/named_group/inans
+accepted/d.py:               VC 0.033s @ sample/1                                   permitted: [AC]  x
+"""
+
+
+def test_what_bapctools_prints_is_read() -> None:
+    read = package_reference.read_bt(BT)
+    assert {name: (said.code, said.fulfilled) for name, said in read.items()} == {
+        "accepted/a.c": ("AC", True),
+        "accepted/rte.py": ("RTE", False),
+        "wrong_answer/b.py": ("AC", False),
+        "accepted/d.py": ("JE", False),
+    }
+
+
 def test_the_reference_tool_gets_a_copy_under_its_own_name_of_the_format(tmp_path: Path) -> None:
     files = {**NEW, "data/secret/test_group.yaml": "max_score: 1\n", "data/secret/01.yaml": "args: [a]\n", "data/other.yaml": "x\n"}
     new = Path(make_package(tmp_path / "new", files))
