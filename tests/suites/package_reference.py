@@ -47,7 +47,8 @@ def four(code: str) -> str:
 class Verdict:
     """What the reference tool said of a submission: its verdict, score, and whether it found the label fulfilled.
 
-    A `code` of ``CE`` is a compiler's error, also that of a compiler that is absent; `why` has its first line. An empty one: it did not judge it, and why.
+    A `code` of ``CE`` is a compiler's error, also that of a compiler that is absent, and ``JE`` its own failure to judge; `why` has the reason. An empty one:
+    it did not judge it, and why.
     """
 
     code: str
@@ -72,7 +73,7 @@ class Said:
 
 _VERDICT = re.compile(
     r"^\s*(?:ERROR |WARNING )?(?P<name>\S+/\S+) \((?P<language>.*?)\) (?P<how>OK|OK with extra time|got|was fully accepted)(?:: | )"
-    r"(?P<code>[A-Z]+)(?: \((?P<score>-?[\d.]+)\))?"
+    r"(?P<code>[A-Z]+)(?: \((?P<score>-?[\d.]+)\))?(?: \[(?P<more>.*?)(?:, CPU|\]))?"
 )
 _SENSITIVE = re.compile(r"WARNING (?P<name>\S+/\S+) \(.*?\) sensitive to time limit")
 _NOT_COMPILED = re.compile(r"ERROR Compile error for (?P<name>\S+/\S+) \((?P<language>.*?)\)(?::$| \((?P<why>.*)\)$|$)")
@@ -96,7 +97,8 @@ def read_verdicts(text: str) -> dict[str, Verdict]:
         elif (match := _VERDICT.match(line)) and "on sample" not in line:
             score = float(match["score"]) if match["score"] else None
             fulfilled = match["how"].startswith("OK")
-            found[match["name"]] = Verdict(match["code"], score, fulfilled, match["name"] in sensitive, match["language"])
+            why = match["more"] or "" if match["code"] == "JE" else ""
+            found[match["name"]] = Verdict(match["code"], score, fulfilled, match["name"] in sensitive, match["language"], why)
     return found
 
 

@@ -45,8 +45,8 @@ class Row:
 
     @property
     def agrees(self) -> bool | None:
-        """Whether both judges gave the same verdict and score; None where one gave none, or a compiler of the reference tool is absent."""
-        if not self.oracle or self.code in ("", "absent") or (self.oracle == "CE" and self.code != "CE"):
+        """Whether both judges gave the same verdict and score; None where one gave none: what it could not compile or judge is no verdict."""
+        if not self.oracle or self.code in ("", "absent") or (self.oracle in ("CE", "JE") and self.code != self.oracle):
             return None
         return _same(self.code, self.score, self.oracle, self.oracle_score)
 

@@ -22,6 +22,7 @@ ERROR Compile error for accepted/b.java (Java):
 \x1b[31m        error: invalid source release: 21
 ERROR Compile error for accepted/c.py (Python 2 (w/PyPy)) (Python 2 (w/PyPy): could not find compiler "pypy")
    accepted/d.py (Python 3 (w/PyPy3)) OK: AC [CPU: 0.05s @ testcase sample/1]
+ERROR accepted/e.c (C) got JE [output validator v.c (C) exited with status 1, CPU: 0.00s @ testcase sample/1]
    Slowest AC runtime: 0.05, setting timelim to 1.5 secs, safety margin to 4 secs
 """
 
@@ -33,6 +34,7 @@ def test_what_is_not_judged_has_its_reason() -> None:
         "accepted/b.java": ("CE", "error: invalid source release: 21"),
         "accepted/c.py": ("CE", 'Python 2 (w/PyPy): could not find compiler "pypy"'),
         "accepted/d.py": ("AC", ""),
+        "accepted/e.c": ("JE", "output validator v.c (C) exited with status 1"),
     }
     assert package_reference.read_limit(PRINTED) == 1.5
     assert package_reference.read_trouble("Loading problem x\nERROR in x: no\n  why\n") == "ERROR in x: no; why"
@@ -93,6 +95,8 @@ NEAR = (CaseResult(case="1", code=Code.AC, near=("cpu 1 s of 1 s",)),)
         (_row("accepted/a.py", Code.TLE, False, V("AC", None, True, language="Python 3 (w/PyPy3)"), language="python3"), "differs", True),
         (_row("accepted/a.c", Code.WA, False, V("WA", None, False)), "explained", False),
         (_row("accepted/a.c", Code.WA, False, V("WA", None, True)), "stricter", False),
+        (_row("accepted/a.c", Code.AC, True, V("JE", None, False, why="no validator")), "holds", False),
+        (_row("accepted/a.c", Code.JE, False, V("JE", None, False, why="no validator")), "explained", False),
         (_row("accepted/a.c", Code.WA, False, V("CE", None, False, why="no compiler")), "differs", True),
         (_row("accepted/a.bad.py", Code.WA, False, V("WA", None, False)), "mislabelled", False),
         (_row("accepted/a.bad.py", Code.AC, True, V("AC", None, True)), "differs", True),
