@@ -265,7 +265,7 @@ def judge(package: Package, submissions: str = "*", **options: object) -> Packag
     """Judge a package with the judge of this checkout."""
     from sandbox.judge.packages import run_package
 
-    return run_package(str(package.root), submissions=submissions, jobs=1, **options)  # type: ignore[arg-type]
+    return run_package(str(package.root), submissions=submissions, **{"jobs": 1, **options})  # type: ignore[arg-type]
 
 
 def judge_one(package: Package, name: str, **options: object) -> SubmissionResult:

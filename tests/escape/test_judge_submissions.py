@@ -7,15 +7,19 @@ docs/reference/threat-table-judge.md lists them. The layer removed is the separa
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
+import functools
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from escape.judging import (
     HONEST,
     Attack,
-    Host,
+    Package,
     judge_naively,
     judge_one,
     load_attacks,
@@ -28,8 +32,11 @@ from escape.judging import (
 from escape.support import shared_directory
 
 import sandbox
+from sandbox.judge.model import SubmissionResult
 
 ATTACKS = load_attacks()
+SLEEPERS = [attack for attack in ATTACKS if "WTL" in attack.expect]
+QUICK = [attack for attack in ATTACKS if "WTL" not in attack.expect]
 
 
 @pytest.fixture(scope="module")
@@ -46,26 +53,57 @@ def test_there_are_enough() -> None:
     assert len({attack.idea for attack in ATTACKS}) == len(ATTACKS) >= 60
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+def _submit(attack: Attack, place: Path) -> Package:
+    package = make_package(attack.problem, place)
+    package.submit(f"wrong_answer/{attack.path.name}", sources(attack, package))
+    return package
+
+
+@pytest.mark.parametrize("attack", QUICK, ids=lambda attack: attack.name)
 def test_a_hostile_submission_is_judged_right(attack: Attack, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The verdict is exactly the right one, no secret is in the result, and the host is as it was."""
     require(attack)
-    package = make_package(attack.problem, tmp_path)
-    name = f"wrong_answer/{attack.path.name}"
-    package.submit(name, sources(attack, package))
+    package = _submit(attack, tmp_path)
     monkeypatch.setenv("JUDGE_SECRET", package.canary)
     for host in watch_host(package, cache):
-        result = judge_one(package, name)
-        _check(attack, result, host)
+        result = judge_one(package, f"wrong_answer/{attack.path.name}")
+        host.check()
+    _check(attack, result, package)
 
 
-def _check(attack: Attack, result: object, host: Host) -> None:
-    code = worst_code(result)  # type: ignore[arg-type]
+@pytest.fixture(scope="module")
+def asleep(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Mapping[str, tuple[SubmissionResult, Package]]]:
+    """Judge those that wait for their limits, all at once, when the first is asked for: beside each other they wait no longer than alone."""
+
+    @functools.cache
+    def judge_all() -> Mapping[str, tuple[SubmissionResult, Package]]:
+        attacks = [attack for attack in SLEEPERS if shutil.which(attack.tool)]
+        packages = [_submit(attack, tmp_path_factory.mktemp("asleep")) for attack in attacks]
+        with contextlib.ExitStack() as stack:
+            hosts = [stack.enter_context(contextlib.contextmanager(watch_host)(package, cache)) for package in packages]
+            patch = stack.enter_context(pytest.MonkeyPatch.context())
+            patch.setenv("JUDGE_SECRET", " ".join(package.canary for package in packages))
+            with concurrent.futures.ThreadPoolExecutor(len(attacks)) as pool:
+                results = list(pool.map(lambda attack, package: judge_one(package, f"wrong_answer/{attack.path.name}"), attacks, packages))
+            for host in hosts:
+                host.check()
+        return {attack.name: (result, package) for attack, result, package in zip(attacks, results, packages, strict=True)}
+
+    return judge_all
+
+
+@pytest.mark.parametrize("attack", SLEEPERS, ids=lambda attack: attack.name)
+def test_one_that_sleeps_is_judged_right(attack: Attack, asleep: Callable[[], Mapping[str, tuple[SubmissionResult, Package]]]) -> None:
+    """As above, of those that compute nothing and do not end."""
+    require(attack)
+    _check(attack, *asleep()[attack.name])
+
+
+def _check(attack: Attack, result: SubmissionResult, package: Package) -> None:
     shown = repr(result)
-    assert code in attack.expect, shown[:6000]
-    for secret in (host.package.canary, "JUDGE_SECRET"):  # the right answer may be in what is said to judges
+    assert worst_code(result) in attack.expect, shown[:6000]
+    for secret in (package.canary, "JUDGE_SECRET"):  # the right answer may be in what is said to judges
         assert secret not in shown
-    host.check()
 
 
 @pytest.mark.parametrize("attack", [attack for attack in ATTACKS if attack.naive != "-"], ids=lambda attack: attack.name)

@@ -6,10 +6,11 @@ sandbox, as an ordinary user, does what it wants (`test_a_validator_without_a_sa
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,20 @@ from escape.judging import Package, judge_one, make_package, watch_host, worst_c
 from escape.support import PAYLOAD_ID
 
 from sandbox.judge.errors import PackageError
+from sandbox.judge.model import SubmissionResult
 
 RIGHT = b"import sys\nprint(sys.stdin.readline())\n"
+LIMITS = """\
+limits:
+  time_limit: 0.5
+  time_resolution: 0.5
+  memory: 128
+  output: 1
+  compilation_time: 1
+  compilation_memory: 512
+  validation_time: 1
+  validation_memory: 128
+"""
 START = "import os, pathlib, sys, time\nfeedback = pathlib.Path(sys.argv[3])\nsys.stdin.buffer.read()\n"
 
 # (name, what the validator does after START, verdict); every case is one that an honest validator accepts
@@ -106,47 +119,19 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield place
 
 
-def _judge(package: Package, cache: Path, monkeypatch: pytest.MonkeyPatch, expect: str, **options: object) -> str:
-    """Judge the package's one submission; the verdict must be as expected, without secrets and without harm. Returns everything that was said."""
-    monkeypatch.setenv("JUDGE_SECRET", package.canary)
+def _judge(package: Package, cache: Path, **options: object) -> SubmissionResult:
+    """Judge the package's one submission, without secrets in what is said and without harm."""
     package.submit("accepted/right.py", RIGHT)
-    for host in watch_host(package, cache):
-        result = judge_one(package, "accepted/right.py", **options)
-        assert worst_code(result) in expect.split("|"), repr(result)[:4000]
-        assert package.canary not in repr(result)
-        assert len(repr(result)) < 1_000_000
-        host.check()
-    return repr(result)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUDGE_SECRET", package.canary)
+        for host in watch_host(package, cache):
+            result = judge_one(package, "accepted/right.py", **options)
+            host.check()
+    assert package.canary not in repr(result)
+    return result
 
 
-def _with_validator(tmp_path: Path, text: str) -> Package:
-    package = make_package("hostile", tmp_path)
-    for case in ("01", "02"):
-        package.case(f"secret/{case}", f"{case}\n", f"{case}\n")
-    source = package.fill((START + text).encode())
-    compile(source, "validate.py", "exec")
-    package.write("output_validator/validate.py", source)
-    return package
-
-
-@pytest.mark.parametrize(("name", "text", "expect"), VALIDATORS, ids=[row[0] for row in VALIDATORS])
-def test_a_hostile_validator(name: str, text: str, expect: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only 42 and 43 are verdicts; everything else is the package's fault, and is said to be."""
-    _judge(_with_validator(tmp_path, text), cache, monkeypatch, expect)
-
-
-@pytest.mark.parametrize("kind", LINKS)
-@pytest.mark.parametrize("code", [42, 43])
-def test_feedback_is_not_followed(kind: str, code: int, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Links, FIFOs, devices and directories in the place of messages show nothing, and nothing waits for them."""
-    package = _with_validator(tmp_path, "\n".join(_indented(LINKS[kind], code)))
-    shown = _judge(package, cache, monkeypatch, {42: "AC|JE", 43: "WA|JE"}[code])
-    assert "root:x:" not in shown and "PATH=" not in shown
-
-
-def _indented(statement: str, code: int) -> list[str]:
-    return ["try:", *(f"    {line}" for line in statement.splitlines()), "except OSError:", "    pass", f"sys.exit({code})"]
-
+# ---- validators and their feedback -----------------------------------------------------------------------------------
 
 SCORES = {
     "nan": "nan",
@@ -163,30 +148,61 @@ SCORES = {
 }
 
 
-@pytest.mark.parametrize("kind", SCORES)
-def test_a_score_that_is_none(kind: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is no finite decimal number in score.txt is the package's fault. Control: `10` is a score (below)."""
-    expect = "JE|AC" if kind == "digits" else "JE"
-    shown = _judge(_with_score(tmp_path, SCORES[kind]), cache, monkeypatch, expect)
-    assert "score=nan" not in shown and "score=inf" not in shown
+def _tried(statement: str, code: int) -> str:
+    return "\n".join(["try:", *(f"    {line}" for line in statement.splitlines()), "except OSError:", "    pass", f"sys.exit({code})"])
 
 
-def test_a_score_that_is_one(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: with a number in it the same package gives that score."""
-    shown = _judge(_with_score(tmp_path, "10"), cache, monkeypatch, "AC")
-    assert "score=10" in shown
+def _scored(text: str, code: int = 42) -> str:
+    return f"(feedback / 'score.txt').write_text('{text}')\nsys.exit({code})"
 
 
-def test_a_score_without_acceptance(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A score of what is rejected is the package's fault."""
-    _judge(_with_score(tmp_path, "10", 43), cache, monkeypatch, "JE")
+# Each row is a test case of one package, whose validator does what its row says: a case's verdict is its row's, whatever other rows did before.
+ROWS: dict[str, tuple[str, str]] = {
+    **{name: (text, expect) for name, text, expect in VALIDATORS},
+    **{f"feedback-{kind}-{code}": (_tried(LINKS[kind], code), expect) for kind in LINKS for code, expect in ((42, "AC|JE"), (43, "WA|JE"))},
+    **{f"score-{kind}": (_scored(text), "JE|AC" if kind == "digits" else "JE") for kind, text in SCORES.items()},
+    "score-10": (_scored("10"), "AC"),
+    "score-of-what-is-rejected": (_scored("10", 43), "JE"),
+}
+TWICE = ("keeps-state", "honest")
+"""Rows with two cases, which must come out alike."""
 
 
-def _with_score(tmp_path: Path, text: str, code: int = 42) -> Package:
-    package = _with_validator(tmp_path, f"(feedback / 'score.txt').write_text('{text}')\nsys.exit({code})")
-    problem = package.root / "problem.yaml"
-    problem.write_text(problem.read_text() + "type: scoring\n")
-    return package
+def _dispatch(scripts: Mapping[str, str], which: str) -> str:
+    return f"{START}SCRIPTS = {dict(scripts)!r}\nexec(compile(SCRIPTS[{which}], 'validator', 'exec'))\n"
+
+
+@pytest.fixture(scope="module")
+def judged(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], SubmissionResult]:
+    """Judge all rows when the first of them is asked for, in that test, which sees to it that nothing is left."""
+
+    @functools.cache
+    def judge() -> SubmissionResult:
+        package = make_package("hostile", tmp_path_factory.mktemp("validators"), LIMITS + "type: scoring\n")
+        for name in ROWS:
+            for index in range(1 + (name in TWICE)):
+                package.case(f"secret/{name}-{index}", f"{name}\n", f"{name}\n")
+        scripts = {name: package.fill(text.encode()).decode() for name, (text, _) in ROWS.items()}
+        for name, text in scripts.items():
+            compile(text, name, "exec")
+        package.write("output_validator/validate.py", _dispatch(scripts, "open(sys.argv[1]).readline().strip()"))
+        return _judge(package, cache, jobs=2)
+
+    return judge
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_hostile_validator(name: str, judged: Callable[[], SubmissionResult]) -> None:
+    """Only 42 and 43 are verdicts, and what is in the place of messages and scores is not followed, waited for or believed; all else is the package's fault."""
+    cases = [case for case in judged().cases if case.case.rpartition("-")[0] == f"secret/{name}"]
+    assert len(cases) == 1 + (name in TWICE)
+    for case in cases:
+        shown = repr(case)
+        assert not case.skipped and case.code.value in ROWS[name][1].split("|"), shown[:4000]
+        assert "root:x:" not in shown and "PATH=" not in shown and len(shown) < 100_000
+        assert not (name.startswith("score-") and name != "score-10") or case.score != 10, shown[:4000]
+    if name == "score-10":
+        assert cases[0].score == 10
 
 
 # (name, what the grader does, verdict of the submission)
@@ -206,19 +222,38 @@ GRADERS: tuple[tuple[str, str, str], ...] = (
 )
 
 
-@pytest.mark.parametrize(("name", "text", "expect"), GRADERS, ids=[row[0] for row in GRADERS])
-def test_a_hostile_grader(name: str, text: str, expect: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line with a verdict and a finite number, and exit 0; everything else is the package's fault."""
-    package = make_package("hostile", tmp_path)
-    package.write(
-        "problem.yaml",
-        "name: graded\ntype: scoring\nvalidation: default\nlimits:\n  memory: 128\n  validation_time: 2\n  validation_output: 1\n",
-    )
-    package.write("data/testdata.yaml", "grading: custom\n")
-    package.case("secret/01", "01\n", "01\n")
-    package.write("graders/grade.py", package.fill(("import os, sys, time\nsys.stdin.read()\n" + text).encode()))
-    _judge(package, cache, monkeypatch, expect, time_limit=1)
+@pytest.fixture(scope="module")
+def graded(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], SubmissionResult]:
+    """Judge a package with a group for each row, which the grader gets as its flag."""
 
+    @functools.cache
+    def judge() -> SubmissionResult:
+        package = make_package("hostile", tmp_path_factory.mktemp("graders"))
+        limits = "limits:\n  memory: 128\n  validation_time: 1\n  validation_output: 1\n"
+        package.write("problem.yaml", f"name: graded\ntype: scoring\nvalidation: default\n{limits}")
+        package.write("data/testdata.yaml", "on_reject: continue\ngrading: default\n")
+        package.write("data/secret/testdata.yaml", "on_reject: continue\ngrading: default\n")
+        for name, _, _ in GRADERS:
+            package.write(f"data/secret/{name}/testdata.yaml", f"grading: custom\ngrader_flags: {name}\n")
+            package.case(f"secret/{name}/01", "01\n", "01\n")
+        scripts = {name: package.fill(text.encode()).decode() for name, text, _ in GRADERS}
+        start = f"import os, sys, time\nsys.stdin.read()\nSCRIPTS = {scripts!r}\n"
+        package.write("graders/grade.py", start + "exec(compile(SCRIPTS[sys.argv[1]], 'grader', 'exec'))\n")
+        return _judge(package, cache, jobs=2, time_limit=1)
+
+    return judge
+
+
+@pytest.mark.parametrize(("name", "expect"), [(name, expect) for name, _, expect in GRADERS])
+def test_a_hostile_grader(name: str, expect: str, graded: Callable[[], SubmissionResult]) -> None:
+    """One line with a verdict and a finite number, and exit 0; everything else is the package's fault."""
+    groups = {group.name: group for group in graded().groups}
+    assert groups[f"secret/{name}"].code.value == expect, groups[f"secret/{name}"]
+    if expect == "AC":
+        assert groups[f"secret/{name}"].score == 7
+
+
+# ---- builds ----------------------------------------------------------------------------------------------------------
 
 # (name, script, verdict); `refused` where the package has no validator then, so that nothing of it can be judged
 BUILDS: tuple[tuple[str, str, str], ...] = (
@@ -241,12 +276,12 @@ BUILDS: tuple[tuple[str, str, str], ...] = (
 @pytest.mark.parametrize(("name", "script", "expect"), BUILDS, ids=[row[0] for row in BUILDS])
 def test_a_hostile_build_script(name: str, script: str, expect: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A build script is a program like any other: bounded, and in a sandbox without the host's files."""
-    package = make_package("hostile", tmp_path)
+    package = make_package("hostile", tmp_path, LIMITS)
     package.case("secret/01", "01\n", "01\n")
     body = f"#!/bin/sh\nprintf '#!/bin/sh\\nexit 42\\n' > run\nchmod 755 run\n{script}\n"
     package.write("output_validator/build", package.fill(body.encode()), 0o755)
     if expect != "refused":
-        _judge(package, cache, monkeypatch, expect)
+        assert worst_code(_judge(package, cache)) == expect
         return
     monkeypatch.setenv("JUDGE_SECRET", package.canary)
     package.submit("accepted/right.py", RIGHT)
@@ -271,13 +306,14 @@ PASSES = {
 
 
 @pytest.mark.parametrize("kind", PASSES)
-def test_a_hostile_next_pass(kind: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hostile_next_pass(kind: str, cache: Path, tmp_path: Path) -> None:
     """Passes end, and what is no file is no input."""
     text, expect = PASSES[kind]
-    package = _with_validator(tmp_path, text)
-    problem = package.root / "problem.yaml"
-    problem.write_text(problem.read_text() + "  validation_passes: 3\ntype: multi-pass\n")
-    _judge(package, cache, monkeypatch, expect)
+    package = make_package("hostile", tmp_path, LIMITS + "  validation_passes: 3\ntype: multi-pass\n")
+    package.case("secret/01", "01\n", "01\n")
+    package.write("output_validator/validate.py", package.fill((START + text).encode()))
+    result = _judge(package, cache)
+    assert worst_code(result) in expect.split("|"), repr(result)[:4000]
 
 
 def test_a_validator_without_a_sandbox(tmp_path: Path) -> None:
