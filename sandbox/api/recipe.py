@@ -94,7 +94,8 @@ class Recipes:
         """
         if sum(map(len, files.values())) > KEPT_BYTES:
             return make(files)
-        key = (key, argv[0], tuple((file, *_shape(content)) for file, content in files.items()))
+        # Of threads on different processors each has a call of its own: a program is told of its processors.
+        key = (key, argv[0], tuple((file, *_shape(content)) for file, content in files.items()), frozenset(os.sched_getaffinity(0)))
         circumstances = _circumstances()
         with self._lock:
             recipe = self._kept.get(key)

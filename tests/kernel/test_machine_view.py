@@ -93,6 +93,20 @@ def test_a_cpuset_shows_those_processors_everywhere() -> None:
     assert seen["files"]["/sys/devices/system/cpu/online"] == f"{processor}\n"
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two processors")
+def test_runs_from_a_thread_that_has_moved_are_told_of_its_processors() -> None:
+    """What was prepared a moment before, or by another thread, is about other processors."""
+    before = sorted(os.sched_getaffinity(0))
+    with Sandbox(profile="default", limits={"memory": "256M"}) as box:
+        try:
+            for mask in (before, before[:1], before[-1:], before):
+                os.sched_setaffinity(0, mask)
+                seen = ask(box)
+                assert seen["affinity"] == mask and seen["online"] == len(mask) and seen["files"]["/proc/cpuinfo"].count("processor\t: ") == len(mask)
+        finally:
+            os.sched_setaffinity(0, before)
+
+
 def test_odd_questions_get_the_kernels_answers() -> None:
     """The same program outside, where the kernel answers, and inside."""
     outside = json.loads(subprocess.run([PYTHON, "-S", str(PAYLOAD)], capture_output=True, check=True).stdout)
