@@ -5,7 +5,11 @@ The tests play each of them once; `tests/suites/interactive.py` plays them fifty
 
 from __future__ import annotations
 
+import atexit
+import functools
+import shutil
 import subprocess
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -202,6 +206,16 @@ EDGES: dict[str, Edge] = {
 """By name."""
 
 
+@functools.cache
+def _compile() -> Path:
+    """Compile the program of all parties, once in a process."""
+    directory = tempfile.mkdtemp(prefix="sandbox-party-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    program = Path(directory) / "party"
+    subprocess.run(["gcc", "-O1", "-static", "-pthread", "-o", str(program), str(SOURCE)], check=True, timeout=60)
+    return program
+
+
 @dataclass(slots=True)
 class Table:
     """Where dialogues are held: the program, a package of one case, and what is kept for the next dialogue."""
@@ -214,7 +228,7 @@ class Table:
     def __post_init__(self) -> None:
         program = self.directory / "program"
         program.mkdir(exist_ok=True)
-        subprocess.run(["gcc", "-O1", "-static", "-pthread", "-o", str(program / "party"), str(SOURCE)], check=True, timeout=60)
+        shutil.copy(_compile(), program / "party")
         for name in ("1.in", "1.ans"):
             (self.directory / name).write_text("5\n")
 

@@ -48,7 +48,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judged]:
     def judge(name: str) -> PackageResult:
         from sandbox.judge.packages import run_package
 
-        return run_package(str(root / name), jobs=1)
+        return run_package(str(root / name), jobs=2)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
