@@ -19,8 +19,9 @@ from sandbox.judge.cache import Cache, Entry, open_cache
 from sandbox.judge.languages.definition import fill, fill_variables
 from sandbox.judge.languages.table import Absent, Installed, Language, Languages, load_languages, undefined_language
 from sandbox.judge.languages.toolchains import first_line
-from sandbox.judge.model import PROGRAM_DIRECTORY, Built, Code, ProblemLimits, Program, Source, Submission
+from sandbox.judge.model import PROGRAM_DIRECTORY, Built, Code, Program
 from sandbox.judge.naming import run_name
+from sandbox.judge.problem import ProblemLimits, Source, Submission
 from sandbox.judge.source_files import BadSource, Sources, choose_class, choose_main, merge, put_together, script_of, show
 from sandbox.policy.load import load_policy
 from sandbox.policy.profile_load import load_profile

@@ -6,7 +6,8 @@ import os
 
 from sandbox.errors import PolicyError, SandboxError, UnsupportedError
 from sandbox.judge.check.feedback import clean_text
-from sandbox.judge.model import CaseResult, Code, Format
+from sandbox.judge.model import CaseResult, Code
+from sandbox.judge.problem import Format
 from sandbox.judge.verdict import PRECEDENCE, code_of, doubts, near_limits, weaker_of
 from sandbox.record import dataclass, replace
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sandbox.judge.check import Checked, Checker
-    from sandbox.judge.model import Case, Problem, RunLimits
+    from sandbox.judge.model import RunLimits
+    from sandbox.judge.problem import Case, Problem
     from sandbox.judge.running import Ran, Runner
 
 _STDERR = 2000

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from sandbox.audit.sinks import Sink
-    from sandbox.judge.model import Problem, Program
+    from sandbox.judge.model import Program
+    from sandbox.judge.problem import Problem
 
 _LONGEST = 1000
 _LINE = re.compile(rb"\s*(AC|WA|TLE|RTE|MLE|OLE|JE)\s+([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*")

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 
-from sandbox.judge.model import Case, CaseResult, Code, Group, GroupResult
+from sandbox.judge.model import CaseResult, Code, GroupResult
+from sandbox.judge.problem import Case, Group
 from sandbox.judge.verdict import WORDS
 from sandbox.record import replace
 

@@ -20,7 +20,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from sandbox.judge.model import CaseResult, Expectation, GroupResult, Problem, Submission
+    from sandbox.judge.model import CaseResult, GroupResult
+    from sandbox.judge.problem import Expectation, Problem, Submission
 
 _ERROR = 1e-6
 _MAXIMUM_NAMED = 3

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from sandbox.api.direct import DirectRun
     from sandbox.audit.sinks import Sink
-    from sandbox.judge.model import Problem, Program
+    from sandbox.judge.model import Program
+    from sandbox.judge.problem import Problem
     from sandbox.policy.profile import Profile
     from sandbox.result import Result
 

@@ -11,8 +11,9 @@ from contextlib import ExitStack, suppress
 from sandbox.api.running import RunGone, running
 from sandbox.errors import PolicyError, SandboxError, UnsupportedError
 from sandbox.judge.building import Builder
-from sandbox.judge.model import Built, Code, ProblemLimits, Program, Submission
+from sandbox.judge.model import Built, Code, Program
 from sandbox.judge.naming import make_run_name, runs_named
+from sandbox.judge.problem import ProblemLimits, Submission
 from sandbox.judge.progress import Stage
 from sandbox.judge.running import Runner
 from sandbox.judge.task_parts import SubmissionError, Submitted, Test, read_files, read_submission

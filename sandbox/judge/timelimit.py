@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sandbox.judge.model import Format
 from sandbox.judge.package.words import Glob
+from sandbox.judge.problem import Format
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from sandbox.judge.model import Expectation, Problem, Submission
+    from sandbox.judge.problem import Expectation, Problem, Submission
 
 _SECOND = 1_000_000_000
 _UNKNOWN_NS = 10 * _SECOND

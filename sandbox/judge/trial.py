@@ -5,7 +5,8 @@ from __future__ import annotations
 import sandbox
 from sandbox.errors import SandboxError
 from sandbox.judge.languages.toolchains import first_line
-from sandbox.judge.model import PROGRAM_DIRECTORY, ProblemLimits, Submission
+from sandbox.judge.model import PROGRAM_DIRECTORY
+from sandbox.judge.problem import ProblemLimits, Submission
 from sandbox.record import dataclass
 
 TYPE_CHECKING = False

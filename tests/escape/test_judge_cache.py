@@ -16,7 +16,7 @@ from escape.judging import Package, judge_one, make_package, watch_host, worst_c
 
 import sandbox.judge.cache
 from sandbox.judge.building import Builder
-from sandbox.judge.model import Submission
+from sandbox.judge.problem import Submission
 
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc")
 WRONG = b"import sys\nprint('poisoned')\n"

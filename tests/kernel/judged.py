@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sandbox.judge.model import Case, Format, Grading, Group, Problem, ProblemLimits, Program, RunLimits
+from sandbox.judge.model import Program, RunLimits
+from sandbox.judge.problem import Case, Format, Grading, Group, Problem, ProblemLimits
 
 MS, S, MB = 1_000_000, 1_000_000_000, 1 << 20
 PYTHON = ("/usr/bin/python3", "-I", "-S", "/judge/program/main.py")

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sandbox.judge.interactive import Interactor
-from sandbox.judge.model import Case, CaseResult, Code, Format, Grading, Group, Problem, ProblemLimits, Program, RunLimits
+from sandbox.judge.model import CaseResult, Code, Program, RunLimits
+from sandbox.judge.problem import Case, Format, Grading, Group, Problem, ProblemLimits
 from sandbox.judge.running import Runner
 
 SOURCE = Path(__file__).resolve().parent.parent / "payloads" / "party.c"

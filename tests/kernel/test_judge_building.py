@@ -14,7 +14,8 @@ from sandbox.errors import PolicyError, SandboxError
 from sandbox.judge.building import Builder
 from sandbox.judge.cache import Cache
 from sandbox.judge.languages import Absent, load_languages
-from sandbox.judge.model import Built, Code, ProblemLimits, Program, Source, Submission
+from sandbox.judge.model import Built, Code, Program
+from sandbox.judge.problem import ProblemLimits, Source, Submission
 from sandbox.judge.trial import run_program, try_language
 
 pytestmark = [pytest.mark.userns, pytest.mark.seccomp, pytest.mark.notify, pytest.mark.landlock]

@@ -27,8 +27,9 @@ from sandbox.judge.interactive.play import play
 from sandbox.judge.interactive.played import Ending, Played
 from sandbox.judge.interactive.relay import Channel
 from sandbox.judge.interactive.waits import Look
-from sandbox.judge.model import Case, Code, Program, Submission
+from sandbox.judge.model import Code, Program
 from sandbox.judge.pipeline.settle import under
+from sandbox.judge.problem import Case, Submission
 from sandbox.judge.running import Runner
 from sandbox.record import replace
 from sandbox.result import Verdict

@@ -17,7 +17,8 @@ from sandbox.judge.check.inputs import InputChecker, all_accept
 from sandbox.judge.check.static import FEEDBACK, StaticChecker
 from sandbox.judge.check.validator import ValidatorChecker
 from sandbox.judge.grader_program import GraderProgram
-from sandbox.judge.model import Code, Format, Grading, Group, Submission
+from sandbox.judge.model import Code
+from sandbox.judge.problem import Format, Grading, Group, Submission
 from sandbox.judge.running import Runner
 
 pytestmark = [pytest.mark.userns, pytest.mark.seccomp]

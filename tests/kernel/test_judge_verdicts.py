@@ -18,7 +18,8 @@ from sandbox.errors import ExecuteError
 from sandbox.judge.case import judge_case
 from sandbox.judge.check.default import DefaultChecker
 from sandbox.judge.check.function import FunctionChecker
-from sandbox.judge.model import CaseResult, Code, Format, Grading, Group, Problem, ProblemLimits, Program
+from sandbox.judge.model import CaseResult, Code, Program
+from sandbox.judge.problem import Format, Grading, Group, Problem, ProblemLimits
 from sandbox.judge.running import Runner, run_limits
 
 pytestmark = [pytest.mark.userns, pytest.mark.seccomp]

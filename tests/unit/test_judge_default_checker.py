@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from sandbox.judge.check.default import DefaultChecker, FlagError, Rules, compare, parse_flags
-from sandbox.judge.model import Case, Format
+from sandbox.judge.problem import Case, Format
 
 # Where the reference tool was installed; SANDBOX_PROBLEMTOOLS names another place.
 REFERENCE = Path(os.environ.get("SANDBOX_PROBLEMTOOLS", "/work/brief/ref/pt/lib/python3.11/site-packages/problemtools")) / "support" / "default_validator"

@@ -8,8 +8,9 @@ from itertools import product
 import pytest
 
 from sandbox.judge.grading import case_score, grade_group, should_stop, skipped_group, why_skipped
-from sandbox.judge.model import Case, CaseResult, Code, Grading, Group, GroupResult
+from sandbox.judge.model import CaseResult, Code, GroupResult
 from sandbox.judge.pipeline.walk import Rules, Walked, walk
+from sandbox.judge.problem import Case, Grading, Group
 
 STATIC = "g/static_validation"
 AC, WA, TLE, WTL, RTE, NZE, MLE, OLE, SYS, JE = (Code[name] for name in "AC WA TLE WTL RTE NZE MLE OLE SYS JE".split())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from sandbox.judge.labels import check_label, doubt_label
-from sandbox.judge.model import CaseResult, Code, Expectation, Format, Grading, Group, GroupResult, Problem, ProblemLimits, Submission
+from sandbox.judge.model import CaseResult, Code, GroupResult
+from sandbox.judge.problem import Expectation, Format, Grading, Group, Problem, ProblemLimits, Submission
 
 AC, WA, TLE, WTL, RTE, NZE, MLE, OLE, SYS, CE, JE = (Code[name] for name in "AC WA TLE WTL RTE NZE MLE OLE SYS CE JE".split())
 

@@ -11,28 +11,14 @@ from itertools import pairwise
 import pytest
 
 from sandbox.judge.errors import PackageError
-from sandbox.judge.model import (
-    Built,
-    Case,
-    CaseResult,
-    Code,
-    Expectation,
-    Format,
-    Grading,
-    Group,
-    GroupResult,
-    Problem,
-    ProblemLimits,
-    Program,
-    RunLimits,
-    Submission,
-)  # fmt: skip
+from sandbox.judge.model import Built, CaseResult, Code, GroupResult, Program, RunLimits
 from sandbox.judge.pipeline.entry import Handle, Limits
 from sandbox.judge.pipeline.judging import Derived, Judging, Options, Times, choose, matches
 from sandbox.judge.pipeline.settle import RERUNS, is_enough, settle, under, wants_reruns
 from sandbox.judge.pipeline.strict import Together
 from sandbox.judge.pipeline.walk import Outcome, Rules, Walked, cases_of, walk
 from sandbox.judge.pipeline.workers import Board, Gate, Stopped
+from sandbox.judge.problem import Case, Expectation, Format, Grading, Group, Problem, ProblemLimits, Submission  # fmt: skip
 from sandbox.judge.progress import Step
 from sandbox.judge.running import cut_of, wall_limit_of
 from sandbox.record import replace

@@ -12,7 +12,8 @@ from xml.etree import ElementTree
 import jsonschema
 import pytest
 
-from sandbox.judge.model import Built, CaseResult, Code, Format, GroupResult, PackageResult, SubmissionResult
+from sandbox.judge.model import Built, CaseResult, Code, GroupResult, PackageResult, SubmissionResult
+from sandbox.judge.problem import Format
 from sandbox.judge.progress import Display, Stage, Step
 from sandbox.judge.report import FailedPackage, exit_code
 from sandbox.judge.report.json import render_json, to_dict

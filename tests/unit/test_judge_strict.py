@@ -9,8 +9,8 @@ import pytest
 
 from sandbox.judge.check import Checked
 from sandbox.judge.check.inputs import InputVerdict
-from sandbox.judge.model import Case, Format, Grading, Group, Problem, ProblemLimits
 from sandbox.judge.pipeline.strict import DataCheck
+from sandbox.judge.problem import Case, Format, Grading, Group, Problem, ProblemLimits
 
 
 class Inputs:

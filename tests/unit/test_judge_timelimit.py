@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sandbox.judge.model import Case, Expectation, Format, Grading, Group, Problem, ProblemLimits, Submission
+from sandbox.judge.problem import Case, Expectation, Format, Grading, Group, Problem, ProblemLimits, Submission
 from sandbox.judge.timelimit import Limit, check_limit, derive_limit, first_for_limit
 
 S = 1_000_000_000

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from typing import Protocol, Self
 
     from sandbox.audit.sinks import Sink
-    from sandbox.judge.model import Case, Problem, Program
+    from sandbox.judge.model import Program
+    from sandbox.judge.problem import Case, Problem
     from sandbox.judge.running import Ran
     from sandbox.result import Result
 else:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 
 from sandbox.judge.check import Checked
-from sandbox.judge.model import Format
+from sandbox.judge.problem import Format
 from sandbox.record import dataclass
 
 TYPE_CHECKING = False
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from sandbox.judge.model import Case
+    from sandbox.judge.problem import Case
     from sandbox.judge.running import Ran
 
 _WINDOW = 256 << 10

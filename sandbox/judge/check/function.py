@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from sandbox.judge.model import Case
+    from sandbox.judge.problem import Case
     from sandbox.judge.running import Ran
 
 _MESSAGE = 2000

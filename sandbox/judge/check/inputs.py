@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from sandbox.audit.sinks import Sink
-    from sandbox.judge.model import Case, Problem, Program
+    from sandbox.judge.model import Program
+    from sandbox.judge.problem import Case, Problem
     from sandbox.result import Result
 
 _SAID = 500

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from sandbox.audit.sinks import Sink
-    from sandbox.judge.model import Group, Problem, Program, Submission
+    from sandbox.judge.model import Program
+    from sandbox.judge.problem import Group, Problem, Submission
 
 WORK = "/judge/submission"
 FEEDBACK = ".feedback-of-the-judge"

@@ -12,7 +12,8 @@ import stat
 from sandbox.errors import PolicyError, SandboxError, UnsupportedError
 from sandbox.judge.check import Checked
 from sandbox.judge.check.feedback import DIRECTORY, PLACE, clean_text, read_feedback
-from sandbox.judge.model import Case, Format, Group, RunLimits
+from sandbox.judge.model import RunLimits
+from sandbox.judge.problem import Case, Format, Group
 from sandbox.judge.running import Runner
 from sandbox.policy.profile import Volume
 from sandbox.result import Verdict
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from sandbox.audit.sinks import Sink
-    from sandbox.judge.model import Problem, Program
+    from sandbox.judge.model import Program
+    from sandbox.judge.problem import Problem
     from sandbox.judge.running import Ran
     from sandbox.result import Result
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from sandbox.audit.sinks import Sink
     from sandbox.judge.check import Checked
     from sandbox.judge.interactive.played import Ended, Played
-    from sandbox.judge.model import Case, Problem, Program, RunLimits
+    from sandbox.judge.model import Program, RunLimits
+    from sandbox.judge.problem import Case, Problem
 
 _STDERR = 2000
 _ROOM_BYTES = 1 << 20

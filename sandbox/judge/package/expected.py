@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sandbox.judge.model import Expectation
 from sandbox.judge.package.confine import shown
 from sandbox.judge.package.words import Glob, looks_doubtful
 from sandbox.judge.package.yaml_source import Node, present, read_yaml
+from sandbox.judge.problem import Expectation
 from sandbox.record import dataclass, replace
 
 TYPE_CHECKING = False

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from sandbox.judge.model import Case, Grading, Group
 from sandbox.judge.package.confine import shown
 from sandbox.judge.package.words import split_flags
 from sandbox.judge.package.yaml_source import Node, check_keys, present, read_yaml
+from sandbox.judge.problem import Case, Grading, Group
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ Source: Problem package format, ``2025-09``, test data and result aggregation.
 from __future__ import annotations
 
 from sandbox.judge.errors import PackageError
-from sandbox.judge.model import Case, Grading, Group
 from sandbox.judge.package.confine import shown
 from sandbox.judge.package.yaml_source import Node, check_keys, present, read_yaml
+from sandbox.judge.problem import Case, Grading, Group
 from sandbox.record import dataclass
 
 TYPE_CHECKING = False

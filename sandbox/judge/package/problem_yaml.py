@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 
 from sandbox.judge.errors import PackageError
-from sandbox.judge.model import Format, ProblemLimits
 from sandbox.judge.package.confine import shown
 from sandbox.judge.package.words import split_flags
 from sandbox.judge.package.yaml_source import Node, check_keys, present, read_yaml
+from sandbox.judge.problem import Format, ProblemLimits
 from sandbox.record import dataclass, field
 
 TYPE_CHECKING = False

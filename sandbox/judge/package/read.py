@@ -8,7 +8,6 @@ import os
 import re
 
 from sandbox.judge.errors import PackageError
-from sandbox.judge.model import Case, Format, Group, Problem
 from sandbox.judge.package.archive import is_archive, unpack_archive
 from sandbox.judge.package.confine import Tree, shown
 from sandbox.judge.package.places import place_of
@@ -18,13 +17,14 @@ from sandbox.judge.package.stage import open_stage
 from sandbox.judge.package.submissions import MAXIMUM_GLOB_STEPS, read_submissions
 from sandbox.judge.package.testdata import read_test_data
 from sandbox.judge.package.words import Glob
+from sandbox.judge.problem import Case, Format, Group, Problem
 from sandbox.record import fields, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from sandbox.judge.model import Expectation, Source, Submission
+    from sandbox.judge.problem import Expectation, Source, Submission
 
 __all__ = ("cases_of", "forget_package", "groups_of", "open_stage", "read_package")
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sandbox.judge.errors import PackageError
-from sandbox.judge.model import Source
 from sandbox.judge.package.words import fill_in
+from sandbox.judge.problem import Source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,16 +9,16 @@ import stat
 
 from sandbox.errors import describe_errno
 from sandbox.judge.errors import PackageError
-from sandbox.judge.model import Case, Group
 from sandbox.judge.package.confine import Tree
 from sandbox.judge.package.places import make_place, place_of
+from sandbox.judge.problem import Case, Group
 from sandbox.record import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sandbox.judge.model import Problem
+    from sandbox.judge.problem import Problem
 
 MAXIMUM_FILE = 2 << 30
 MAXIMUM_STAGE = 16 << 30

@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 
 from sandbox.judge.errors import PackageError
-from sandbox.judge.model import Expectation, Format, Submission
 from sandbox.judge.package.confine import shown
 from sandbox.judge.package.expected import Entrance, read_submissions_yaml
 from sandbox.judge.package.sources import is_junk, is_no_program, read_files
 from sandbox.judge.package.yaml_source import present, read_yaml
+from sandbox.judge.problem import Expectation, Format, Submission
 from sandbox.record import replace
 
 TYPE_CHECKING = False

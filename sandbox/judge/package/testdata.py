@@ -9,19 +9,19 @@ from __future__ import annotations
 import re
 
 from sandbox.judge.errors import PackageError
-from sandbox.judge.model import Case, Format
 from sandbox.judge.package.confine import shown
 from sandbox.judge.package.groups_legacy import read_legacy_data
 from sandbox.judge.package.groups_new import read_new_data
 from sandbox.judge.package.listing import Listing, list_data
+from sandbox.judge.problem import Case, Format
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from sandbox.judge.model import Group
     from sandbox.judge.package.confine import Tree
     from sandbox.judge.package.problem_yaml import Settings
+    from sandbox.judge.problem import Group
 
 INVALID = ("invalid_input", "invalid_output", "valid_output")
 _OTHERS = ("testing_tool_test", "invalid_answer", "invalid_inputs", "invalid_outputs", "invalid_answers", "valid_outputs")  # of BAPCtools

@@ -10,12 +10,13 @@ from typing import Protocol, cast
 
 from sandbox.judge.errors import PackageError
 from sandbox.judge.labels import doubt_label
-from sandbox.judge.model import CaseResult, Code, GroupResult, PackageResult, Problem, Submission, SubmissionResult
+from sandbox.judge.model import CaseResult, Code, GroupResult, PackageResult, SubmissionResult
 from sandbox.judge.pipeline.entry import UNKNOWN, Entry, Limits, Tools, deciding, not_run, slowest
 from sandbox.judge.pipeline.settle import NEAR_SHARE
 from sandbox.judge.pipeline.strict import Together
 from sandbox.judge.pipeline.walk import Walked
 from sandbox.judge.pipeline.workers import Board, Work
+from sandbox.judge.problem import Problem, Submission
 from sandbox.judge.progress import Progress, Stage, Step
 from sandbox.record import dataclass
 from sandbox.units import format_duration

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from sandbox.judge.model import Case, CaseResult
+from sandbox.judge.model import CaseResult
 from sandbox.judge.pipeline.workers import Board
+from sandbox.judge.problem import Case
 
 
 class Lane:

@@ -18,13 +18,14 @@ from sandbox.judge.grader_program import GraderProgram
 from sandbox.judge.grading import grade_group, should_stop, skipped_group, why_skipped
 from sandbox.judge.interactive.case import Interactor
 from sandbox.judge.labels import check_label
-from sandbox.judge.model import Built, Case, CaseResult, Code, Group, GroupResult, Problem, Program, RunLimits, Source, Submission
+from sandbox.judge.model import Built, CaseResult, Code, GroupResult, Program, RunLimits
 from sandbox.judge.naming import make_run_name, runs_named
 from sandbox.judge.package.stage import stage_root
 from sandbox.judge.pipeline.entry import Handle, Limits
 from sandbox.judge.pipeline.judging import Derived, Times
 from sandbox.judge.pipeline.strict import DataCheck, Together
 from sandbox.judge.pipeline.walk import Outcome, Rules, Walked
+from sandbox.judge.problem import Case, Group, Problem, Source, Submission
 from sandbox.judge.running import Runner, run_limits
 from sandbox.judge.source_files import BadSource, choose_main, merge
 from sandbox.judge.timelimit import Limit, check_limit, derive_limit, first_for_limit

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
-from sandbox.judge.model import Case, CaseResult, Code, Group, GroupResult
+from sandbox.judge.model import CaseResult, Code, GroupResult
+from sandbox.judge.problem import Case, Group
 from sandbox.record import dataclass
 
 Outcome = CaseResult | GroupResult
