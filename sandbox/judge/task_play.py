@@ -8,7 +8,7 @@ from sandbox.judge.interactive.graph import Graph, Party, PartyLimits, Pipe
 from sandbox.judge.interactive.play import play
 from sandbox.judge.interactive.played import Ending
 from sandbox.judge.model import Code, RunLimits
-from sandbox.judge.remote import BROKEN, ENDED, FAILED, PASSED, RAISED, TESTS
+from sandbox.judge.remote_inside import BROKEN, ENDED, FAILED, PASSED, RAISED, TESTS
 from sandbox.judge.task_check import Judged, Outcome
 from sandbox.judge.task_run import code_of_judged, failed, judge_output, limits_of, make_result
 from sandbox.judge.verdict import code_of

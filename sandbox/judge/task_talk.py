@@ -8,7 +8,8 @@ import os
 from sandbox.errors import PolicyError, SandboxError, UnsupportedError
 from sandbox.judge.dialogue import Closed, Dialogue, Flooded
 from sandbox.judge.model import PROGRAM_DIRECTORY, Code
-from sandbox.judge.remote import DRIVER, Student, StudentError, TestError, begin
+from sandbox.judge.remote import Student, StudentError, TestError, begin
+from sandbox.judge.remote_inside import DRIVER
 from sandbox.judge.task_check import Judged, Outcome, describe, read_answer
 from sandbox.judge.task_run import code_of_judged, failed, limits_of, make_result, settle_exit
 from sandbox.judge.verdict import code_of

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from sandbox.judge.dialogue import Closed, Dialogue, Flooded
-from sandbox.judge.remote import DRIVER, TESTS, Function, Link, Remote, Student, StudentError, TestError, begin
+from sandbox.judge.remote import Function, Link, Remote, Student, StudentError, TestError, begin
+from sandbox.judge.remote_inside import DRIVER, TESTS
 
 SUBMISSION = """
 import sys
