@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from sandbox.cgroup.find import explain_backend
 from sandbox.errors import ExecuteError
 from sandbox.judge.case import judge_case
 from sandbox.judge.check.default import DefaultChecker
-from sandbox.judge.check.function import FunctionChecker
 from sandbox.judge.model import CaseResult, Code, Program
 from sandbox.judge.problem import Format, Grading, Group, Problem, ProblemLimits
 from sandbox.judge.running import Runner, run_limits
@@ -254,39 +252,3 @@ def test_limits_of_a_language() -> None:
     assert (found.cpu_ns, found.cpu_cut_ns, found.memory_bytes, found.output_bytes, found.processes) == (2 * S, 6 * S + 100 * MS, 5, 6, 80)
     assert run_limits(described, program, S, S // 2).cpu_cut_ns > 2 * S
     assert found.wall_ns > 2 * found.cpu_cut_ns
-
-
-# ---- a Python function as the checker --------------------------------------------------------------------------
-
-
-def checkers() -> Iterator[tuple[Any, tuple[bool | None, float | None], str]]:
-    """Yield functions with what is to come of them."""
-    yield (lambda output, answer: output == answer), (True, None), ""
-    yield (lambda output, answer: output != answer), (False, None), "the checker rejected it"
-    yield (lambda output, answer: (False, "too short")), (False, None), "too short"
-    yield (lambda output, answer: 0.25), (True, 0.25), ""
-    yield (lambda output, answer: (0, "nothing")), (False, None), "nothing"
-    yield (lambda output, answer: 1), (True, 1.0), ""
-    yield (lambda output, answer: 1 / 0), (None, None), "checker `<lambda>`: ZeroDivisionError: division by zero"
-    yield (lambda output, answer: 7), (None, None), "TypeError: a checker returns True, False"
-    yield (lambda output, answer: float("nan")), (None, None), "TypeError: a checker returns True, False"
-    yield (lambda output, answer: None), (None, None), "TypeError: a checker returns True, False"
-    yield (lambda output: True), (None, None), "TypeError"
-
-
-@pytest.mark.parametrize(("function", "said", "cause"), list(checkers()))
-def test_functions_as_checkers(bench: Bench, function: Any, said: tuple[bool | None, float | None], cause: str) -> None:
-    """They say yes, no or a share, with words or without; what they raise is the judge's error, and never an accepted output."""
-    case = bench.case()
-    with FunctionChecker(function) as checker:
-        found = checker.check(case, b"3\n")
-    assert (found.accepted, found.multiplier) == said and cause in found.cause, found
-
-
-def test_a_function_gets_bytes_or_text(bench: Bench) -> None:
-    """Text is decoded without failing, bytes are as they were printed."""
-    case = bench.case()
-    seen: list[object] = []
-    FunctionChecker(lambda *pair: bool(seen.append(pair)) or True).check(case, b"\xff3")
-    FunctionChecker(lambda *pair: bool(seen.append(pair)) or True, text=False, answers={"secret/1": b"x"}).check(case, b"\xff3")
-    assert seen == [("\ufffd3", "3\n"), (b"\xff3", b"x")]

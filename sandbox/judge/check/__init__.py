@@ -1,7 +1,7 @@
 """Whether an output is right: `Checker`, what one says (`Checked`), and which one a problem has.
 
-`default` compares tokens in this process, `validator` runs a package's programs, `function` calls a grader's Python function, `inputs` is about the package's
-own data.
+`default` compares tokens in this process, `validator` runs a package's programs, `inputs` is about the package's own data. A grader's Python function is
+`task_check`'s.
 """
 
 from __future__ import annotations
