@@ -120,8 +120,8 @@ class CaseResult:
         code: the verdict.
         flags: every verdict whose condition held, in the order of precedence, `code` first; empty for AC.
         cause: why, in a person's words.
-        cpu_ns: user and system time of all processes of the submission, in the largest pass (limits are per pass). Of a dialogue that the validator ended: until
-            then.
+        cpu_ns: user and system time of all processes of the submission, in the largest pass (limits are per pass). Of a dialogue that the validator
+            ended: until then.
         wall_ns: from its start to its end, likewise.
         own_ns: of a dialogue: wall time in which it did not wait for the validator, as far as `cpu_ns` counts; None where it is no dialogue.
         memory_bytes: highest use, None where it is not known; `memory_source` says what counted.

@@ -11,7 +11,7 @@ import stat
 
 from sandbox.errors import PolicyError, SandboxError, UnsupportedError
 from sandbox.judge.check import Checked
-from sandbox.judge.check.feedback import DIRECTORY, PLACE, clean_text, read_feedback
+from sandbox.judge.check.feedback import DIRECTORY, NEXT_PASS, PLACE, clean_text, read_feedback
 from sandbox.judge.model import RunLimits
 from sandbox.judge.problem import Case, Format, Group
 from sandbox.judge.running import Runner
@@ -208,7 +208,8 @@ def judge_validator(name: str, result: Result, problem: Problem, *, stderr: byte
     first = feedback.judge_message.strip().partition("\n")[0]
     return Checked(
         accepted=accepted, exit=code, score=feedback.score, multiplier=feedback.multiplier, judge_message=feedback.judge_message,
-        team_message=feedback.team_message, next_pass=feedback.next_pass, feedback=feedback.files,
+        team_message=feedback.team_message, next_pass=feedback.next_pass,
+        feedback={path: content for path, content in feedback.files.items() if path != NEXT_PASS},
         cause="" if accepted else f"{name} rejected it" + (f": {first}" if first else ""), result=result,
     )  # fmt: skip
 

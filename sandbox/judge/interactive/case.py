@@ -4,46 +4,35 @@ from __future__ import annotations
 
 from sandbox.errors import PolicyError, SandboxError, UnsupportedError
 from sandbox.judge.case import read_tree
-from sandbox.judge.check.feedback import DIRECTORY, NEXT_PASS, clean_text
+from sandbox.judge.check.feedback import DIRECTORY
 from sandbox.judge.check.validator import ACCEPT, REJECT, Stage, judge_validator, validation_limits
 from sandbox.judge.interactive.blame import SUBMISSION, VALIDATOR, Blamed, Referee, Side, blame
 from sandbox.judge.interactive.graph import Party, PartyLimits, pair
 from sandbox.judge.interactive.play import play
 from sandbox.judge.interactive.played import Ending
-from sandbox.judge.model import CaseResult, Code
+from sandbox.judge.model import Code
+from sandbox.judge.passes import Pass, failed_pass, judge_passes
 from sandbox.judge.running import Runner
-from sandbox.judge.verdict import code_of, doubts, near_limits, weaker_of
-from sandbox.record import dataclass, replace
+from sandbox.judge.verdict import code_of, doubts, near_limits
 from sandbox.units import format_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from types import TracebackType
     from typing import Self
 
     from sandbox.audit.sinks import Sink
     from sandbox.judge.check import Checked
     from sandbox.judge.interactive.played import Ended, Played
-    from sandbox.judge.model import Program, RunLimits
+    from sandbox.judge.model import CaseResult, Program, RunLimits
     from sandbox.judge.problem import Case, Problem
 
-_STDERR = 2000
 _ROOM_BYTES = 1 << 20
 _VALIDATOR_OWN_EXTRA_NS = 5_000_000_000
 _TALK_FACTOR = 8
 """How many times `validation_output` a validator may say to a submission: the format counts that as output, the format's tools do not, and packages rely on
 them. More than once is noted, more than this ends it."""
-
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Pass:
-    """One pass, judged; `played` is None where the sandbox failed."""
-
-    blamed: Blamed
-    played: Played | None = None
-    checked: Checked | None = None
 
 
 class Interactor:
@@ -73,32 +62,18 @@ class Interactor:
             PolicyError: the judge's own profile is wrong.
             UnsupportedError: the host cannot keep what it asks for.
         """
-        problem = self._problem
-        passes: list[_Pass] = []
-        given: bytes | None = None
-        feedback: Mapping[str, bytes] = {}
-        while True:
-            one = self._play(runner, case, limits, given, feedback)
-            passes.append(one)
-            wanted = one.checked.next_pass if one.checked is not None and problem.multi_pass else None
-            if one.blamed.code is not Code.AC or wanted is None:
-                break
-            if len(passes) >= max(1, problem.limits.validation_passes):
-                cause = f"the output validator asks for more passes than {problem.limits.validation_passes}"
-                passes[-1] = replace(one, blamed=Blamed(code=Code.JE, flags=(Code.JE,), cause=cause, who=VALIDATOR))
-                break
-            assert one.checked is not None
-            given, feedback = wanted, {name: content for name, content in one.checked.feedback.items() if name != NEXT_PASS}
-        return _sum_up(problem, case, limits, passes)
+        return judge_passes(
+            self._problem, case, lambda given, feedback: self._play(runner, case, limits, given, feedback), blame=VALIDATOR
+        )  # fmt: skip
 
-    def _play(self, runner: Runner, case: Case, limits: RunLimits, given: bytes | None, feedback: Mapping[str, bytes]) -> _Pass:
+    def _play(self, runner: Runner, case: Case, limits: RunLimits, given: bytes | None, feedback: Mapping[str, bytes]) -> Pass:
         problem, validation = self._problem, validation_limits(self._problem)
         name = f"output validator `{self._runner.program.name}`"
         try:
             words, files = self._stage.place(case, given)
             own = read_tree(case.files) if case.files else {}
         except OSError as error:
-            return _Pass(blamed=Blamed(code=Code.JE, flags=(Code.JE,), cause=f"`{error.filename}`: {error.strerror}"))
+            return failed_pass(f"`{error.filename}`: {error.strerror}")
         files.update(feedback)
         room = validation.output_bytes + sum(map(len, files.values()))
         graph = pair(
@@ -125,10 +100,10 @@ class Interactor:
         except (PolicyError, UnsupportedError):
             raise
         except SandboxError as error:
-            return _Pass(blamed=Blamed(code=Code.JE, flags=(Code.JE,), cause=f"`{runner.program.name}` with {name}: {error}"))
+            return failed_pass(f"`{runner.program.name}` with {name}: {error}")
         ended = played.parties[VALIDATOR]
         checked = judge_validator(name, ended.result, problem, stderr=ended.result.stderr or b"", given=files)
-        return _Pass(blamed=_judge(played, limits, checked), played=played, checked=checked)
+        return _judged(played, _judge(played, limits, checked), problem, limits, checked)
 
     def close(self) -> None:
         """End the validator's server; idempotent."""
@@ -191,64 +166,18 @@ def _near(ended: Ended, limits: RunLimits) -> list[str]:
     return near
 
 
-def _sum_up(problem: Problem, case: Case, limits: RunLimits, passes: Sequence[_Pass]) -> CaseResult:
-    """Make a result of all passes: verdict, score and words of the last, figures of the largest."""
-    last = passes[-1]
-    blamed, checked = last.blamed, last.checked
-    played = [each.played for each in passes if each.played is not None]
-    notes = [note for each in passes for note in each.blamed.notes]
-    told = f"pass {len(passes)}: {blamed.cause}" if len(passes) > 1 and blamed.cause else blamed.cause
-    if last.played is None:
-        return CaseResult(case=case.name, code=blamed.code, flags=blamed.flags, cause=told, passes=len(passes), notes=tuple(notes), blame=blamed.who)
-    ends = [each.parties[SUBMISSION] for each in played]
-    end = ends[-1]
-    result = end.result
-    peaks = [each.result.usage.memory_peak_bytes for each in ends if each.result.usage.memory_peak_bytes is not None]
-    denials: dict[str, int] = {}
-    for each in ends:
-        for name, count in each.result.denials.items():
-            denials[name] = denials.get(name, 0) + count
-    stderr = result.stderr or b""
-    if blamed.who == SUBMISSION:
-        notes += doubts(result, blamed.code, stderr)
-    if checked is not None:
-        notes += checked.notes
-    notes += [note for each in played if (note := _much_said(each, problem))]
-    near = dict.fromkeys(limit for each in ends for limit in _near(each, limits))
-    lines: list[str] = []
-    for number, each_played in enumerate(played, 1):
-        if len(passes) > 1:
-            lines.append(f"pass {number}")
-        lines += each_played.transcript_lines
-    ours = end.ending is not Ending.ITSELF
-    return CaseResult(
-        case=case.name,
-        code=blamed.code,
-        flags=blamed.flags,
-        cause=told,
-        cpu_ns=max(each.cpu_ns for each in ends),
-        wall_ns=max(each.result.usage.wall_ns for each in ends),
-        own_ns=max(each.own_ns for each in ends),
-        memory_bytes=max(peaks, default=None),
-        memory_source=result.usage.memory_source,
-        exit_code=None if ours else result.exit_code,
-        signal=None if ours else result.signal,
-        score=checked.score if checked is not None else None,
-        multiplier=checked.multiplier if checked is not None else None,
-        validator_exit=checked.exit if checked is not None else None,
-        judge_message=checked.judge_message if checked is not None else "",
-        team_message=checked.team_message if checked is not None else "",
-        denials=denials,
-        evidence=result.evidence,
-        near=tuple(near),
-        passes=len(passes),
-        transcript=tuple(lines),
-        blame=blamed.who,
-        stdout_bytes=sum(each.sent_bytes for each in ends),
-        stderr=clean_text(stderr, _STDERR),
-        notes=tuple(dict.fromkeys(notes)),
-        weaker=weaker_of(result),
-    )
+def _judged(played: Played, blamed: Blamed, problem: Problem, limits: RunLimits, checked: Checked) -> Pass:
+    """Return a pass as judged."""
+    ended = played.parties[SUBMISSION]
+    result, stderr = ended.result, ended.result.stderr or b""
+    notes = [*blamed.notes, *(doubts(result, blamed.code, stderr) if blamed.who == SUBMISSION else ()), *checked.notes]
+    if much := _much_said(played, problem):
+        notes.append(much)
+    return Pass(
+        code=blamed.code, flags=blamed.flags, cause=blamed.cause, result=result, ours=ended.ending is not Ending.ITSELF, blame=blamed.who,
+        cpu_ns=ended.cpu_ns, own_ns=ended.own_ns, stdout_bytes=ended.sent_bytes, stderr=stderr, checked=checked, near=tuple(_near(ended, limits)),
+        notes=tuple(notes), transcript=played.transcript_lines,
+    )  # fmt: skip
 
 
 __all__ = ["Interactor", "judge_interactive"]
