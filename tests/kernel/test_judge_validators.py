@@ -205,6 +205,8 @@ log = open(feedback + "log", "a+"); log.write(seen + ";"); log.flush()
 log.seek(0); passes = log.read()
 open(feedback + "judgemessage.txt", "a").write(f"pass with {seen}\\n")
 if os.path.exists(feedback + "nextpass.in"): sys.exit("it is still there")
+if passes.count(";") > 1 and not os.path.exists(feedback + "my_nextpass.in"): sys.exit("a file of another name is gone")
+open(feedback + "my_nextpass.in", "w").close()
 if passes.count(";") < int(sys.argv[4]):
     open(feedback + "nextpass.in", "w").write(str(passes.count(";")))
 sys.exit(int(sys.argv[5]) if len(sys.argv) > 5 and passes.count(";") == int(sys.argv[4]) else 42)
