@@ -16,28 +16,22 @@ import os
 import stat
 from functools import partial
 
+from sandbox.changes.exchange import ChangedError, Names
 from sandbox.changes.files import OWN, data_segments, look, open_directory, open_file, xattrs_of
 from sandbox.changes.model import Change, Facts, Kind, Type
-from sandbox.changes.status import FIRST_MODE, SET_ID, Source, Status, identity, identity_of
-from sandbox.changes.takeup import UNLOCKED, Applied, file_format, keep, note_unlocked, remove, temporary_name
+from sandbox.changes.status import FIRST_MODE, SET_ID, Source, Status
+from sandbox.changes.takeup import UNLOCKED, Applied, file_format, note_unlocked, remove
 from sandbox.errors import describe_errno
-from sandbox.kernel.calls import RENAME_EXCHANGE, RENAME_NOREPLACE, rename_with
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import NoReturn
 
     from sandbox.changes.choose import Choices, Chosen
     from sandbox.changes.keep import Opened
 
 _CHUNK = 1 << 20
 _HANDLE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
-
-
-class _ChangedError(Exception):
-    """Somebody else changed the original in the very moment."""
 
 
 def apply(opened: Opened, chosen: Chosen, choices: Choices, on_change: Callable[[Change], object] | None = None) -> Applied:
@@ -77,7 +71,7 @@ class _Tree:
         self._choices = choices
         self._applied = applied
         self._on_change = on_change
-        self._temporary = temporary_name(run)
+        self._names = Names(run)
         self._unlocked: dict[str, int] = {}
         self._unfinished: list[tuple[Change, bool]] = []
         self._as_root = os.geteuid() == 0
@@ -100,14 +94,14 @@ class _Tree:
     def _each(self, change: Change, status: Status, act: Callable[[int, str, Change, Status], None]) -> None:
         directory, _, name = change.path.rpartition("/")
         try:
-            if name == self._temporary:
-                raise _ChangedError("a name that is ours")
+            if name == self._names.temporary:
+                raise ChangedError("a name that is ours")
             parent = self._open_parent(directory)
             try:
                 act(parent, name, change, status)
             finally:
                 os.close(parent)
-        except _ChangedError as error:
+        except ChangedError as error:
             self._applied.failed.append((change, str(error)))
         except OSError as error:
             self._applied.failed.append((change, describe_errno(error.errno or 0)))
@@ -139,11 +133,7 @@ class _Tree:
         if status.now.type is Type.DIRECTORY:
             os.rmdir(name, dir_fd=parent)
             return
-        rename_with(parent, name, parent, self._temporary, RENAME_NOREPLACE)
-        if self._is_expected(parent, self._temporary, status.now):
-            os.unlink(self._temporary, dir_fd=parent)
-            return
-        self._put_back(parent, name, None)
+        self._names.take_out(parent, name, status.now)
 
     def _make(self, parent: int, name: str, change: Change, status: Status) -> None:
         after = change.after
@@ -155,9 +145,9 @@ class _Tree:
             case Type.DIRECTORY if status.now is not None and status.now.type is Type.DIRECTORY and change.kind is not Kind.MODIFIED:
                 pass  # a killed `apply` has made it
             case Type.DIRECTORY:
-                self._put(parent, name, status, lambda temporary: os.mkdir(temporary, FIRST_MODE, dir_fd=parent))
+                self._names.put(parent, name, status.now, lambda temporary: os.mkdir(temporary, FIRST_MODE, dir_fd=parent))
             case Type.SYMLINK:
-                self._put(parent, name, status, lambda temporary: os.symlink(after.target, temporary, dir_fd=parent))
+                self._names.put(parent, name, status.now, lambda temporary: os.symlink(after.target, temporary, dir_fd=parent))
             case Type.FIFO:
                 self._make_fifo(parent, name, after, status)
             case Type.FILE:
@@ -180,11 +170,11 @@ class _Tree:
             if found is None or not stat.S_ISREG(found.st_mode) or not self._is_content(there, leaf, change, after):
                 self._write_file(parent, name, change, after, status)
                 return
-            self._put(
-                parent, name, status, lambda temporary: os.link(leaf, temporary, src_dir_fd=there, dst_dir_fd=parent, follow_symlinks=False)
+            self._names.put(
+                parent, name, status.now, lambda temporary: os.link(leaf, temporary, src_dir_fd=there, dst_dir_fd=parent, follow_symlinks=False)
             )
             if not os.path.samestat(found, os.stat(name, dir_fd=parent, follow_symlinks=False)):
-                raise _ChangedError("the file that it is a name of was changed at this moment")
+                raise ChangedError("the file that it is a name of was changed at this moment")
         finally:
             os.close(there)
 
@@ -206,54 +196,6 @@ class _Tree:
         finally:
             os.close(mine)
 
-    def _put(self, parent: int, name: str, status: Status, make: Callable[[str], None]) -> None:
-        """Make something under its name, or exchange it with what has that name."""
-        if status.now is None:
-            make(name)  # EEXIST where somebody was faster
-            return
-        make(self._temporary)
-        self._exchange(parent, name, status.now)
-
-    def _exchange(self, parent: int, name: str, expected: Facts) -> None:
-        """Put what was made in the place of what was there, which goes, if that is what was looked at."""
-        made = look(parent, self._temporary)
-        try:
-            rename_with(parent, self._temporary, parent, name, RENAME_EXCHANGE)
-        except OSError:
-            remove(parent, self._temporary)
-            raise
-        if self._is_expected(parent, self._temporary, expected):
-            try:
-                remove(parent, self._temporary)
-                return
-            except OSError as error:
-                if error.errno != errno.ENOTEMPTY:
-                    raise
-        self._put_back(parent, name, made)
-
-    def _put_back(self, parent: int, name: str, made: os.stat_result | None) -> NoReturn:
-        """Give somebody's file its name back; what has that name by now goes only if it is what we made."""
-        try:
-            rename_with(parent, self._temporary, parent, name, RENAME_NOREPLACE if made is None else RENAME_EXCHANGE)
-            came = look(parent, self._temporary)
-            if came is not None and made is not None and os.path.samestat(came, made):
-                remove(parent, self._temporary)
-        except OSError:
-            pass  # changed once more: what has the temporary name is kept
-        if look(parent, self._temporary) is not None:
-            raise _ChangedError(f"it was changed in the original at this moment, twice; one version of it is `{keep(parent, self._temporary)}`")
-        raise _ChangedError("it was changed in the original at this moment")
-
-    @staticmethod
-    def _is_expected(parent: int, name: str, expected: Facts) -> bool:
-        status = look(parent, name)
-        if status is None or stat.S_IFMT(status.st_mode) != file_format(expected.type):
-            return False
-        if expected.type is Type.DIRECTORY:
-            return status.st_ino == expected.inode
-        target = os.readlink(name, dir_fd=parent) if expected.type is Type.SYMLINK else ""
-        return identity_of(status, target) == identity(expected)
-
     # ---- files ---------------------------------------------------------------------------------------------
 
     def _write_file(self, parent: int, name: str, change: Change, after: Facts, status: Status) -> None:
@@ -265,8 +207,8 @@ class _Tree:
         try:
             found = os.fstat(source)
             if (found.st_ino, found.st_dev, found.st_size) != (after.inode, after.device, after.size):
-                raise _ChangedError("the run's file is not what was listed")
-            fd, named = self._create(parent)
+                raise ChangedError("the run's file is not what was listed")
+            fd, named = self._names.create(parent)
             try:
                 _copy(source, fd, after.size)
                 self._give(fd, parent, name, status)
@@ -274,35 +216,19 @@ class _Tree:
                 os.fchmod(fd, self._mode(after))
                 os.utime(fd, ns=(after.mtime_ns, after.mtime_ns))
                 if status.now is None:
-                    self._name(fd, named, parent, name)
+                    self._names.give(fd, named, parent, name)
                 else:
                     if not named:
-                        os.link(f"/proc/self/fd/{fd}", self._temporary, dst_dir_fd=parent, follow_symlinks=True)
-                    self._exchange(parent, name, status.now)
+                        os.link(f"/proc/self/fd/{fd}", self._names.temporary, dst_dir_fd=parent, follow_symlinks=True)
+                    self._names.exchange(parent, name, status.now)
             except BaseException:
                 if named:
-                    remove(parent, self._temporary)
+                    remove(parent, self._names.temporary)
                 raise
             finally:
                 os.close(fd)
         finally:
             os.close(source)
-
-    def _create(self, parent: int) -> tuple[int, bool]:
-        """Make a file without a name; where the file system has none, one under the temporary name, with no right until it is whole."""
-        try:
-            return os.open(".", os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=parent), False
-        except OSError as error:
-            if error.errno not in _NO_TMPFILE:
-                raise
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        return os.open(self._temporary, flags, 0, dir_fd=parent), True
-
-    def _name(self, fd: int, named: bool, parent: int, name: str) -> None:
-        if named:
-            rename_with(parent, self._temporary, parent, name, RENAME_NOREPLACE)
-        else:
-            os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=parent, follow_symlinks=True)
 
     def _alter(self, parent: int, name: str, change: Change, after: Facts, now: Facts) -> None:
         """Change mode, attributes or times in place, so that every other name of the file has them too."""
@@ -310,7 +236,7 @@ class _Tree:
         try:
             found = os.fstat(handle)
             if (found.st_ino, found.st_dev) != (now.inode, now.device) or stat.S_IFMT(found.st_mode) != file_format(now.type):
-                raise _ChangedError("it was changed in the original at this moment")
+                raise ChangedError("it was changed in the original at this moment")
             path = f"/proc/self/fd/{handle}"
             if "xattrs" in change.what:
                 self._alter_xattrs(path, change, after)
@@ -365,22 +291,22 @@ class _Tree:
 
     def _make_fifo(self, parent: int, name: str, after: Facts, status: Status) -> None:
         """Make one under the temporary name, for it has its mode only then."""
-        os.mkfifo(self._temporary, 0o600, dir_fd=parent)
+        os.mkfifo(self._names.temporary, 0o600, dir_fd=parent)
         try:
-            handle = os.open(self._temporary, _HANDLE, dir_fd=parent)
+            handle = os.open(self._names.temporary, _HANDLE, dir_fd=parent)
             try:
                 if not stat.S_ISFIFO(os.fstat(handle).st_mode):
-                    raise _ChangedError("it was changed in the original at this moment")
+                    raise ChangedError("it was changed in the original at this moment")
                 os.chmod(f"/proc/self/fd/{handle}", self._mode(after))
             finally:
                 os.close(handle)
             if status.now is None:
-                rename_with(parent, self._temporary, parent, name, RENAME_NOREPLACE)
+                self._names.move_in(parent, name)
         except BaseException:
-            remove(parent, self._temporary)
+            remove(parent, self._names.temporary)
             raise
         if status.now is not None:
-            self._exchange(parent, name, status.now)
+            self._names.exchange(parent, name, status.now)
 
     # ---- directories ---------------------------------------------------------------------------------------
 
@@ -441,7 +367,7 @@ def _copy(source: int, target: int, size: int) -> None:
         while at < end:
             data = os.pread(source, min(_CHUNK, end - at), at)
             if not data:
-                raise _ChangedError("the run's file is not what was listed")
+                raise ChangedError("the run's file is not what was listed")
             at += os.pwrite(target, data, at)
 
 

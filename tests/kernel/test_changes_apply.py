@@ -14,7 +14,7 @@ import pytest
 
 from sandbox.api.changes import ApplyError, ConflictError, RunChanges, discard_word, find_kept, kept_runs
 from sandbox.changes import apply as apply_module
-from sandbox.changes import takeup
+from sandbox.changes import exchange, takeup
 from sandbox.changes.autorun import why_autorun
 from sandbox.changes.model import Change, Facts, Kind, Type
 from sandbox.changes.status import Source, Standing, stand
@@ -355,8 +355,8 @@ def _apply_in_child(run: RunChanges, step: int, *, after: bool, special: bool = 
             return act
 
         try:
-            for module, name in ((apply_module, "rename_with"), (apply_module, "remove"), (takeup, "remove")):
-                setattr(module, name, stepped(getattr(module, name)))
+            for module, called in ((exchange, "rename_with"), (exchange, "remove"), (apply_module, "remove"), (takeup, "remove")):
+                setattr(module, called, stepped(getattr(module, called)))
             for name in ("link", "unlink", "rmdir", "mkdir", "symlink", "fchmod", "chmod", "utime"):
                 setattr(os, name, stepped(getattr(os, name)))
             run.apply(keep=True, special=special)

@@ -17,8 +17,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.api.changes import ConflictError, RunChanges, find_kept, open_shelf
-from sandbox.changes import apply as apply_module
-from sandbox.changes import files
+from sandbox.changes import exchange, files
 from sandbox.changes.keep import finish_changes
 from sandbox.changes.model import Record
 from sandbox.changes.remove import remove_tree
@@ -249,21 +248,21 @@ def test_control_without_the_exchange_a_racing_edit_is_lost(place: Path, monkeyp
     record = leave(place, Hostile(name="", tries="", after=after))
     assert record is not None
     run = find_kept(record.run)
-    real = apply_module.rename_with
+    real = exchange.rename_with
 
     def edited_first(source: int, old: str, target: int, new: str, flags: int) -> None:
-        monkeypatch.setattr(apply_module, "rename_with", real)
+        monkeypatch.setattr(exchange, "rename_with", real)
         (place / "tree/a").write_text("mine, just now\n")
         real(source, old, target, new, flags)
 
-    monkeypatch.setattr(apply_module, "rename_with", edited_first)
+    monkeypatch.setattr(exchange, "rename_with", edited_first)
     with pytest.raises(SandboxError) as caught:
         run.apply(keep=True)
     assert "at this moment" in str(caught.value)
     assert (place / "tree/a").read_text() == "mine, just now\n" and sorted(os.listdir(place / "tree")) == ["a", "sub"]
 
-    monkeypatch.setattr(apply_module._Tree, "_is_expected", staticmethod(lambda *args: True))
-    monkeypatch.setattr(apply_module, "rename_with", edited_first)
+    monkeypatch.setattr(exchange.Names, "_is_expected", staticmethod(lambda *args: True))
+    monkeypatch.setattr(exchange, "rename_with", edited_first)
     run.apply(force=True, keep=True)
     assert (place / "tree/a").read_text() == "theirs\n"
 

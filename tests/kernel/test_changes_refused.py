@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.api.changes import ApplyError, ConflictError, RunChanges, find_kept, kept_runs
-from sandbox.changes import apply as apply_module
+from sandbox.changes import exchange
 from sandbox.cli.changes import changes as changes_verb
 from sandbox.cli.main import error_text
 from sandbox.errors import PolicyError
@@ -173,7 +173,7 @@ def test_no_version_is_lost_of_a_file_that_is_saved_twice_while_it_is_applied(
 ) -> None:
     """Saved once before the exchange and once after it: what comes back by the second exchange is the later version, not ours to remove."""
     run = left(tree, lambda top: (top / "a").write_text("theirs\n") if kind == "written" else (top / "a").unlink())
-    rename = apply_module.rename_with
+    rename = exchange.rename_with
     calls = 0
 
     def save(text: str) -> None:
@@ -191,7 +191,7 @@ def test_no_version_is_lost_of_a_file_that_is_saved_twice_while_it_is_applied(
             (tree / "a").unlink(missing_ok=True)
         rename(*words)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(apply_module, "rename_with", raced)
+    monkeypatch.setattr(exchange, "rename_with", raced)
     with pytest.raises(ApplyError) as caught:
         run.apply()
     found = {path.name: path.read_text() for path in tree.iterdir() if path.is_file()}
