@@ -11,14 +11,15 @@ import os
 import select
 import time
 
-from sandbox.cgroup.none import parse_stat, process_cpu_ns, read_stat
-from sandbox.errors import InternalError, ProtocolError, SandboxError, SetupError
-from sandbox.kernel.calls import pidfd_getfd, pidfd_send_signal, set_slice
+from sandbox.cgroup.none import process_cpu_ns
+from sandbox.errors import InternalError, SandboxError, SetupError
+from sandbox.kernel.calls import pidfd_send_signal, set_slice
 from sandbox.launch.shield import Shield
 from sandbox.plan import fds
 from sandbox.plan.codec import Kind, Record
 from sandbox.result import Verdict
 from sandbox.supervise.deadlines import PATIENCE_NS, SETUP_NS, Deadlines, count_processors, earliest
+from sandbox.supervise.handover import fetch_descriptors, open_init
 from sandbox.supervise.instructions import Instructions
 from sandbox.supervise.loop import Loop
 from sandbox.supervise.pausing import Pausing, StopWatch
@@ -325,8 +326,11 @@ class Monitor:
                 self._failure = self._failure or self._watched.explain(record.row, record.a)
             case Kind.STARTED:
                 self._init_pid = record.pid
-                if not self._adopt(record.pid):
+                self._init_pidfd, stat = open_init(self._watched, record.pid, self._launched.pid)
+                if self._init_pidfd < 0:
                     return  # it failed and was reaped already; its own record comes next and says why
+                if self._watched.adopted is not None:
+                    self._watched.adopted(record.pid, stat)
                 if self._doomed:
                     self.kill(None)
                     return
@@ -356,32 +360,9 @@ class Monitor:
         if self._sampling is not None:
             self._sampling.finish(at_ns)
 
-    def _adopt(self, pid: int) -> bool:
-        """Open init's pidfd; False when that process is gone, even if its number is somebody else's by now: only the janitor or server has init as a child."""
-        arrived = self._watched.arrived
-        try:
-            content = b""
-            if arrived is not None:
-                self._init_pidfd, content = arrived.take_init()
-            if not content:
-                if self._init_pidfd < 0:
-                    self._init_pidfd = os.pidfd_open(pid)
-                content = read_stat(pid)
-            stat = parse_stat(content)
-        except (ProcessLookupError, FileNotFoundError):
-            stat = None
-        if stat is not None and stat.parent == (self._watched.parent or self._launched.pid):
-            if self._watched.adopted is not None:
-                self._watched.adopted(pid, content)
-            return True
-        if self._init_pidfd >= 0:
-            os.close(self._init_pidfd)
-            self._init_pidfd = -1
-        return False
-
     def _on_ready(self, record: Record) -> None:
         try:
-            self._fetch(record)
+            fetch_descriptors(self._watched, self.collected, record)
         except ProcessLookupError:
             if self._watched.hold is not None:
                 raise
@@ -395,47 +376,6 @@ class Monitor:
             self._watched.hold(self)
         else:
             self.begin(self._watched.go)
-
-    def _fetch(self, record: Record) -> None:
-        """Take the descriptors that the payload has for us: the listener, a terminal's master."""
-        arrived = self._watched.arrived
-        listener = arrived.take_listener() if arrived is not None else -1
-        if listener >= 0:
-            assert self._watched.listen is not None and self._watched.terminal is None
-            self.collected.listener = self._watched.listen(listener)
-            assert arrived is not None
-            live = arrived.take_live()
-            if live >= 0 and self._watched.machine is not None:
-                self._watched.machine.take(live)
-            elif live >= 0:
-                os.close(live)
-            return
-        pidfd = os.pidfd_open(record.pid)
-        try:
-            if record.a >= 0:
-                if self._watched.listen is None:
-                    raise ProtocolError("a listener that nobody asked for")
-                self.collected.listener = self._watched.listen(pidfd_getfd(pidfd, record.a))
-            if record.row and self._watched.machine is not None:
-                self._take_live(pidfd, record.row)
-            if record.b >= 0 and self._watched.terminal is not None:
-                self._watched.pumps += self._watched.terminal(pidfd_getfd(pidfd, record.b))
-        except PermissionError as error:
-            raise SetupError(
-                "fetch the audit's descriptor with pidfd_getfd", error.errno or errno.EPERM, step="audit",
-                hint="kernel.yama.ptrace_scope 3 forbids it: `sysctl kernel.yama.ptrace_scope=1`",
-            ) from None  # fmt: skip
-        finally:
-            os.close(pidfd)
-
-    def _take_live(self, pidfd: int, number: int) -> None:
-        """Take the tmpfs of live files. A fork of an interpreter has closed it, for it will not be closed by an execve: its files stay as they are."""
-        assert self._watched.machine is not None
-        try:
-            self._watched.machine.take(pidfd_getfd(pidfd, number))
-        except OSError as error:
-            if error.errno != errno.EBADF:
-                raise
 
     def run_ahead(self) -> None:
         """Let a payload that is held be executed all the same: what it executes does not count before `begin`."""
