@@ -102,7 +102,8 @@ def run(
         TypeError: `argv` is one text, or something else has a wrong type.
     """
     from sandbox.api.call import Changes, Settings, execute_call, open_sink, prepare_call, read_stdin
-    from sandbox.api.execute import Hooks, Streams
+    from sandbox.api.execute import Hooks
+    from sandbox.api.streams import Streams
 
     settings = Settings(
         profile=profile, policy=policy, cwd=cwd, audit=audit, require_cgroup=require_cgroup, executor=executor, image=image, entrypoint=entrypoint,

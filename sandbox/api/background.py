@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from sandbox.api import workers
 from sandbox.api.call import Call, execute_call
-from sandbox.api.execute import Hooks, Streams
+from sandbox.api.execute import Hooks
+from sandbox.api.streams import Streams
 from sandbox.errors import SandboxError
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from sandbox.api.execute import Hooks, Streams, execute
+from sandbox.api.execute import Hooks, execute
 from sandbox.api.prepare import Command, Prepared, check_log_place, load_command_profile, open_backend, prepare
+from sandbox.api.streams import Streams
 from sandbox.audit.events import escape_untrusted
 from sandbox.errors import PolicyError
 from sandbox.policy.profile_load import override_profile

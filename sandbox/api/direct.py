@@ -11,7 +11,7 @@ import struct
 import termios
 from typing import TYPE_CHECKING
 
-from sandbox.api.execute import Streams
+from sandbox.api.streams import Streams
 from sandbox.supervise.pump import Pump
 
 if TYPE_CHECKING:

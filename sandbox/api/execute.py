@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 
-from sandbox.api.registered import Registered
-from sandbox.api.start import Start, StartGoneError, cgroup_directories
+from sandbox.api.spawned import Spawned
+from sandbox.api.start import StartGoneError
+from sandbox.api.streams import Streams
 from sandbox.errors import SetupError, describe_errno
 from sandbox.launch.shield import SIGNALS
-from sandbox.launch.spawn import Launched, spawn
+from sandbox.launch.spawn import Launched
 from sandbox.record import dataclass, field
 from sandbox.supervise.pump import Pump
 
@@ -22,14 +23,9 @@ if TYPE_CHECKING:
 
     from sandbox.api.finish import Finished
     from sandbox.api.prepare import Prepared
-    from sandbox.api.sealed import SealedInput
-    from sandbox.api.start import Launcher
+    from sandbox.api.start import Launcher, Start
     from sandbox.audit.sinks import Sink
     from sandbox.cgroup.model import CgroupRun
-    from sandbox.launch.idmap import HostId
-    from sandbox.plan.build import Request
-    from sandbox.plan.codec import Table
-    from sandbox.plan.steps import Plan
     from sandbox.supervise.machine_view import MachineState
     from sandbox.supervise.monitor import Monitor
     from sandbox.supervise.notify import NotifyListener
@@ -48,24 +44,6 @@ def _null_sink() -> Sink:
     from sandbox.audit.sinks import NullSink
 
     return NullSink()
-
-
-@dataclass(slots=True, kw_only=True)
-class Streams:
-    """Where the standard streams of one run go.
-
-    `stdin` is bytes, a descriptor (borrowed), a file to be made for the run, or None for an empty one. `stdout` and `stderr` are descriptors (borrowed)
-    or None to capture.
-    With `terminal` the payload has a pty of its own between the descriptors `stdin` and `stdout`; `terminal` is told its master (borrowed) before
-    anything moves. `made` makes the payload's ends and the pumps of ours instead, for a run whose streams are known only later; `pipe` makes one pipe.
-    """
-
-    stdin: bytes | int | SealedInput | None = None
-    stdout: int | None = None
-    stderr: int | None = None
-    terminal: Callable[[int], None] | None = None
-    made: Callable[[], tuple[tuple[int, int, int], list[Pump]]] | None = None
-    pipe: Callable[[], tuple[int, int]] | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -290,214 +268,4 @@ def _import_the_end() -> None:
     from sandbox.api import finish  # noqa: F401
 
 
-class Spawned(Start):
-    """A run that this process starts itself, with a janitor."""
-
-    def __init__(self, prepared: Prepared, held: bool = False) -> None:
-        self.held = held
-        if prepared.backend is not None and not prepared.backend.ready:
-            from sandbox.api.prepare import open_backend
-
-            prepared = open_backend(prepared.whole())
-        self.prepared = prepared
-        self.entry = self._entry = Registered(prepared)
-        self._host_id: HostId | None = None
-        self._janitor = 0
-        self._maps: list[int] = []
-        self._locks: list[int] = []
-        if prepared.opened is not None:
-            self._locks, self.notes = prepared.opened.locks, tuple(prepared.opened.notes)
-        try:
-            if prepared.as_root:
-                from sandbox.launch.idmap import claim_host_id
-
-                self._host_id = claim_host_id()
-                if prepared.keeping is not None and prepared.keeping.path:
-                    from sandbox.api.keeping import give_to
-
-                    give_to(prepared.keeping.path, prepared.keeping, prepared.run_id, self._host_id.number)
-                if prepared.opened is not None:
-                    from sandbox.api.volumes import open_maps
-
-                    self._maps = open_maps(prepared.opened, self._host_id.number)
-                for owner in prepared.owners:
-                    from sandbox.launch.idmap import make_namespace
-
-                    self._maps.append(make_namespace(owner, self._host_id.number))
-            if prepared.backend is not None:
-                self.cgroup = prepared.backend.reserve(prepared.run_id, prepared.cgroup_limits)
-                self.cgroup.clear_way()
-        except BaseException:
-            self.close()
-            raise
-        self.needs_word = prepared.external_map or self.cgroup is not None
-
-    def begin(self, launched: Launched, pumps: list[Pump], streams: Streams) -> tuple[Plan, Table]:
-        """See `Start.begin`."""
-        prepared, cgroup, entry = self.prepared, self.cgroup, self._entry
-        directories = cgroup_directories(cgroup)
-        listed = entry.reserve()
-        if listed:
-            directories += (entry.directory,)
-        if prepared.keeping is not None and prepared.keeping.lock >= 0:
-            directories += (prepared.keeping.lock,)  # held until the janitor has seen everything dead
-        directories += (*self._locks, *self._maps)
-        outside_id = self._host_id.number if self._host_id is not None else -1
-        plan, table = _find_table(prepared, outside_id, cgroup, entry.names if listed else ())
-        children = open_children(pumps, streams, self._host_id)
-        try:
-            spawn(launched, table, stdio=children, extra=directories, executor=prepared.command.executor, anchor=prepared.anchor)
-        finally:
-            close_children(children, pumps)
-        self._janitor = launched.pid
-        if not self.held:
-            entry.open(launched.pid)
-        return plan, table
-
-    def register(self, asked: Prepared) -> None:
-        """See `Start.register`."""
-        self._entry.describe(asked)
-        self._entry.open(self._janitor)
-
-    def started(self, pid: int) -> None:
-        """See `Start.started`."""
-        if self.cgroup is not None:
-            self.cgroup.make()
-        write_id_maps(self.prepared, pid, self._host_id)
-
-    def close(self) -> None:
-        """See `Start.close`."""
-        cgroup, self.cgroup = self.cgroup, None
-        host_id, self._host_id = self._host_id, None
-        try:
-            if cgroup is not None:
-                try:
-                    cgroup.remove()
-                finally:
-                    cgroup.close()
-        finally:
-            while self._maps:
-                os.close(self._maps.pop())
-            if host_id is not None:
-                host_id.close()
-            self._entry.close()  # last: whoever waits for the end of the run is told by it
-
-
-def open_children(pumps: list[Pump], streams: Streams, host_id: HostId | None) -> tuple[int, int, int]:
-    """Open the streams of a run and add ours to `pumps`; return the payload's ends, for `close_children` once they are passed on."""
-    children, made = _open_streams(streams)
-    pumps += made
-    if host_id is not None and streams.terminal is None:
-        try:
-            # Pipes belong to who made them; `echo >/dev/stderr` opens one anew, which only its owner may.
-            for fd in children:
-                os.fchown(fd, host_id.number, host_id.number)
-        except BaseException:
-            close_children(children, pumps)
-            raise
-    return children
-
-
-def close_children(children: tuple[int, ...], pumps: list[Pump]) -> None:
-    """Close the payload's ends, but for those that a pump keeps."""
-    kept = {pump.writer for pump in pumps}
-    for fd in children:
-        if fd not in kept:
-            os.close(fd)
-
-
-def _find_table(prepared: Prepared, outside_id: int, cgroup: CgroupRun | None, entries: tuple[str, ...]) -> tuple[Plan, Table]:
-    found = prepared.find_table(cgroup, entries)
-    if found is not None:
-        return found
-    from sandbox.api.prepare import build_request, inner_argv, uptime_s
-    from sandbox.api.tables import build_table, generalize, name_run
-    from sandbox.record import replace
-
-    whole = prepared.whole()
-
-    def request() -> Request:
-        return build_request(whole, outside_id=outside_id, cgroup=cgroup, entries=entries)
-
-    kept = whole.kept
-    if kept is None:
-        return _make_table(request(), whole.run_id)
-    # A root run's id is in no table: the maps are written from outside.
-    variant = ("spawned", bool(entries), uptime_s(whole))
-    made = kept.find(variant, lambda: build_table(generalize(request(), whole.run_id)))
-    data = kept.fill(variant, made, whole.command.files, inner_argv(whole), whole.environment)
-    return made[0], replace(made[1], data=name_run(data, whole.run_id))
-
-
-def _make_table(request: Request, run_id: str) -> tuple[Plan, Table]:
-    from sandbox.api.tables import make_table
-
-    return make_table(request, run_id)
-
-
-def _open_streams(streams: Streams) -> tuple[tuple[int, int, int], list[Pump]]:
-    """Make the payload's ends (for the child, to be closed after the spawn) and the pumps of ours.
-
-    Pipes always, never the caller's own files: through /proc/self/fd a same-uid payload could reopen those for writing.
-    """
-    if streams.made is not None:
-        return streams.made()
-    if streams.terminal is not None:
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        return (null, os.dup(null), os.dup(null)), []
-    made: list[int] = []
-    try:
-        pairs = []
-        given = streams.stdin
-        piped = given is None or isinstance(given, (bytes, int))
-        for _ in range(3 if piped else 2):
-            pairs.append(os.pipe2(os.O_CLOEXEC) if streams.pipe is None else streams.pipe())
-            made += pairs[-1]
-        (stdout_r, stdout_w), (stderr_r, stderr_w) = pairs[-2:]
-        if given is None or isinstance(given, (bytes, int)):
-            stdin_r, stdin_w = pairs[0]
-            made.remove(stdin_w)  # its pump's, which may close it at once: interrupted then, we would close another's
-            if isinstance(given, int):
-                feed = Pump(given, stdin_w, close_source=False, close_destination=True)
-            else:
-                feed = Pump(-1, stdin_w, data=given or b"", close_destination=True)
-        else:
-            stdin_r = given.open()
-            made.append(stdin_r)
-            feed = Pump(-1, -1)  # nothing to move
-        out = _make_output(stdout_r, stdout_w, streams.stdout)
-        err = _make_output(stderr_r, stderr_w, streams.stderr)
-    except BaseException:
-        for fd in made:
-            os.close(fd)
-        raise
-    return (stdin_r, stdout_w, stderr_w), [feed, out, err]
-
-
-def _make_output(source: int, writer: int, destination: int | None) -> Pump:
-    """Return the pump of an output. Where somebody reads along, the payload's closing of it is passed on."""
-    if destination is None:
-        return Pump(source, -1, count=True, writer=writer)
-    return Pump(source, destination, count=True)
-
-
-def write_id_maps(prepared: Prepared, pid: int, host_id: HostId | None) -> None:
-    """Write the maps that the user namespace of a process cannot write itself: root's, and a range."""
-    if not prepared.external_map:
-        return
-    from sandbox.launch.idmap import write_maps, write_range_maps
-
-    profile = prepared.profile
-    if host_id is not None:
-        write_maps(pid, inside_uid=profile.uid, inside_gid=profile.gid, outside=host_id.number)
-    else:
-        import pwd
-
-        from sandbox.api.prepare import map_centre
-
-        user = pwd.getpwuid(prepared.host.uid).pw_name
-        inside = map_centre(profile)
-        write_range_maps(pid, inside_uid=inside[0], inside_gid=inside[1], uid=prepared.host.uid, gid=prepared.host.gid, user=user)
-
-
-__all__ = ["Hooks", "Spawned", "Streams", "close_children", "execute", "execute_once", "open_children", "write_id_maps"]
+__all__ = ["Hooks", "Streams", "execute", "execute_once"]

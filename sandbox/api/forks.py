@@ -8,8 +8,8 @@ from functools import partial
 
 from sandbox.abi.arch import Arch
 from sandbox.api.finish import explain_failure
-from sandbox.api.prepare import build_request
 from sandbox.api.python import token, zygote_text
+from sandbox.api.requesting import build_request
 from sandbox.api.resident import House, Residents, Served
 from sandbox.launch.spawn import sealed_memory
 from sandbox.launch.zygote import Zygote, serving_function

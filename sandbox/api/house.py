@@ -6,10 +6,11 @@ import os
 import threading
 import time
 
-from sandbox.api import execute as executing
 from sandbox.api.finish import explain_failure
-from sandbox.api.prepare import build_request, new_run_id
+from sandbox.api.prepare import new_run_id
+from sandbox.api.requesting import build_request
 from sandbox.api.slots import Slot, cgroup_names, entry_files, same_place
+from sandbox.api.spawned import write_id_maps
 from sandbox.errors import SandboxError, SetupError, describe_errno
 from sandbox.launch.idmap import claim_host_id
 from sandbox.launch.resident import Server
@@ -106,7 +107,7 @@ class House:
         needs_maps = template and prepared.external_map
 
         def started(pid: int) -> None:
-            executing.write_id_maps(prepared, pid, host_id)
+            write_id_maps(prepared, pid, host_id)
 
         def explain(row: int, error: int) -> SandboxError:
             return explain_failure(plan, table, row, error)

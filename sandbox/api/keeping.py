@@ -27,9 +27,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from sandbox.api.execute import Hooks, Streams
+    from sandbox.api.execute import Hooks
     from sandbox.api.finish import Finished
     from sandbox.api.prepare import Prepared
+    from sandbox.api.streams import Streams
     from sandbox.images.model import Image
     from sandbox.supervise.monitor import Monitor
 

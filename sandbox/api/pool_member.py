@@ -13,9 +13,10 @@ import time
 from sandbox.abi import uapi
 from sandbox.api.background import BackgroundRun
 from sandbox.api.call import Call, with_files
-from sandbox.api.execute import Hooks, Streams, execute
+from sandbox.api.execute import Hooks, execute
 from sandbox.api.prepare import new_run_id
 from sandbox.api.python import Answer
+from sandbox.api.streams import Streams
 from sandbox.audit.events import escape_untrusted
 from sandbox.audit.sinks import NullSink
 from sandbox.cgroup.none import process_cpu_ns

@@ -25,11 +25,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
 
-    from sandbox.api.execute import Streams
     from sandbox.api.pool import PoolStats
     from sandbox.api.prepare import Prepared
     from sandbox.api.python import Python
     from sandbox.api.start import Launcher
+    from sandbox.api.streams import Streams
     from sandbox.audit.sinks import Sink
     from sandbox.policy.profile import Limits
 

@@ -9,24 +9,22 @@ import os
 import time
 
 from sandbox.abi.arch import Arch
+from sandbox.api.enforcing import describe_view, describe_walls, is_refused
 from sandbox.api.limits import Chosen, Scheduling, choose_limits
 from sandbox.api.recall import recall_filter, recall_policy, recall_profile, recall_without_emulation
-from sandbox.api.start import cgroup_directories
+from sandbox.api.requesting import uses_reference
 from sandbox.cgroup.find import explain_backend, find_backend
 from sandbox.errors import PolicyError, SetupError, UnsupportedError
 from sandbox.kernel import calls
 from sandbox.kernel.probe import probe_host
-from sandbox.plan.build import Request
 from sandbox.plan.root import Bind, Overlay, RootSpec
 from sandbox.policy.emulation import emulates
-from sandbox.policy.model import EMULATED, PERMITTING
-from sandbox.policy.profile import IdMode, LandlockMode, Limits, MachineView, Profile
+from sandbox.policy.model import EMULATED
+from sandbox.policy.profile import IdMode, Limits, MachineView, Profile
 from sandbox.record import dataclass, field, replace
-from sandbox.registry.entry import SOCKET
 from sandbox.registry.place import list_hidden
 from sandbox.result import Enforcement
 from sandbox.rootfs.host import build_root_spec
-from sandbox.seccomp.initfilter import build_init_filter
 from sandbox.store import hidden_paths
 
 TYPE_CHECKING = False
@@ -44,7 +42,6 @@ if TYPE_CHECKING:
     from sandbox.plan.root import VolumeUse
     from sandbox.plan.steps import Plan
     from sandbox.policy.model import SyscallPolicy
-    from sandbox.rootfs.image import Layered
     from sandbox.rootfs.machine_view import Machine
     from sandbox.seccomp.filter import Filter
     from sandbox.volumes.opening import Opened
@@ -161,10 +158,10 @@ def prepare(command: Command) -> Prepared:
     else:
         from sandbox.rootfs.machine_view import see_machine
 
-        if not _is_refused(policy, "userfaultfd") or calls.ask_kernel("write-memory") != 1:
+        if not is_refused(policy, "userfaultfd") or calls.ask_kernel("write-memory") != 1:
             # With that call a program could hold up who writes to its memory for as long as it likes.
             policy = recall_without_emulation(policy)
-        rooted = all(_is_refused(policy, name) for name in ("chroot", "fchroot", "pivot_root"))
+        rooted = all(is_refused(policy, name) for name in ("chroot", "fchroot", "pivot_root"))
         machine = see_machine(profile, time_namespace=host.time_namespace, rooted=rooted, calls=_emulated_calls(policy, arch))
     compiled = recall_filter(policy, arch, notify=command.audit)
     keeping = None
@@ -219,7 +216,7 @@ def prepare(command: Command) -> Prepared:
         root=root,
         environment=tuple(sorted(environment.items())),
         **_limit_fields(chosen),
-        enforced=(*_walls(profile, policy, compiled, host, command.audit, layered), *_shown(machine, policy, host, command), *chosen.enforced),
+        enforced=(*describe_walls(profile, policy, compiled, host, command.audit, layered), *describe_view(machine, policy, host, command), *chosen.enforced),
         notes=(*root.notes, *chosen.notes),
         oom_protected=_is_oom_protected(),
         image=image,
@@ -289,103 +286,12 @@ def _limit_fields(chosen: Chosen) -> dict[str, Any]:
     }
 
 
-def build_request(prepared: Prepared, *, outside_id: int, cgroup: CgroupRun | None, entries: tuple[str, ...] = ()) -> Request:
-    """Put a prepared launch and the run's own numbers into the plan's terms.
-
-    Args:
-        prepared: what to run.
-        outside_id: the host id of a root run; ignored otherwise.
-        cgroup: the run's cgroup, reserved.
-        entries: the files of the run's entry, in the directory whose descriptor comes after those of `cgroup_directories`.
-    """
-    index = {fd: number for number, fd in enumerate(cgroup_directories(cgroup))}
-    names = [*sorted({use.name for use in prepared.root.volumes}), *(f":{owner}" for owner in prepared.owners)]
-    locks = len(index) + bool(entries)  # of what a copy-on-write run changes, then of volumes; the janitor only holds them
-    maps = locks + bool(prepared.keeping is not None and prepared.keeping.path) + len({use.name for use in prepared.root.volumes})
-
-    def indexed(files: tuple[tuple[int, str], ...]) -> tuple[tuple[int, str], ...]:
-        return tuple((index[fd], path) for fd, path in files)
-
-    return Request(
-        profile=prepared.profile,
-        host=prepared.host,
-        root=prepared.root,
-        argv=inner_argv(prepared),
-        environment=prepared.environment,
-        outside_uid=outside_id if prepared.as_root else prepared.host.uid,
-        outside_gid=outside_id if prepared.as_root else prepared.host.gid,
-        filter_bpf=prepared.filter.bpf,
-        init_filter_bpf=build_init_filter(prepared.arch, reference=uses_reference(prepared.command.executor)),
-        audit=prepared.filter.notify,
-        external_map=prepared.external_map,
-        map_range=prepared.profile.ids is IdMode.RANGE,
-        ranges=_find_ranges(prepared),
-        directories=maps + (len(names) if prepared.as_root else 0),
-        joins=indexed(cgroup.joins) if cgroup is not None else (),
-        removals=indexed(cgroup.removals) if cgroup is not None else (),
-        thaws=indexed(cgroup.thaws) if cgroup is not None else (),
-        entries=tuple((len(index), name) for name in entries),
-        held=tuple(range(locks, maps)),
-        maps=tuple((name, maps + number) for number, name in enumerate(names)) if prepared.as_root else (),
-        rlimits=prepared.rlimits,
-        scheduler=prepared.scheduling.policy,
-        base_nice=prepared.scheduling.base_nice,
-        nice=prepared.scheduling.nice,
-        io_priority=prepared.scheduling.io_priority,
-        affinity=prepared.scheduling.affinity,
-        interactive=prepared.command.interactive,
-        oom_protected=prepared.oom_protected,
-        uptime_s=uptime_s(prepared),
-    )
-
-
-def _find_ranges(prepared: Prepared) -> Any:
-    """Return what ids a range maps; the maps themselves refuse where there is none."""
-    if prepared.profile.ids is not IdMode.RANGE:
-        return (), ()
-    from sandbox.launch.idmap import inner_extents
-
-    return inner_extents(prepared.host.uid, *map_centre(prepared.profile))
-
-
-def map_centre(profile: Profile) -> tuple[int, int]:
-    """Return the uid and gid inside that are the caller outside: of an image, root, whoever the program is, for so its layers were unpacked."""
-    return (0, 0) if profile.image and profile.ids is IdMode.RANGE else (profile.uid, profile.gid)
-
-
-def uptime_s(prepared: Prepared) -> int:
-    """Return the host's uptime in seconds at which the payload's clocks begin; 0 where they are the host's."""
-    if prepared.profile.time_namespace:
-        return int(time.clock_gettime(time.CLOCK_MONOTONIC))
-    return prepared.machine.origin_s if prepared.machine is not None else 0
-
-
 def _is_oom_protected() -> bool:
     try:
         with open("/proc/self/oom_score_adj", "rb", buffering=0) as file:
             return int(file.read()) < 0
     except (OSError, ValueError):
         return False
-
-
-def inner_argv(prepared: Prepared) -> tuple[str, ...]:
-    """The payload's argv; a relative command of a directory that is not shared gets the path that it has inside."""
-    first, *rest = prepared.command.argv
-    if "/" in first and not first.startswith("/") and prepared.root.workdir != prepared.command.cwd:
-        return (prepared.root.argv0, *rest)
-    return prepared.command.argv
-
-
-def dry_plan(prepared: Prepared) -> Plan:
-    """Build the plan as a run would, with placeholders for what only a run has."""
-    from sandbox.plan.build import build_plan
-
-    run = None if prepared.backend is None else prepared.backend.reserve(prepared.run_id, prepared.cgroup_limits)
-    try:
-        return build_plan(build_request(prepared, outside_id=0x70000000, cgroup=run, entries=(f"RUN{SOCKET}", "RUN")))
-    finally:
-        if run is not None:
-            run.close()
 
 
 def load_command_profile(profile: str | Profile) -> Profile:
@@ -409,81 +315,9 @@ def check_log_place(prepared: Prepared, path: str) -> None:
             )
 
 
-def uses_reference(executor: str) -> bool:
-    """Whether the Python executor will run, whose init needs a wider filter."""
-    from sandbox.launch.spawn import executor_command
-
-    return len(executor_command(executor)) > 1
-
-
-def _describe_root(layered: Layered | None) -> tuple[str, str]:
-    """Return what a run's root is, in a few words, and in which way it is less than was asked for."""
-    if layered is None:
-        return "tmpfs root", ""
-    layers = len(layered.root.lowers)
-    how = "one read-only tree" if layered.flat else f"overlay of {layers} layer{'s' * (layers != 1)}, changes on a tmpfs"
-    return f"{layered.root.why}, {how}", layered.weaker
-
-
-def _walls(
-    profile: Profile, policy: SyscallPolicy, compiled: Filter, host: HostFeatures, audit: bool, layered: Layered | None
-) -> tuple[Enforcement, ...]:  # fmt: skip
-    root, weaker = _describe_root(layered)
-    entries = [
-        Enforcement(what="namespaces", how="user mount pid net ipc uts cgroup" + (" time" if profile.time_namespace else "")),
-        Enforcement(
-            what="root filesystem",
-            weaker=weaker,
-            how=root + ", " + ("pivot_root" if host.root_pivotable else "move-mount and chroot") + ", mounts locked",
-        ),
-        Enforcement(what="system calls", how=f"seccomp filter `{policy.name}`, {compiled.instructions} instructions"),
-        Enforcement(
-            what="capabilities",
-            how="seven of a namespace of its own ids, no_new_privs"
-            if profile.image and profile.ids is IdMode.RANGE and profile.uid == 0
-            else "five empty sets, securebits locked, no_new_privs",
-        ),
-    ]
-    if profile.landlock is not LandlockMode.OFF:
-        missing = "Landlock is absent on this kernel" if host.landlock_abi == 0 else ""
-        entries.append(
-            Enforcement(what="paths", how=f"mounts, Landlock ABI {host.landlock_abi}" if not missing else "mounts", weaker=missing)
-        )
-    if not audit:
-        entries.append(Enforcement(what="audit", how="off", weaker="denied calls are refused in the kernel and not recorded"))
-    return tuple(entries)
-
-
-def _shown(machine: Machine | None, policy: SyscallPolicy, host: HostFeatures, command: Command) -> tuple[Enforcement, ...]:
-    """Say what a machine view shows, and what goes on to tell of the host."""
-    if machine is None:
-        return ()
-    weaker = []
-    if not command.audit:
-        weaker.append("without a listener sysinfo and sched_getaffinity tell of the host")
-    elif host_calls := [name for name in EMULATED if not emulates(policy, name) and not _is_refused(policy, name)]:
-        why = f"policy `{policy.name}` allows " + ("them" if _is_refused(policy, "userfaultfd") else "userfaultfd")
-        if calls.ask_kernel("write-memory") != 1:
-            why = "process_vm_writev is refused here"
-        weaker.append(f"{' and '.join(host_calls)} tell of the host: {why}")
-    if machine.files and not host.time_namespace:
-        weaker.append("this kernel has no time namespaces: the uptime is the host's")
-    where = "/sys, /proc" if machine.files else "/sys"
-    answered = [name for name in EMULATED if command.audit and emulates(policy, name)]
-    size = f"{len(machine.processors)} processors, {machine.memory_bytes >> 20} MiB"
-    text = f"{'live' if machine.live else 'static'}: {size} in {', '.join([where, *answered])}"
-    return (Enforcement(what="machine view", how=text, weaker="; ".join(weaker)),)
-
-
 def _emulated_calls(policy: SyscallPolicy, arch: Arch) -> tuple[tuple[int, str, bool], ...]:
     """Return number and name of the calls that the supervisor answers, and whether it answers all of them."""
     from sandbox.abi.tables import syscall_number
 
     pairs = ((syscall_number(arch, name), name) for name in EMULATED)
     return tuple((number, name, emulates(policy, name)) for number, name in pairs if number is not None)
-
-
-def _is_refused(policy: SyscallPolicy, name: str) -> bool:
-    """Whether no call of that name is made."""
-    outcomes = [entry.rule.outcome for entry in policy.rules.get(name, ())] or [policy.default]
-    return not any(outcome.action in PERMITTING for outcome in outcomes)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, cast
 
-from sandbox.api.execute import Streams
+from sandbox.api.streams import Streams
 
 if TYPE_CHECKING:
     from sandbox.api.background import BackgroundRun

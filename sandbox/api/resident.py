@@ -11,13 +11,14 @@ import time
 import weakref
 from functools import partial
 
-from sandbox.api import execute as executing
 from sandbox.api.filler import Filler
 from sandbox.api.house import SLOTS, House, Way
-from sandbox.api.prepare import build_request, inner_argv, uptime_s
 from sandbox.api.recipe import identify_caller, identify_shared
+from sandbox.api.requesting import build_request, inner_argv, uptime_s
 from sandbox.api.slots import Slot, SlotAnswering
+from sandbox.api.spawned import Spawned, write_id_maps
 from sandbox.api.start import Start, StartGoneError
+from sandbox.api.streams import close_children, open_children
 from sandbox.errors import SandboxError, SetupError
 from sandbox.launch.resident import ServerGoneError, clone_refusal
 from sandbox.launch.shield import Shield
@@ -32,9 +33,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sandbox.api.execute import Streams
-    from sandbox.api.pool_ahead import Ahead, Pool, Waiting
+    from sandbox.api.pool_ahead import Ahead, Pool
     from sandbox.api.prepare import Prepared
+    from sandbox.api.streams import Streams
+    from sandbox.api.waiting import Waiting
     from sandbox.launch.spawn import Launched
     from sandbox.plan.build import Request
     from sandbox.plan.codec import Table
@@ -104,7 +106,7 @@ class Served(Start):
         prepared, kept, way = self.prepared, self.prepared.kept, self._way
         extra = self.cgroup.directories if self.cgroup is not None and not self._moved else ()
         streams.pipe = self._stash.pipe
-        children = executing.open_children(pumps, streams, self.house.host_id)
+        children = open_children(pumps, streams, self.house.host_id)
         memory = -1
         try:
             if kept is None:
@@ -123,7 +125,7 @@ class Served(Start):
             self._lose()
             raise StartGoneError(error.message, hint=error.hint) from None
         finally:
-            executing.close_children(children, pumps)
+            close_children(children, pumps)
             if memory >= 0:
                 os.close(memory)
         # The server was woken on this very processor, as likely as not: what is left to do waits for init's first report.
@@ -194,7 +196,7 @@ class Served(Start):
             for fd in self.cgroup.join_fds:
                 os.write(fd, str(pid).encode())
         if self.prepared.external_map and self._way.tier != "template":
-            executing.write_id_maps(self.prepared, pid, self.house.host_id)
+            write_id_maps(self.prepared, pid, self.house.host_id)
 
     def explain(self, plan: Plan, table: Table, row: int, error: int) -> SandboxError:
         """See `Start.explain`."""
@@ -260,7 +262,7 @@ class Residents:
             if kept is not None:
                 kept.way = way
         if way.server is None:
-            return executing.Spawned(prepared, held)
+            return Spawned(prepared, held)
         if self.pool is not None and not held:
             if not self.pool.waiting:
                 self.settle()
@@ -271,10 +273,10 @@ class Residents:
             if way.tier == "template" and not self._is_wanted_again(prepared, way):
                 way = find_way(prepared, template=False)
                 if way.server is None:
-                    return executing.Spawned(prepared, held)
+                    return Spawned(prepared, held)
             house, slot = self._take(prepared, way)
         except SandboxError as error:
-            start = executing.Spawned(prepared, held)
+            start = Spawned(prepared, held)
             start.notes = (f"started without a server: {error.message}",)
             return start
         return (Served if made is None or way.tier != "template" else made)(prepared, way, house, slot, self, held)
@@ -300,7 +302,7 @@ class Residents:
         Raises:
             SandboxError: there is no server for it.
         """
-        from sandbox.api.pool_ahead import Waiting
+        from sandbox.api.waiting import Waiting
 
         house, slot = self._take(prepared, way)
         return Waiting(prepared, way, house, slot, self)

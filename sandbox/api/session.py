@@ -6,20 +6,22 @@ import os
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
 from sandbox.api import RunFailed
 from sandbox.api.background import BackgroundRun
 from sandbox.api.call import Call, Changes, Contents, Settings, Words, execute_call, open_sink, prepare_call, read_stdin
-from sandbox.api.execute import Hooks, Streams
+from sandbox.api.execute import Hooks
+from sandbox.api.many import Many
 from sandbox.api.pool import Stats
 from sandbox.api.pool_python import Interpreters
 from sandbox.api.process import PIPE, Process, Stream
 from sandbox.api.python import parse_python
 from sandbox.api.recipe import Recipes
+from sandbox.api.streams import Streams
 from sandbox.errors import PolicyError
 
 if TYPE_CHECKING:
@@ -238,60 +240,9 @@ class Sandbox:
         Raises:
             SandboxError: the sandbox failed for one of the inputs; results before it were yielded.
         """
-        return self._map(argv, iter(inputs), _count_workers(workers), options, deque(), threading.Event())
+        return iter(Many(partial(self._start, argv, options), iter(inputs), workers))
 
-    def _map(
-        self, argv: Words, inputs: Iterator[bytes | str | Mapping[str, object]], workers: int, options: RunOptions,
-        waiting: deque[BackgroundRun], given_up: threading.Event,
-    ) -> Iterator[Result]:  # fmt: skip
-        """Do what `map` says; `waiting` has the runs, and `given_up`, followed by a kill of those, ends it from another thread."""
-        turn = threading.Condition()
-        running = 0
-
-        def on_end() -> None:
-            nonlocal running
-            with turn:
-                running -= 1
-                turn.notify()
-
-        def may_start() -> bool:
-            # As many results may wait for a slow one before them as there are workers.
-            return more and running < workers and len(waiting) < 2 * workers
-
-        def is_turn() -> bool:
-            return may_start() or (bool(waiting) and waiting[0].ended)
-
-        more = True
-        failure: Exception | None = None
-        try:
-            while more or waiting:
-                with turn:
-                    turn.wait_for(is_turn)
-                    if given_up.is_set():
-                        return
-                    start = may_start()
-                    running += start
-                if start:
-                    try:
-                        waiting.append(self._start(argv, next(inputs), options))
-                    except Exception as error:  # raised when its turn comes: the results before it are good
-                        more = False
-                        failure = None if isinstance(error, StopIteration) else error
-                        continue
-                    waiting[-1].call_at_end(on_end)
-                    if given_up.is_set():
-                        return
-                elif waiting[0].ended:
-                    yield waiting.popleft().result()
-            if failure is not None:
-                raise failure
-        finally:
-            for run in waiting:
-                run.kill()
-            for run in waiting:
-                run.join()
-
-    def _start(self, argv: Words, item: bytes | str | Mapping[str, object], options: RunOptions) -> BackgroundRun:
+    def _start(self, argv: Words, options: RunOptions, item: bytes | str | Mapping[str, object]) -> BackgroundRun:
         if not isinstance(item, (bytes, bytearray, memoryview, str, Mapping)):  # a number would be taken for one of our descriptors
             raise TypeError(f"an input must be bytes, text or a mapping, not {type(item).__name__}")
         given: dict[str, Any] = dict(item) if isinstance(item, Mapping) else {"stdin": item}
@@ -378,7 +329,7 @@ class Sandbox:
         """
         from sandbox.api import aio
 
-        run = await aio.in_thread(lambda: self._start(argv, {"stdin": stdin}, options))
+        run = await aio.in_thread(lambda: self._start(argv, options, {"stdin": stdin}))
         return checked(await aio.wait_for_end(run), check)
 
     async def popen_async(
@@ -409,16 +360,8 @@ class Sandbox:
         """Yield what `map` yields, without blocking the event loop; closing or cancelling it ends what still runs."""
         from sandbox.api import aio
 
-        waiting: deque[BackgroundRun] = deque()
-        given_up = threading.Event()
-
-        def give_up() -> None:
-            given_up.set()
-            for run in waiting.copy():
-                run.kill()
-
-        results = self._map(argv, iter(inputs), _count_workers(workers), options, waiting, given_up)
-        async for result in aio.iterate(results, give_up):
+        many = Many(partial(self._start, argv, options), iter(inputs), workers)
+        async for result in aio.iterate(iter(many), many.give_up):
             yield result
 
     async def __aenter__(self) -> Sandbox:
@@ -468,13 +411,6 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
-
-
-def _count_workers(workers: int | None) -> int:
-    limit = workers if workers is not None else len(os.sched_getaffinity(0)) or 1
-    if limit < 1:
-        raise ValueError(f"workers must be at least 1, not {limit}")
-    return limit
 
 
 def checked(result: Result, check: bool) -> Result:

@@ -11,9 +11,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from sandbox.api.execute import Streams
     from sandbox.api.prepare import Prepared
     from sandbox.api.registered import Answering
+    from sandbox.api.streams import Streams
     from sandbox.cgroup.model import CgroupRun
     from sandbox.launch.spawn import Launched
     from sandbox.plan.codec import Table

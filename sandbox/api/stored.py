@@ -291,7 +291,7 @@ class Later:
 
     def _build(self) -> tuple[Plan, Table]:
         if self._built is None:
-            from sandbox.api.prepare import build_request
+            from sandbox.api.requesting import build_request
             from sandbox.plan.build import build_plan
             from sandbox.plan.lower import lower_plan
 

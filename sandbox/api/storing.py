@@ -151,7 +151,7 @@ def _make_room(directory: int) -> None:
 
 def _describe_launch(prepared: Prepared, noted: Noted) -> dict[str, Any] | None:
     """Return what an entry holds; None where a run's table cannot be told from another's."""
-    from sandbox.api.prepare import build_request, inner_argv
+    from sandbox.api.requesting import build_request, inner_argv
     from sandbox.api.tables import ANY_ID, generalize
     from sandbox.plan.build import build_plan
     from sandbox.plan.codec import Op

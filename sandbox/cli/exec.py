@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 
@@ -17,8 +16,8 @@ if TYPE_CHECKING:
     from sandbox.api.volumes import Opened
     from sandbox.audit.events import Event
     from sandbox.audit.sinks import Sink, SinkReport
+    from sandbox.cli.result_file import ResultFile
     from sandbox.policy.profile import Profile
-    from sandbox.result import Result
 
 OUR_FAILURE = 125
 OPTIONS = (
@@ -237,7 +236,7 @@ def _working_directory() -> str:
 
 
 def _dry_run(prepared: Prepared, form: str) -> int:
-    from sandbox.api.prepare import dry_plan
+    from sandbox.api.requesting import dry_plan
     from sandbox.plan.lower import lower_plan
     from sandbox.plan.render import render_json, render_rows, render_text
 
@@ -256,13 +255,14 @@ def _dry_run(prepared: Prepared, form: str) -> int:
 
 
 def _execute(prepared: Prepared, options: dict[str, list[str]]) -> int:
-    from sandbox.api.execute import Hooks, Streams, execute
+    from sandbox.api.execute import Hooks, execute
     from sandbox.api.request import harden
+    from sandbox.api.streams import Streams
     from sandbox.cli.signals import Forwarder
 
     quiet = "quiet" in options
     result_path = options.get("result", [None])[0]
-    place: _ResultFile | None = None
+    place: ResultFile | None = None
     if "audit" in options:
         from sandbox.api.prepare import check_log_place
 
@@ -271,7 +271,9 @@ def _execute(prepared: Prepared, options: dict[str, list[str]]) -> int:
     opened: Opened | None = None
     try:
         if result_path is not None:
-            place = _ResultFile(result_path)
+            from sandbox.cli.result_file import ResultFile
+
+            place = ResultFile(result_path)
         if not quiet:
             for note in prepared.notes:
                 _say(note)
@@ -377,66 +379,3 @@ def _summarize(finished: Finished, sink: Sink, quiet: bool) -> None:
         from sandbox.cli.changes import summary
 
         _say(summary(result.changes))
-
-
-class _ResultFile:
-    """Where ``--result`` goes, settled before the run: a payload that may write there could put a link in the way meanwhile.
-
-    Args:
-        path: as the caller wrote it. A regular or new file is replaced whole, so that a reader never sees half of it; anything else (``/dev/fd/3``,
-            a FIFO) is opened now and written to at the end.
-
-    Raises:
-        PolicyError: nothing can be written there.
-    """
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._device = self._directory = -1
-        directory, self._name = os.path.split(path)
-        try:
-            if os.path.exists(path) and not os.path.isfile(path):
-                self._device = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-                return
-            self._directory = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            if not os.access(".", os.W_OK | os.X_OK, dir_fd=self._directory):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        except OSError as error:
-            self.close()
-            hint = f"is `{directory or '.'}` a directory that you may write to?"
-            raise PolicyError(f"`--result {path}` cannot be written: {error.strerror}", hint=hint) from None
-
-    def write(self, result: Result) -> None:
-        """Write the JSON."""
-        import json
-
-        data = json.dumps(result.to_dict(), indent=2, ensure_ascii=True).encode("ascii") + b"\n"
-        try:
-            if self._device >= 0:
-                _write_all(self._device, data)
-                return
-            temporary = f".{self._name}.{os.urandom(8).hex()}"
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666, dir_fd=self._directory)
-            try:
-                try:
-                    _write_all(fd, data)
-                finally:
-                    os.close(fd)
-                os.rename(temporary, self._name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
-            except OSError:
-                os.unlink(temporary, dir_fd=self._directory)
-                raise
-        except OSError as error:
-            raise PolicyError(f"`--result {self._path}` cannot be written: {error.strerror}") from None
-
-    def close(self) -> None:
-        """Let go of the place."""
-        for fd in (self._device, self._directory):
-            if fd >= 0:
-                os.close(fd)
-        self._device = self._directory = -1
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(fd, data) :]

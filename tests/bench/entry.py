@@ -9,7 +9,7 @@ import tempfile
 import time
 
 import sandbox
-from sandbox.api import execute
+from sandbox.api import spawned
 from sandbox.api.registered import Registered
 
 
@@ -30,13 +30,13 @@ def main(rounds: int, profile: str, argv: tuple[str, ...], seed: int) -> int:
         os.environ["SANDBOX_RUNTIME_DIR"] = os.path.join(directory, "runs")
         for _ in range(rounds + 3):
             for listed in order.sample((True, False), 2):
-                vars(execute)["Registered"] = Registered if listed else _Unregistered
+                vars(spawned)["Registered"] = Registered if listed else _Unregistered
                 began = time.perf_counter_ns()
                 result = sandbox.run(argv, profile=profile)
                 times[listed].append((time.perf_counter_ns() - began) / 1e6)
                 if not result.ok:
                     raise SystemExit(f"sandbox.run: {result.verdict}: {result.cause}")
-        vars(execute)["Registered"] = Registered
+        vars(spawned)["Registered"] = Registered
     pairs = list(zip(times[True][3:], times[False][3:], strict=True))
     ratio = statistics.median(a / b for a, b in pairs)
     difference = statistics.median(a - b for a, b in pairs)

@@ -23,8 +23,9 @@ from pathlib import Path
 _HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(_HERE.parents[1]))
 
-from sandbox.api.execute import Hooks, Streams, execute  # noqa: E402
+from sandbox.api.execute import Hooks, execute  # noqa: E402
 from sandbox.api.prepare import Command, prepare  # noqa: E402
+from sandbox.api.streams import Streams  # noqa: E402
 from sandbox.plan.root import Overlay  # noqa: E402
 from sandbox.policy.profile_load import load_profile, override_profile  # noqa: E402
 from tests.kernel.stored_images import layer_paths, put_image  # noqa: E402

@@ -29,6 +29,8 @@ from escape.callers import Terminal, in_child, namespace_members, open_terminal
 from escape.walls import Alteration, Wall, change, drop, insert, no_filter, one_user_namespace, same_namespaces
 
 import sandbox.api.execute as launch_path
+import sandbox.api.spawned as spawned
+import sandbox.api.streams as streams_of
 from sandbox.abi.arch import Arch
 from sandbox.abi.tables import syscall_table
 from sandbox.api.prepare import Command, Prepared, prepare
@@ -72,7 +74,7 @@ _alteration: contextvars.ContextVar[Alteration | None] = contextvars.ContextVar(
 _direct: contextvars.ContextVar[Mapping[int, int]] = contextvars.ContextVar("direct")
 _seen: contextvars.ContextVar[list[Plan]] = contextvars.ContextVar("seen")
 _same_user: contextvars.ContextVar[bool] = contextvars.ContextVar("same_user", default=False)
-_open_streams = launch_path._open_streams
+_open_streams = streams_of._open_streams
 _claim_host_id = idmap.claim_host_id
 
 
@@ -102,8 +104,8 @@ def _claim_chosen() -> HostId:
 
 
 # By context variable and for good, not patched for the time of a run: two runs may overlap in two threads.
-launch_path._make_table = _make_altered  # type: ignore[assignment]
-launch_path._open_streams = _open_direct
+spawned._make_table = _make_altered  # type: ignore[assignment]
+streams_of._open_streams = _open_direct
 idmap.claim_host_id = _claim_chosen  # imported where it is called
 
 
@@ -265,11 +267,11 @@ def run_payload(
         _seen.set(seen)
         _same_user.set(same_user)
         with contextlib.ExitStack() as stack:
-            streams = launch_path.Streams(stdin=stdin, stdout=stdout)
+            streams = streams_of.Streams(stdin=stdin, stdout=stdout)
             if interactive:
                 screen = stack.enter_context(tempfile.TemporaryFile())
                 null = stack.enter_context(open(os.devnull, "rb"))
-                streams = launch_path.Streams(stdin=null.fileno(), stdout=screen.fileno(), terminal=lambda master: None)
+                streams = streams_of.Streams(stdin=null.fileno(), stdout=screen.fileno(), terminal=lambda master: None)
             result = launch_path.execute(prepared, streams, launch_path.Hooks(sink=sink)).result
             return result, os.pread(screen.fileno(), 1 << 20, 0).replace(b"\r\n", b"\n") if interactive else result.stdout or b""
 

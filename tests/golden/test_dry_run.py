@@ -19,7 +19,8 @@ import pytest
 from sandbox.abi.arch import Arch
 from sandbox.abi.host import HostFeatures
 from sandbox.api import prepare as preparing
-from sandbox.api.prepare import Command, build_request, dry_plan, prepare
+from sandbox.api.prepare import Command, prepare
+from sandbox.api.requesting import build_request, dry_plan
 from sandbox.cgroup.model import CgroupUsage
 from sandbox.plan.lower import lower_plan
 from sandbox.plan.render import render_json, render_rows, render_text

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from sandbox.api.execute import Hooks, Streams, execute
+from sandbox.api.execute import Hooks, execute
 from sandbox.api.prepare import Command, Prepared, prepare
+from sandbox.api.streams import Streams
 from sandbox.policy.profile_load import load_profile, override_profile
 from sandbox.result import Result
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from sandbox.abi.arch import Arch
 from sandbox.api.finish import explain_failure
-from sandbox.api.prepare import Command, Prepared, build_request, prepare
+from sandbox.api.prepare import Command, Prepared, prepare
+from sandbox.api.requesting import build_request
 from sandbox.errors import SandboxError
 from sandbox.kernel.calls import pidfd_getfd
 from sandbox.launch.idmap import HostId, claim_host_id, write_maps

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 import sandbox
-from sandbox.api import execute as executing
-from sandbox.api import scope
+from sandbox.api import scope, spawned
 from sandbox.api.prepare import Prepared
 from sandbox.errors import SetupError
 from sandbox.launch.anchor import Anchor
@@ -36,12 +35,12 @@ def anchor() -> Iterator[Anchor]:
 @pytest.fixture
 def through(monkeypatch: pytest.MonkeyPatch) -> Callable[[Anchor], None]:
     def through(anchor: Anchor) -> None:
-        made = executing.Spawned.__init__
+        made = spawned.Spawned.__init__
 
-        def init(self: executing.Spawned, prepared: Prepared, held: bool = False) -> None:
+        def init(self: spawned.Spawned, prepared: Prepared, held: bool = False) -> None:
             made(self, replace(prepared.whole(), anchor=anchor), held)
 
-        monkeypatch.setattr(executing.Spawned, "__init__", init)
+        monkeypatch.setattr(spawned.Spawned, "__init__", init)
 
     return through
 
@@ -71,14 +70,14 @@ def test_runs_through_an_anchor_are_runs(executor: str, through: Callable[[Ancho
 def test_what_it_starts_is_our_child_and_not_its_own(anchor: Anchor, through: Callable[[Anchor], None]) -> None:
     through(anchor)
     seen: list[tuple[int, int]] = []
-    original = executing.spawn
+    original = spawned.spawn
 
     def spawn(launched: Launched, *args: Any, **options: Any) -> None:
         original(launched, *args, **options)
         seen.append((launched.pid, parent(launched.pid)))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(executing, "spawn", spawn)
+        patch.setattr(spawned, "spawn", spawn)
         assert sandbox.run(["true"]).ok
     assert seen[0][1] == os.getpid() and seen[0][0] != anchor.pid
     assert parent(anchor.pid) == os.getpid()
@@ -156,7 +155,7 @@ def test_while_it_is_being_moved_it_outlives_a_killed_client(monkeypatch: pytest
 @pytest.mark.orphans
 def test_a_killed_anchor_is_an_error_and_harms_no_run(anchor: Anchor, through: Callable[[Anchor], None]) -> None:
     through(anchor)
-    original = executing.spawn
+    original = spawned.spawn
 
     def spawn(*args: Any, **options: Any) -> Any:
         launched = original(*args, **options)
@@ -164,7 +163,7 @@ def test_a_killed_anchor_is_an_error_and_harms_no_run(anchor: Anchor, through: C
         return launched
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(executing, "spawn", spawn)
+        patch.setattr(spawned, "spawn", spawn)
         assert sandbox.run(["echo", "x"]).stdout == b"x\n"
     assert not anchor.alive() or select.select([anchor._pidfd], [], [], 10)[0]
     with pytest.raises(SetupError, match="through the anchor"):

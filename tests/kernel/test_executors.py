@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from sandbox.api.finish import explain_failure
-from sandbox.api.prepare import Command, Prepared, build_request, prepare
+from sandbox.api.prepare import Command, Prepared, prepare
+from sandbox.api.requesting import build_request
 from sandbox.errors import SandboxError, SetupError
 from sandbox.launch.idmap import claim_host_id, write_maps
 from sandbox.launch.spawn import Launched, executor_command, spawn

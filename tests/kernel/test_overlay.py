@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from sandbox.api.execute import Hooks, Streams, execute
+from sandbox.api.execute import Hooks, execute
 from sandbox.api.prepare import Command, prepare
+from sandbox.api.streams import Streams
 from sandbox.errors import SetupError
 from sandbox.kernel.probe import parse_release
 from sandbox.plan.root import Directory, FileBytes, Overlay, RootEntry, Tmpfs

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from sandbox.api import prepare as prepare_module
-from sandbox.api.execute import Hooks, Streams, execute
+from sandbox.api.execute import Hooks, execute
 from sandbox.api.prepare import Command, prepare
+from sandbox.api.streams import Streams
 from sandbox.kernel.calls import timerfd_create, timerfd_settime
 from sandbox.policy.profile_load import load_profile, override_profile
 from sandbox.result import Result, Verdict

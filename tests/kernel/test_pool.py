@@ -19,7 +19,8 @@ from kernel.running import eventually
 
 import sandbox
 from sandbox import PIPE, PoolStats, Sandbox
-from sandbox.api.pool_ahead import Ahead, Waiting, parse_ahead
+from sandbox.api.pool_ahead import Ahead, parse_ahead
+from sandbox.api.waiting import Waiting
 
 pytestmark = [pytest.mark.userns, pytest.mark.seccomp, pytest.mark.notify]
 ORDINARY = os.geteuid() != 0

@@ -353,12 +353,13 @@ print("\\n".join(sorted(paths)))
 
 ALLOWED = """
 sandbox sandbox.abi sandbox.abi.arch sandbox.api sandbox.api.execute sandbox.api.finish sandbox.api.questions sandbox.api.registered sandbox.api.start
+sandbox.api.spawned sandbox.api.streams
 sandbox.api.request sandbox.api.stored sandbox.api.usage sandbox.audit sandbox.audit.decode sandbox.audit.events sandbox.audit.sinks sandbox.audit.summary
 sandbox.audit.tally sandbox.cgroup sandbox.cgroup.none sandbox.cli sandbox.cli.exec sandbox.cli.main sandbox.cli.modules sandbox.cli.options sandbox.cli.signals
 sandbox.cli.start sandbox.enums sandbox.errors sandbox.kernel sandbox.kernel.calls sandbox.kernel.seccomp_notify sandbox.launch sandbox.launch.privileges
 sandbox.launch.spawn sandbox.plan sandbox.plan.codec sandbox.plan.fds sandbox.plan.vectors sandbox.record sandbox.registry sandbox.registry.control
 sandbox.launch.shield sandbox.registry.entry sandbox.registry.place sandbox.result sandbox.rootfs sandbox.rootfs.environment sandbox.store sandbox.supervise
-sandbox.supervise.deadlines sandbox.supervise.instructions sandbox.supervise.loop sandbox.supervise.monitor sandbox.supervise.notify
+sandbox.supervise.deadlines sandbox.supervise.handover sandbox.supervise.instructions sandbox.supervise.loop sandbox.supervise.monitor sandbox.supervise.notify
 sandbox.supervise.pausing sandbox.supervise.pump sandbox.supervise.records sandbox.supervise.sampling sandbox.supervise.streams sandbox.supervise.watched
 sandbox.verdict sandbox.api.machine sandbox.supervise.machine_view
 """.split()

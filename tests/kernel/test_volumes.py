@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 import sandbox
-from sandbox.api.execute import Hooks, Streams, execute
+from sandbox.api.execute import Hooks, execute
 from sandbox.api.prepare import Command, prepare
+from sandbox.api.streams import Streams
 from sandbox.errors import PolicyError, SandboxError
 from sandbox.plan import build
 from sandbox.policy.profile import Volume

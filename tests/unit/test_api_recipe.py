@@ -13,7 +13,8 @@ from sandbox import Sandbox
 from sandbox.api import call as calling
 from sandbox.api import recipe as recipes
 from sandbox.api.call import Call
-from sandbox.api.prepare import Command, Prepared, build_request, inner_argv, prepare
+from sandbox.api.prepare import Command, Prepared, prepare
+from sandbox.api.requesting import build_request, inner_argv
 from sandbox.api.tables import ANY_ID, build_table, generalize, placeholder
 from sandbox.errors import PolicyError, SandboxError
 from sandbox.plan.codec import HEADER, ROW, Op, Table

@@ -7,7 +7,7 @@ import select
 
 import pytest
 
-from sandbox.api.execute import Streams, _open_streams
+from sandbox.api.streams import Streams, _open_streams
 from sandbox.supervise.pump import Pump
 from sandbox.supervise.streams import StreamSet
 

@@ -49,8 +49,9 @@ def test_strictness_refuses_with_the_fix(image: str) -> None:
 def test_an_overlay_that_is_insisted_on_names_its_step(image: str, place: Path) -> None:
     from dataclasses import replace
 
-    from sandbox.api.execute import Hooks, Streams, execute
+    from sandbox.api.execute import Hooks, execute
     from sandbox.api.prepare import Command, prepare
+    from sandbox.api.streams import Streams
     from sandbox.plan.root import Overlay
 
     tree = place / "tree"
