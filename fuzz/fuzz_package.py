@@ -30,10 +30,10 @@ with engine.instrumented(__name__ == "__main__"):
     from sandbox.judge.model import CaseResult, Code
     from sandbox.judge.package.archive import Bounds, unpack_archive
     from sandbox.judge.package.places import place_of, stage_path
-    from sandbox.judge.package.read import cases_of, groups_of, open_stage, read_package
+    from sandbox.judge.package.read import open_stage, read_package
     from sandbox.judge.package.yaml_source import Node, parse_yaml
     from sandbox.judge.pipeline.walk import Rules, walk
-    from sandbox.judge.problem import Problem
+    from sandbox.judge.problem import Problem, cases_of, groups_of
     from sandbox.judge.timelimit import derive_limit
 
 CANARY = b"C4N4RY"

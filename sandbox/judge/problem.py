@@ -10,7 +10,7 @@ from sandbox.record import dataclass, field
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 
 class Format(StrEnum):
@@ -217,3 +217,23 @@ class Problem:
     invalid: Mapping[str, tuple[Case, ...]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     digest: str = ""
+
+
+def groups_of(group: Group) -> Iterator[Group]:
+    """Yield a group and all below it, outer ones first."""
+    pending = [group]
+    while pending:
+        at = pending.pop()
+        yield at
+        pending += [each for each in reversed(at.children) if isinstance(each, Group)]
+
+
+def cases_of(group: Group | Case) -> Iterator[Case]:
+    """Yield all cases of a group, or the case, in the order of judging."""
+    pending: list[Case | Group] = [group]
+    while pending:
+        at = pending.pop()
+        if isinstance(at, Case):
+            yield at
+        else:
+            pending += reversed(at.children)

@@ -16,8 +16,9 @@ from sandbox.judge.errors import PackageError
 from sandbox.judge.package import archive as room
 from sandbox.judge.package.archive import Bounds, unpack_archive
 from sandbox.judge.package.places import stage_path
-from sandbox.judge.package.read import cases_of, forget_package, open_stage, read_package
+from sandbox.judge.package.read import forget_package, open_stage, read_package
 from sandbox.judge.packages import run_package
+from sandbox.judge.problem import cases_of
 from tests.unit.judge_packages import NEW, Files, Link, make_package
 
 SMALL = Bounds(archive_bytes=1 << 20, unpacked_bytes=1 << 16, file_bytes=1 << 15, members=40)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.judge.package.read import cases_of, groups_of, read_package
-from sandbox.judge.problem import Case, Expectation, Format, Group, Problem, Submission
+from sandbox.judge.package.read import read_package
+from sandbox.judge.problem import Case, Expectation, Format, Group, Problem, Submission, cases_of, groups_of
 from tests.unit.judge_packages import LEGACY, NEW, NEW_SCORING, SCORING, Files, Link, make_package
 
 HEAD = "problem_format_version: 2025-09\nname: Sum\nuuid: 5ca6ba5b\n"

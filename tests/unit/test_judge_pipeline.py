@@ -16,9 +16,9 @@ from sandbox.judge.pipeline.entry import Handle, Limits
 from sandbox.judge.pipeline.judging import Derived, Judging, Options, Times, choose, matches
 from sandbox.judge.pipeline.settle import RERUNS, is_enough, settle, under, wants_reruns
 from sandbox.judge.pipeline.strict import Together
-from sandbox.judge.pipeline.walk import Outcome, Rules, Walked, cases_of, walk
+from sandbox.judge.pipeline.walk import Outcome, Rules, Walked, walk
 from sandbox.judge.pipeline.workers import Board, Gate, Stopped
-from sandbox.judge.problem import Case, Expectation, Format, Grading, Group, Problem, ProblemLimits, Submission  # fmt: skip
+from sandbox.judge.problem import Case, Expectation, Format, Grading, Group, Problem, ProblemLimits, Submission, cases_of  # fmt: skip
 from sandbox.judge.progress import Step
 from sandbox.judge.running import cut_of, wall_limit_of
 from sandbox.record import replace

@@ -18,7 +18,8 @@ from sandbox.judge.errors import PackageError
 from sandbox.judge.package import confine, yaml_source
 from sandbox.judge.package.confine import LinkError, Tree
 from sandbox.judge.package.places import make_place, place_of, stage_path
-from sandbox.judge.package.read import cases_of, open_stage, read_package
+from sandbox.judge.package.read import open_stage, read_package
+from sandbox.judge.problem import cases_of
 from tests.conftest import ROOT
 from tests.unit.judge_packages import LEGACY, NEW, Link, make_package
 

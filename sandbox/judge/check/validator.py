@@ -13,7 +13,7 @@ from sandbox.errors import PolicyError, SandboxError, UnsupportedError
 from sandbox.judge.check import Checked
 from sandbox.judge.check.feedback import DIRECTORY, NEXT_PASS, PLACE, clean_text, read_feedback
 from sandbox.judge.model import RunLimits
-from sandbox.judge.problem import Case, Format, Group
+from sandbox.judge.problem import Case, Format, cases_of
 from sandbox.judge.running import Runner
 from sandbox.policy.profile import Volume
 from sandbox.result import Verdict
@@ -21,7 +21,7 @@ from sandbox.units import format_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -253,19 +253,11 @@ def _with_feedback(checked: Checked, feedback: Mapping[str, bytes]) -> Checked:
 
 def _find_stage(problem: Problem) -> str:
     """Return the directory that all test data lie in, "" where there is none that holds nothing else."""
-    paths = [os.path.dirname(path) for case in _cases(problem.data) for path in (case.input, case.answer)]
+    paths = [os.path.dirname(path) for case in cases_of(problem.data) for path in (case.input, case.answer)]
     if not paths:
         return ""
     common = os.path.commonpath(paths)
     return common if common.count("/") > 1 else ""
-
-
-def _cases(group: Group) -> Iterator[Case]:
-    for child in group.children:
-        if isinstance(child, Case):
-            yield child
-        else:
-            yield from _cases(child)
 
 
 __all__ = ["ACCEPT", "PACKAGE_DIRECTORY", "REJECT", "Stage", "ValidatorChecker", "judge_validator", "validation_limits"]

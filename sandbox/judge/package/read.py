@@ -17,16 +17,16 @@ from sandbox.judge.package.stage import open_stage
 from sandbox.judge.package.submissions import MAXIMUM_GLOB_STEPS, read_submissions
 from sandbox.judge.package.testdata import read_test_data
 from sandbox.judge.package.words import Glob
-from sandbox.judge.problem import Case, Format, Group, Problem
+from sandbox.judge.problem import Format, Group, Problem, cases_of, groups_of
 from sandbox.record import fields, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from sandbox.judge.problem import Expectation, Source, Submission
 
-__all__ = ("cases_of", "forget_package", "groups_of", "open_stage", "read_package")
+__all__ = ("forget_package", "open_stage", "read_package")
 
 _NAME = re.compile(r"[a-z0-9]+", re.ASCII)
 _SECONDS = re.compile(r"\s*([0-9]{1,5}(?:\.[0-9]{1,6})?)\s*", re.ASCII)
@@ -177,26 +177,6 @@ def _score_range(data: Group, settings: Settings) -> tuple[float, float]:
         return 0.0, math.inf if secret.grading.max_score is None else secret.grading.max_score
     low, high = data.grading.minimum, data.grading.maximum
     return (secret.grading.minimum, secret.grading.maximum) if (low, high) == (-math.inf, math.inf) else (low, high)
-
-
-def groups_of(group: Group) -> Iterator[Group]:
-    """Yield a group and all below it, outer ones first."""
-    pending = [group]
-    while pending:
-        at = pending.pop()
-        yield at
-        pending += [each for each in reversed(at.children) if isinstance(each, Group)]
-
-
-def cases_of(group: Group) -> Iterator[Case]:
-    """Yield all cases of a group in the order of judging."""
-    pending: list[Case | Group] = [group]
-    while pending:
-        at = pending.pop()
-        if isinstance(at, Case):
-            yield at
-        else:
-            pending += reversed(at.children)
 
 
 def _digest(problem: Problem, text: bytes) -> str:

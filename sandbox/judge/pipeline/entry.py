@@ -10,9 +10,9 @@ from typing import Protocol
 from sandbox.judge.model import Built, CaseResult, Code, Program, RunLimits
 from sandbox.judge.pipeline.lane import Lane
 from sandbox.judge.pipeline.settle import is_enough, settle, under, wants_reruns
-from sandbox.judge.pipeline.walk import Rules, Walked, cases_of, skipped, walk
+from sandbox.judge.pipeline.walk import Rules, Walked, skipped, walk
 from sandbox.judge.pipeline.workers import Board, Stopped
-from sandbox.judge.problem import Case, Group, Problem, Submission
+from sandbox.judge.problem import Case, Group, Problem, Submission, cases_of
 from sandbox.record import dataclass, replace
 
 

@@ -10,8 +10,7 @@ from typing import Protocol
 
 from sandbox.judge.check import Checked
 from sandbox.judge.check.inputs import InputVerdict, all_accept
-from sandbox.judge.pipeline.walk import cases_of
-from sandbox.judge.problem import Case, Problem
+from sandbox.judge.problem import Case, Problem, cases_of
 
 Together = Callable[[Sequence[Callable[[], None]]], None]
 """Calls functions, several at a time, and returns when all have returned."""

@@ -6,10 +6,10 @@ What is asked for depends on nothing but the results of the cases before, so it 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 
 from sandbox.judge.model import CaseResult, Code, GroupResult
-from sandbox.judge.problem import Case, Group
+from sandbox.judge.problem import Case, Group, cases_of
 from sandbox.record import dataclass
 
 Outcome = CaseResult | GroupResult
@@ -100,17 +100,6 @@ def walk(root: Group, rules: Rules, static: Callable[[Group], CaseResult] | None
         _note(stack[-1], final, frame.group.name, rules)
 
 
-def cases_of(node: Group | Case) -> Iterator[Case]:
-    """Yield every case below a group, in the order of judging."""
-    stack: list[Group | Case] = [node]
-    while stack:
-        top = stack.pop()
-        if isinstance(top, Case):
-            yield top
-        else:
-            stack.extend(reversed(top.children))
-
-
 def skipped(case: Case, reason: str) -> CaseResult:
     """Return what stands for a case that was not run; its code means nothing, and is the one that nobody takes for a pass."""
     return CaseResult(case=case.name, code=Code.JE, skipped=reason)
@@ -123,4 +112,4 @@ def _note(frame: _Frame, outcome: Outcome, name: str, rules: Rules) -> None:
         frame.stopped = f"{where} stopped at `{name}`: {outcome.code}"
 
 
-__all__ = ["Outcome", "Rules", "Walked", "cases_of", "skipped", "walk"]
+__all__ = ["Outcome", "Rules", "Walked", "skipped", "walk"]
