@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
-    from typing import NoReturn
+    from typing import NoReturn, TextIO
 
     from sandbox.judge.pipeline.judging import Options
     from sandbox.judge.progress import Display
@@ -50,6 +50,7 @@ package or the judge failed. Commands besides:
 
 """ + "\n".join(f"  sandbox judge {name:<13}{text}" for name, text in COMMANDS.items())
 _MOST_JOBS = 1024
+_NARROWEST = 40
 _MOST_REPEATS = 10_000
 
 
@@ -160,7 +161,7 @@ def _render(form: str, packages: tuple[Judged, ...], *, paint: bool = False, ver
         return render_junit(packages)
     from sandbox.judge.report.table import coloured, plain, render_table
 
-    return render_table(packages, coloured if paint else plain, verbose=verbose)
+    return render_table(packages, coloured if paint else plain, verbose=verbose, width=_columns(sys.stdout))
 
 
 # ---- the end by a signal ------------------------------------------------------------------------------------------
@@ -298,6 +299,16 @@ def _name(fd: int, target: str) -> None:
 def _print(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def _columns(stream: TextIO) -> int | None:
+    """Return how wide a terminal is, None where there is none."""
+    if not _is_terminal(stream):
+        return None
+    try:
+        return max(_NARROWEST, os.get_terminal_size(stream.fileno()).columns or 80)
+    except (OSError, ValueError):
+        return 80
 
 
 def _is_terminal(stream: object) -> bool:

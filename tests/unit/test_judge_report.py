@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -142,10 +143,31 @@ def test_colours_are_only_added() -> None:
     assert painted != (text := render_table(packages)) and re.sub(r"\x1b\[[0-9]+m", "", painted) == text
 
 
-@pytest.mark.parametrize("form", ["table", "json", "junit"])
+def test_a_terminal_gets_no_line_that_is_too_long() -> None:
+    """Names give what they can spare in their middle, labels what the name says already, and other lines go on below."""
+    long = replace(
+        WRONG, name="accepted/a_solution_by_somebody_who_likes_long_names_above_all.cpp", decided_by="secret/group_of_the_large_ones/0001-random-large",
+    )  # fmt: skip
+    packages = [package(ACCEPTED, long, BROKEN, replace(ABSENT, absent="Kotlin: " + "not here " * 20), JUDGE_ERROR, warnings=("w " * 100,), repeat=3)]
+    text = render_table(packages, width=80, verbose=True)
+    assert max(map(len, text.split("\n"))) <= 80 < max(map(len, render_table(packages).split("\n")))
+    rows = [line.split() for line in text.split("\n")[2:7]]
+    assert rows[1][0].startswith("acce") and rows[1][0].endswith("_above_all.cpp") and "..." in rows[1][0]
+    assert rows[0][-1] == "ok" and rows[1][-2:] == ["NOT", "OK"], "the directory says which label"
+    assert ("w " * 100).split() == text.partition("warning: ")[2].partition("warning: ")[0].split()
+    painted = render_table(packages, coloured, width=80, verbose=True)
+    assert painted != text == re.sub(r"\x1b\[[0-9]+m", "", painted)
+    narrow = [package(ACCEPTED, WRONG)]
+    assert render_table(narrow, width=200) == render_table(narrow), "nothing is done where all fits"
+
+
+@pytest.mark.parametrize("form", ["table", "narrow", "json", "junit"])
 def test_no_report_gives_orders(form: str) -> None:
     failed = FailedPackage(path=HOSTILE, message=HOSTILE, origin=HOSTILE, hint=HOSTILE)
-    render = {"table": lambda given: render_table(given, verbose=True), "json": render_json, "junit": render_junit}[form]
+    render = {
+        "table": lambda given: render_table(given, verbose=True), "narrow": lambda given: render_table(given, verbose=True, width=40),
+        "json": render_json, "junit": render_junit,
+    }[form]  # fmt: skip
     text = render([hostile(), failed])
     assert text.isascii() and all(line.isprintable() for line in text.split("\n"))
     assert "hint: run rm" in text and not any(line.startswith("hint: run rm") for line in text.split("\n"))

@@ -8,6 +8,7 @@ from sandbox.audit.events import escape_untrusted
 from sandbox.judge.model import CaseResult, Code, PackageResult, SubmissionResult
 from sandbox.judge.repeat import Determinism, measure_determinism
 from sandbox.judge.report import FailedPackage, Judged
+from sandbox.judge.report.fit import cut, shorten, shrink, wrap
 from sandbox.units import format_size
 
 Paint = Callable[[str, str], str]
@@ -16,6 +17,9 @@ Paint = Callable[[str, str], str]
 _CASES = 5
 _LINES = 8
 _WIDTH = 160
+_GAP = 2
+_LEAST = {"SUBMISSION": 24, "DECIDED BY": 14, "LABEL": 16}
+"""How narrow a column may be made for a terminal; the others are as wide as they are."""
 _COLOURS = {"good": "32", "bad": "31", "doubtful": "33", "faint": "2", "title": "1"}
 
 
@@ -29,15 +33,17 @@ def coloured(text: str, kind: str) -> str:
     return f"\x1b[{_COLOURS[kind]}m{text}\x1b[0m" if text else text
 
 
-def render_table(packages: Sequence[Judged], paint: Paint = plain, *, verbose: bool = False) -> str:
+def render_table(packages: Sequence[Judged], paint: Paint = plain, *, verbose: bool = False, width: int | None = None) -> str:
     """Return the report; every line ends in a newline.
 
     Args:
         packages: in their order.
         paint: colours, or none.
         verbose: a line for each case as well.
+        width: columns of the terminal that it goes to, None for none.
     """
-    return "\n".join(_package(each, paint, verbose) if isinstance(each, PackageResult) else _failed(each, paint) for each in packages)
+    text = "\n".join(_package(each, paint, verbose, width) if isinstance(each, PackageResult) else _failed(each, paint) for each in packages)
+    return text if width is None else wrap(text, width)
 
 
 def _failed(failed: FailedPackage, paint: Paint) -> str:
@@ -48,9 +54,9 @@ def _failed(failed: FailedPackage, paint: Paint) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _package(result: PackageResult, paint: Paint, verbose: bool) -> str:
+def _package(result: PackageResult, paint: Paint, verbose: bool, width: int | None) -> str:
     parts = [
-        _submissions(result, paint),
+        _submissions(result, paint, width),
         *(_details(each, paint) for each in result.submissions if needs_details(each)),
         *((_cases(each, paint) for each in result.submissions) if verbose else ()),
         _determinism(result, paint),
@@ -105,7 +111,7 @@ def wrong_cases(result: SubmissionResult) -> list[CaseResult]:
     return sorted(judged, key=lambda case: (case.case != result.decided_by, case.code is not Code.JE))
 
 
-def _submissions(result: PackageResult, paint: Paint) -> list[str]:
+def _submissions(result: PackageResult, paint: Paint, width: int | None) -> list[str]:
     scoring = any(each.score is not None for each in result.submissions)
     titles = ["SUBMISSION", "VERDICT", "DECIDED BY", "SLOWEST", *(["SCORE"] if scoring else []), "LABEL"]
     rows: list[list[str]] = []
@@ -128,6 +134,13 @@ def _submissions(result: PackageResult, paint: Paint) -> list[str]:
     if not rows:
         return [*lines, "no submissions"]
     widths = [max(len(row[index]) for row in [titles, *rows]) for index in range(len(titles))]
+    if width is not None and sum(widths) + _GAP * (len(widths) - 1) > width:
+        rows = [[*row[:-1], _short_label(row, each)] for row, each in zip(rows, result.submissions, strict=True)]
+        widths[-1] = max(len(row[-1]) for row in [titles, *rows])
+        least = [min(size, _LEAST.get(title, size)) for size, title in zip(widths, titles, strict=True)]
+        widths = shrink(widths, least, sum(widths) + _GAP * (len(widths) - 1) - width)
+        left = max(_LEAST["LABEL"], width - sum(widths[:-1]) - _GAP * (len(widths) - 1))
+        rows = [[*(shorten(text, size) for text, size in zip(row[:-1], widths, strict=False)), cut(row[-1], left)] for row in rows]
     right = {"SLOWEST", "SCORE"}
 
     def cells(row: Sequence[str]) -> list[str]:
@@ -148,6 +161,11 @@ def _label(result: SubmissionResult) -> tuple[str, str]:
         return "no label", "faint"
     word = _line(result.label) or "label"
     return (f"ok ({word})", "good") if result.label_ok else (f"NOT OK ({word})", "bad")
+
+
+def _short_label(row: Sequence[str], result: SubmissionResult) -> str:
+    """Return the label's cell without what the submission's name says already."""
+    return row[-1].removesuffix(f" ({result.label})") if result.label and result.name.startswith(f"{result.label}/") else row[-1]
 
 
 def _details(result: SubmissionResult, paint: Paint) -> list[str]:
