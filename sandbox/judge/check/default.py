@@ -178,7 +178,7 @@ class _Pieces:
             if number == self.taken + index:
                 return found.start()
             position = found.end()
-        return position if position > self.window else len(self.data)
+        return position or len(self.data)  # a window begins where a token ends
 
 
 def _windows(data: bytes) -> Iterator[tuple[int, int]]:

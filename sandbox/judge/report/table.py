@@ -18,7 +18,7 @@ _CASES = 5
 _LINES = 8
 _WIDTH = 160
 _GAP = 2
-_LEAST = {"SUBMISSION": 24, "DECIDED BY": 14, "LABEL": 16}
+_LEAST = {"SUBMISSION": 20, "DECIDED BY": 12, "LABEL": 18}
 """How narrow a column may be made for a terminal; the others are as wide as they are."""
 _COLOURS = {"good": "32", "bad": "31", "doubtful": "33", "faint": "2", "title": "1"}
 
@@ -136,7 +136,7 @@ def _submissions(result: PackageResult, paint: Paint, width: int | None) -> list
     widths = [max(len(row[index]) for row in [titles, *rows]) for index in range(len(titles))]
     if width is not None and sum(widths) + _GAP * (len(widths) - 1) > width:
         rows = [[*row[:-1], _short_label(row, each)] for row, each in zip(rows, result.submissions, strict=True)]
-        widths[-1] = max(len(row[-1]) for row in [titles, *rows])
+        widths[-1] = min(max(len(row[-1]) for row in [titles, *rows]), _LEAST["LABEL"])
         least = [min(size, _LEAST.get(title, size)) for size, title in zip(widths, titles, strict=True)]
         widths = shrink(widths, least, sum(widths) + _GAP * (len(widths) - 1) - width)
         left = max(_LEAST["LABEL"], width - sum(widths[:-1]) - _GAP * (len(widths) - 1))
