@@ -113,6 +113,11 @@ BAD: list[tuple[str, Files, str]] = [
     ("secret passes", {**NEW_SCORING, "data/secret/test_group.yaml": "score_aggregation: pass-fail\n"}, "`secret` passes or fails, so must all its groups\n  ~/data/secret/g2/test_group.yaml"),
     ("loose case", {**NEW_SCORING, "data/secret/x.in": "", "data/secret/x.ans": ""}, "`secret` has groups, so `secret/x` must be in one\n  ~/data/secret/x.in"),
     ("group in a group", {**NEW_SCORING, "data/secret/g1/h/test_group.yaml": ""}, "groups have no groups in them\n  ~/data/secret/g1/h/test_group.yaml"),
+    (
+        "group in a group that passes or fails",
+        {**NEW, "data/secret/g/h/test_group.yaml": "args: [a]\nstatic_validation_score: pass-fail\n"},
+        "groups have no groups in them\n  ~/data/secret/g/h/test_group.yaml",
+    ),
     ("empty group", {**NEW_SCORING, "data/secret/g3/test_group.yaml": "max_score: 0\n"}, "group `secret/g3` has no cases\n  ~/data/secret/g3"),
     ("static score", group("max_score: 40\nstatic_validation_score: 3\n"), "`static_validation_score` must be `pass-fail` where a group passes or fails\n  ~/data/secret/g1/test_group.yaml:2"),
     ("static args alone", group("max_score: 40\nstatic_validator_args: [a]\n"), "`static_validator_args` needs `static_validation_score`\n  ~/data/secret/g1/test_group.yaml:2"),

@@ -456,6 +456,14 @@ def test_links_out_of_a_program_are_left_out_unless_the_caller_follows(tmp_path:
     assert doubts(problem) == [] and not any(each.left_out for each in problem.input_validators)
 
 
+def test_options_of_a_directory_within_a_group(tmp_path: Path) -> None:
+    """BAPCtools writes them; where nothing has a score they can only be options."""
+    files = {**NEW, "data/secret/g/h/01.in": "1 2\n", "data/secret/g/h/01.ans": "3\n", "data/secret/test_group.yaml": "args: [a]\n"}
+    problem = read(tmp_path, {**files, "data/secret/g/h/test_group.yaml": "args: [b]\n"})
+    assert {name: case(problem, name).args for name in ("secret/01", "secret/g/h/01")} == {"secret/01": ("a",), "secret/g/h/01": ("b",)}
+    assert doubts(problem) == ["~/data/secret/g/h/test_group.yaml: groups have no groups in them; only its options are read, for the cases below"]
+
+
 GENERATORS = "solution: /submissions/accepted/a.py\ntest_group.yaml:\n  output_validator_args:\n    - case_sensitive\ndata: {}\n"
 NOT_MADE = "~/generators/generators.yaml:3: gives the output validator `output_validator_args`, which no file of `data` does: what it makes has not been made"
 

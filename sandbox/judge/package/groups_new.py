@@ -98,7 +98,9 @@ class _Reader:
         names = [f"secret/{each}" for each in below if FILE in self._listing.directories[f"secret/{each}"].files]
         for name, directory in self._listing.directories.items():
             if FILE in directory.files and name.count("/") >= 2 and name.startswith("secret/"):
-                raise PackageError("groups have no groups in them", origin=self._tree.place(f"data/{name}/{FILE}"))
+                if self._settings.scoring or not self._own(name).keys() <= set(_OPTIONS):
+                    raise PackageError("groups have no groups in them", origin=self._tree.place(f"data/{name}/{FILE}"))
+                self._tree.warn("groups have no groups in them; only its options are read, for the cases below", f"data/{name}/{FILE}")
         loose = self._listing.cases_below("secret", without=frozenset(names))
         if names and loose:
             if self._settings.scoring:
