@@ -178,7 +178,10 @@ def ask_bt(command: Sequence[str], package: Path, environment: Mapping[str, str]
 
 
 def make_copy(package: Path, place: Path) -> tuple[Path, str]:
-    """Return what is given to the tool, and under which name of the format: a package of 2025-09 as a copy that says `ITS_NAME`."""
+    """Return what is given to the tool, and under which name of the format: a package of 2025-09 as a copy that says `ITS_NAME`.
+
+    The tool takes each file of ``output_validator`` for a program, as in the legacy format; in the copy they are in a directory of their own, which is one.
+    """
     text = (package / "problem.yaml").read_text(errors="surrogateescape")
     changed, count = re.subn(r"(?m)^(problem_format_version:\s*)['\"]?2025-09(?:-draft)?['\"]?(?=\s|$)", rf"\g<1>{ITS_NAME}", text)
     if not count:
@@ -186,6 +189,11 @@ def make_copy(package: Path, place: Path) -> tuple[Path, str]:
     copy = place / package.name
     shutil.copytree(package, copy, ignore_dangling_symlinks=True)
     (copy / "problem.yaml").write_text(changed, errors="surrogateescape")
+    validator = copy / "output_validator"
+    if validator.is_dir() and any(each.is_file() for each in validator.iterdir()):
+        validator.rename(copy / "validator")
+        validator.mkdir()
+        (copy / "validator").rename(validator / "validator")
     return copy, ITS_NAME
 
 

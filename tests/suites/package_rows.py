@@ -20,6 +20,7 @@ SPECIFIED = {
 }
 """Rows whose label does not hold by the words of the format: package, submission, our verdict. Another verdict is a difference."""
 
+_NO_VERDICT = ("CE", "JE")
 _COLUMNS = (
     "rows", "label holds", "mislabelled, and said so", "explained", "specified", "stricter", "absent", "no label", "differs",
     "same verdict as the reference", "ours s", "reference s", "ours/reference",
@@ -46,7 +47,7 @@ class Row:
     @property
     def agrees(self) -> bool | None:
         """Whether both judges gave the same verdict and score; None where one gave none: what it could not compile or judge is no verdict."""
-        if not self.oracle or self.code in ("", "absent") or (self.oracle in ("CE", "JE") and self.code != self.oracle):
+        if not self.oracle or self.code in ("", "absent") or (self.oracle in _NO_VERDICT and self.code != self.oracle):
             return None
         return _same(self.code, self.score, self.oracle, self.oracle_score)
 
@@ -110,7 +111,7 @@ def make_row(
         status, reason = "specified", SPECIFIED[package, found.name, code]
     else:
         status = "differs"
-    if theirs is not None and theirs.code and not _same(code, found.score, theirs.code, theirs.score):
+    if theirs is not None and theirs.code and theirs.code not in _NO_VERDICT and not _same(code, found.score, theirs.code, theirs.score):
         reason = reason or _find_reason(found, theirs, said, limit_s)
     return Row(
         package, found.name, found.label or found.name.split("/")[0], code, found.score, status, why,
@@ -182,7 +183,7 @@ def print_package(found: Compared, *, everything: bool = True) -> None:
         if found.said.trouble:
             print(f"  reference: no verdict: {found.said.trouble!r}")
         if found.said.given_as:
-            print(f"  reference: was given a copy that says `{found.said.given_as}`, its name of the format")
+            print(f"  reference: was given a copy that says `{found.said.given_as}`, with a directory around the output validator")
         if found.said.leaves_out:
             print(f"  reference: does not read {', '.join(found.said.leaves_out)}")
     if found.missing:
