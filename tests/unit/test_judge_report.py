@@ -148,13 +148,13 @@ def test_a_terminal_gets_no_line_that_is_too_long() -> None:
     long = replace(
         WRONG, name="accepted/a_solution_by_somebody_who_likes_long_names_above_all.cpp", decided_by="secret/group_of_the_large_ones/0001-random-large",
     )  # fmt: skip
-    packages = [package(ACCEPTED, long, BROKEN, replace(ABSENT, absent="Kotlin: " + "not here " * 20), JUDGE_ERROR, warnings=("w " * 100,), repeat=3)]
+    packages = [package(ACCEPTED, long, BROKEN, replace(ABSENT, absent="Kotlin: " + "not here " * 20), JUDGE_ERROR, warnings=("w " * 60,), repeat=3)]
     text = render_table(packages, width=80, verbose=True)
     assert max(map(len, text.split("\n"))) <= 80 < max(map(len, render_table(packages).split("\n")))
     rows = [line.split() for line in text.split("\n")[2:7]]
     assert rows[1][0].startswith("acce") and rows[1][0].endswith("above_all.cpp") and "..." in rows[1][0]
     assert rows[0][-1] == "ok" and rows[1][-2:] == ["NOT", "OK"], "the directory says which label"
-    assert ("w " * 100).split() == text.partition("warning: ")[2].partition("warning: ")[0].split()
+    assert ("w " * 60).split() == text.partition("warning: ")[2].partition("warning: ")[0].split()
     painted = render_table(packages, coloured, width=80, verbose=True)
     assert painted != text == re.sub(r"\x1b\[[0-9]+m", "", painted)
     narrow = [package(ACCEPTED, WRONG)]
