@@ -10,7 +10,9 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from sandbox.judge.check import default
 from sandbox.judge.check.default import DefaultChecker, FlagError, Rules, compare, parse_flags
+from sandbox.judge.check.text import Text, open_text
 from sandbox.judge.problem import Case, Format
 
 # Where the reference tool was installed; SANDBOX_PROBLEMTOOLS names another place.
@@ -163,6 +165,58 @@ def test_windows_change_nothing(output: bytes, answer: bytes, flags: tuple[str, 
 def test_symmetric_but_for_the_tolerance(left: bytes, right: bytes, flags: tuple[str, ...]) -> None:
     """Without a relative tolerance it does not matter which side is the answer; with one here neither, for no numbers are that near."""
     assert (compare(left, right, parse_flags(flags)) is None) == (compare(right, left, parse_flags(flags)) is None)
+
+
+# ---- answers in files -------------------------------------------------------------------------------------------
+
+
+class Watched(Text):
+    """A text that knows how much of it was asked for at a time."""
+
+    most = 0
+
+    def read(self, start: int, stop: int) -> bytes:
+        self.most = max(self.most, min(stop, self.size) - start)
+        return super().read(start, stop)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(output=PARTS, answer=PARTS, flags=FLAGS, window=st.integers(1, 4))
+def test_pieces_make_no_difference(monkeypatch: pytest.MonkeyPatch, output: bytes, answer: bytes, flags: tuple[str, ...], window: int) -> None:
+    """In windows of a few bytes the same difference is found, in the same place, as at once."""
+    rules = parse_flags(flags)
+    at_once = compare(output, answer, rules)
+    with monkeypatch.context() as patch:
+        patch.setattr(default, "_WINDOW", window)
+        patch.setattr(default, "_AHEAD", 1)
+        assert compare(output, answer, rules) == at_once
+
+
+def test_of_a_large_file_a_piece_at_a_time_is_read(tmp_path: Path) -> None:
+    size = 6 << 20
+    path = tmp_path / "1.ans"
+    path.write_bytes(b"12345 789\n" * (size // 10))
+    lines = size // 10
+    with open_text(path) as text:
+        assert type(text) is not Text and text.size == path.stat().st_size  # it is not in memory
+    for output in (path.read_bytes().replace(b" ", b"  "), path.read_bytes()[:-2] + b"8\n"):
+        answer = Watched(path.read_bytes())
+        compare(output, answer, Rules())
+        assert 0 < answer.most <= 1 << 20
+    case = Case(name="c", input="", answer=str(path))
+    assert DefaultChecker().check(case, path.read_bytes()).accepted is True
+    assert DefaultChecker().check(case, path).accepted is True
+    found = DefaultChecker().check(case, path.read_bytes() + b"1")
+    assert found.accepted is False and found.cause.startswith(f"line {lines + 1}, token {2 * lines + 1}, byte {10 * lines}")
+
+
+def test_a_file_that_was_cut_short_meanwhile_is_no_answer(tmp_path: Path) -> None:
+    path = tmp_path / "1.ans"
+    path.write_bytes(b"1 " * (3 << 20))
+    with open_text(path) as text:
+        os.truncate(path, 10)
+        with pytest.raises(OSError, match="shorter than it was"):
+            compare(b"1\n" * (3 << 20), text, Rules())
 
 
 # ---- beside the reference ---------------------------------------------------------------------------------------

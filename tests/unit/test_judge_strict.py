@@ -25,7 +25,8 @@ class Inputs:
 class Outputs:
     """Accepts ``right``, rejects all else, comes to no answer about ``mute``."""
 
-    def check(self, case: Case, output: bytes) -> Checked:
+    def check(self, case: Case, output: bytes | Path) -> Checked:
+        output = output if isinstance(output, bytes) else output.read_bytes()
         return Checked(accepted=None if output == b"mute" else output == b"right", judge_message="differs", cause="crashed")
 
 
@@ -34,7 +35,9 @@ def call(acts: Sequence[Callable[[], None]]) -> None:
         act()
 
 
-def check(tmp_path: Path, cases: dict[str, bytes], *, interactive: bool = False, validators: bool = True, multi_pass: bool = False) -> DataCheck:
+def check(
+    tmp_path: Path, cases: dict[str, bytes], *, interactive: bool = False, validators: bool = True, multi_pass: bool = False, missing: Sequence[str] = ()
+) -> DataCheck:
     """Check a problem with these cases; the content is the answer, or the output for a case of ``*_output``."""
     children: list[Case] = []
     invalid: dict[str, tuple[Case, ...]] = {}
@@ -51,7 +54,7 @@ def check(tmp_path: Path, cases: dict[str, bytes], *, interactive: bool = False,
     problem = Problem(
         name="p", format=Format.V2025_09, root="/p", limits=ProblemLimits(), data=data, invalid=invalid, multi_pass=multi_pass, interactive=interactive
     )
-    found = DataCheck(problem, Inputs() if validators else None, None if interactive else Outputs())
+    found = DataCheck(problem, Inputs() if validators else None, None if interactive else Outputs(), missing)
     found.run(call)
     return found
 
@@ -86,3 +89,11 @@ def test_what_cannot_be_checked_is_said(tmp_path: Path) -> None:
     found = check(tmp_path, {"secret/1": b"wrong", "valid_output/1": b"wrong"}, interactive=True)
     assert (found.problems, found.warnings) == ((), ("outputs of an interactive problem were not checked: they would have to be talked about",))
     assert check(tmp_path, {"sample/1": b"wrong"}, multi_pass=True).problems == ()
+
+
+def test_a_validator_that_is_not_here_is_said_and_might_have_refused(tmp_path: Path) -> None:
+    cases = {"secret/bad": b"right", "invalid_input/1": b""}
+    found = check(tmp_path, cases, missing=["`v3` was not run"])
+    assert (found.problems, found.warnings) == (("input validator `v2` refuses input `secret/bad`: line 2",), ("`v3` was not run",))
+    found = check(tmp_path, cases, validators=False, missing=["`v3` was not run"])
+    assert (found.problems, found.warnings) == ((), ("`v3` was not run",))

@@ -10,6 +10,7 @@ from sandbox.record import dataclass, field
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping, Sequence
     from types import TracebackType
     from typing import Protocol, Self
@@ -55,13 +56,19 @@ class Checker(Protocol):
     """Judges outputs; thread-safe. A context manager: leaving it ends what it keeps running."""
 
     def check(
-        self, case: Case, output: bytes, *, ran: Ran | None = None, given: bytes | None = None, feedback: Mapping[str, bytes] | None = None
+        self,
+        case: Case,
+        output: bytes | os.PathLike[str],
+        *,
+        ran: Ran | None = None,
+        given: bytes | None = None,
+        feedback: Mapping[str, bytes] | None = None,
     ) -> Checked:
         """Return what is to be said of an output.
 
         Args:
             case: with input, answer and flags.
-            output: what the submission printed; hostile.
+            output: what the submission printed, or a file that has it; hostile.
             ran: the run that it comes from, where there was one.
             given: the input of this pass, where it is not the case's own.
             feedback: what the pass before left.

@@ -11,11 +11,13 @@ from __future__ import annotations
 import re
 
 from sandbox.judge.check import Checked
+from sandbox.judge.check.text import Text, open_text
 from sandbox.judge.problem import Format
 from sandbox.record import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
     from typing import Self
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from sandbox.judge.running import Ran
 
 _WINDOW = 256 << 10
+_AHEAD = 4 << 10
 _SHOWN = 60
 _SPACE = rb" \t\n\v\f\r"
 # No two repetitions here can match the same characters, so that no token takes more than linear time.
@@ -107,14 +110,15 @@ def parse_flags(flags: Sequence[str], *, strict: bool = False) -> Rules:
     return Rules(case_sensitive=case_sensitive, space_change_sensitive=space_change_sensitive, relative=relative, absolute=absolute)
 
 
-def compare(output: bytes, answer: bytes, rules: Rules) -> Difference | None:
-    """Return the first difference between an output and an answer, None where the output is right."""
-    if output == answer:
+def compare(output: bytes | Text, answer: bytes | Text, rules: Rules) -> Difference | None:
+    """Return the first difference between an output and an answer, None where the output is right. Raises `OSError` as `Text.read`."""
+    ours, theirs = (each if isinstance(each, Text) else Text(each) for each in (output, answer))
+    if ours.equals(theirs):
         return None
-    return _compare(output, answer, rules, _PIECE if rules.space_change_sensitive else _TOKEN)
+    return _compare(ours, theirs, rules, _PIECE if rules.space_change_sensitive else _TOKEN)
 
 
-def _compare(output: bytes, answer: bytes, rules: Rules, pattern: re.Pattern[bytes]) -> Difference | None:
+def _compare(output: Text, answer: Text, rules: Rules, pattern: re.Pattern[bytes]) -> Difference | None:
     """Compare piece by piece: tokens, and where space counts what is between them."""
     ours, theirs = _Pieces(output, pattern), _Pieces(answer, pattern)
     token = 0
@@ -134,7 +138,7 @@ def _compare(output: bytes, answer: bytes, rules: Rules, pattern: re.Pattern[byt
     if mine:
         return _place(ours, theirs, 0, token, f"the answer ends here, the output goes on with {_show(mine[0])}", pattern)
     if his:
-        told = "is empty" if not output else "has white space only" if not output.strip() else "ends here"
+        told = "is empty" if not output.size else "has white space only" if _is_blank(output) else "ends here"
         return _place(ours, theirs, 0, token, f"the output {told}, the answer goes on with {_show(his[0])}", pattern)
     return None
 
@@ -142,10 +146,11 @@ def _compare(output: bytes, answer: bytes, rules: Rules, pattern: re.Pattern[byt
 class _Pieces:
     """The pieces of a text, a window's worth at a time."""
 
-    def __init__(self, data: bytes, pattern: re.Pattern[bytes]) -> None:
-        self.data = data
+    def __init__(self, text: Text, pattern: re.Pattern[bytes]) -> None:
+        self.text = text
         self._pattern = pattern
-        self._windows = _windows(data)
+        self._windows = _windows(text)
+        self._part = b""
         self._pieces: list[bytes] = []
         self._next = 0
         self.window = 0
@@ -154,13 +159,12 @@ class _Pieces:
     def look(self) -> list[bytes]:
         """Return what is next, nothing at the end."""
         while self._next == len(self._pieces):
-            bounds = next(self._windows, None)
-            if bounds is None:
+            window = next(self._windows, None)
+            if window is None:
                 return []
-            self.window, end = bounds
+            self.window, self._part = window
             self._next = self.taken = 0
-            piece = self.data[self.window : end]
-            self._pieces = piece.split() if self._pattern is _TOKEN else self._pattern.findall(piece)
+            self._pieces = self._part.split() if self._pattern is _TOKEN else self._pattern.findall(self._part)
         if self._next:
             del self._pieces[: self._next]
             self._next = 0
@@ -172,24 +176,36 @@ class _Pieces:
         self.taken += count
 
     def offset(self, index: int) -> int:
-        """Return where a piece of the last look begins, or the end of the text."""
-        position = self.window
-        for number, found in enumerate(self._pattern.finditer(self.data, self.window)):
+        """Return where a piece of the last look begins; where the last of all ended, if there was no more; the end of a text without any."""
+        end = self.window
+        for number, found in enumerate(self._pattern.finditer(self._part)):
             if number == self.taken + index:
-                return found.start()
-            position = found.end()
-        return position or len(self.data)  # a window begins where a token ends
+                return self.window + found.start()
+            end = self.window + found.end()
+        return end or self.text.size  # a window begins where a token ends
 
 
-def _windows(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yield bounds of pieces that begin and end where a token ends; a token longer than a window is in one piece."""
+def _windows(text: Text) -> Iterator[tuple[int, bytes]]:
+    """Yield parts, with where they begin, that begin and end where a token ends; a token longer than a window is in one part."""
     start = 0
-    while start < len(data):
-        end = start + _WINDOW
-        found = _AFTER_TOKEN.search(data, end) if end < len(data) else None
-        end = len(data) if found is None else found.start()
-        yield start, end
+    while start < text.size:
+        parts = [text.read(start, start + _WINDOW)]
+        end, ahead = start + len(parts[0]), _AHEAD
+        while end < text.size:
+            more = text.read(end - 1, end + ahead)  # with the byte before, which tells whether a token ends right here
+            found = _AFTER_TOKEN.search(more, 1)
+            stop = len(more) if found is None else found.start()
+            parts.append(more[1:stop])
+            end += stop - 1
+            if found is not None:
+                break
+            ahead = min(4 * ahead, _WINDOW)
+        yield start, b"".join(parts)
         start = end
+
+
+def _is_blank(text: Text) -> bool:
+    return all(not part.strip() for _, part in _windows(text))
 
 
 def _differ(mine: bytes, his: bytes, rules: Rules) -> str:
@@ -246,9 +262,9 @@ def _place(ours: _Pieces, theirs: _Pieces, index: int, token: int, why: str, pat
     byte, beside = ours.offset(index), theirs.offset(index)
     number = token + index + 1
     if pattern is _PIECE:
-        number = sum(1 for _ in _TOKEN.finditer(ours.data, 0, byte)) + 1
+        number = 1 + sum(len(_TOKEN.findall(part[: byte - start])) for start, part in _windows(ours.text) if start < byte)
     return Difference(
-        why=why, byte=byte, line=ours.data.count(b"\n", 0, byte) + 1, token=number, answer_line=theirs.data.count(b"\n", 0, beside) + 1
+        why=why, byte=byte, line=ours.text.count_lines(byte) + 1, token=number, answer_line=theirs.text.count_lines(beside) + 1
     )  # fmt: skip
 
 
@@ -288,20 +304,25 @@ class DefaultChecker:
         self._rules: dict[tuple[str, ...], Rules] = {}
 
     def check(
-        self, case: Case, output: bytes, *, ran: Ran | None = None, given: bytes | None = None, feedback: Mapping[str, bytes] | None = None
+        self,
+        case: Case,
+        output: bytes | os.PathLike[str],
+        *,
+        ran: Ran | None = None,
+        given: bytes | None = None,
+        feedback: Mapping[str, bytes] | None = None,
     ) -> Checked:
         """See `Checker.check`."""
         try:
             rules = self._rules.get(case.output_validator_flags)
             if rules is None:
                 rules = self._rules[case.output_validator_flags] = parse_flags(case.output_validator_flags, strict=self._strict)
-            with open(case.answer, "rb", buffering=0) as file:
-                answer = file.readall() or b""
+            with open_text(output) as ours, open_text(case.answer) as theirs:
+                found = compare(ours, theirs, rules)
         except FlagError as error:
             return Checked(accepted=None, cause=f"output validator flags of `{case.name}`: {error}")
         except OSError as error:
             return Checked(accepted=None, cause=f"answer of `{case.name}`: {error.strerror}")
-        found = compare(output, answer, rules)
         if found is None:
             return Checked(accepted=True, exit=42)
         return Checked(accepted=False, exit=43, judge_message=str(found), cause=str(found))

@@ -59,7 +59,13 @@ class ValidatorChecker:
         ]
 
     def check(
-        self, case: Case, output: bytes, *, ran: Ran | None = None, given: bytes | None = None, feedback: Mapping[str, bytes] | None = None
+        self,
+        case: Case,
+        output: bytes | os.PathLike[str],
+        *,
+        ran: Ran | None = None,
+        given: bytes | None = None,
+        feedback: Mapping[str, bytes] | None = None,
     ) -> Checked:
         """See `Checker.check`; with several validators the feedback of each is below its number."""
         several = len(self._runners) > 1
@@ -76,7 +82,7 @@ class ValidatorChecker:
         assert found is not None
         return found if not several else _with_feedback(found, kept)
 
-    def _check(self, runner: Runner, case: Case, output: bytes, given: bytes | None, feedback: Mapping[str, bytes]) -> Checked:
+    def _check(self, runner: Runner, case: Case, output: bytes | os.PathLike[str], given: bytes | None, feedback: Mapping[str, bytes]) -> Checked:
         name = f"output validator `{runner.program.name}`"
         limits = validation_limits(self._problem)
         try:

@@ -6,6 +6,7 @@ The programs run in sandboxes; this module only compares what they say with what
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from sandbox.judge.check import Checked
@@ -26,8 +27,8 @@ class Inputs(Protocol):
 class Outputs(Protocol):
     """What says whether an output is right."""
 
-    def check(self, case: Case, output: bytes) -> Checked:
-        """Return what the output validators say."""
+    def check(self, case: Case, output: bytes | Path) -> Checked:
+        """Return what the output validators say of bytes, or of what a file has."""
 
 
 class DataCheck:
@@ -37,31 +38,34 @@ class DataCheck:
         problem: staged.
         inputs: None where it has no input validators.
         outputs: None where it is interactive: a validator that talks cannot be shown an answer.
+        missing: why input validators are not among `inputs`, in words.
 
     Attributes:
         problems: what is wrong.
         warnings: what is doubtful.
     """
 
-    def __init__(self, problem: Problem, inputs: Inputs | None, outputs: Outputs | None) -> None:
+    def __init__(self, problem: Problem, inputs: Inputs | None, outputs: Outputs | None, missing: Sequence[str] = ()) -> None:
         self._problem = problem
         self._inputs = inputs
         self._outputs = outputs
+        self._missing = tuple(missing)
         self.problems: tuple[str, ...] = ()
         self.warnings: tuple[str, ...] = ()
 
     def run(self, together: Together) -> None:
         """Check everything."""
         problem = self._problem
-        doubts: list[str] = []
+        doubts: list[str] = [*self._missing]
         wrong: list[Callable[[], str]] = []
         doubtful: list[Callable[[], str]] = []
         cases = tuple(cases_of(problem.data))
-        if self._inputs is None:
+        if self._inputs is None and not self._missing:
             doubts.append("it has no input validators: nothing checks its inputs")
-        else:
+        elif self._inputs is not None:
             wrong += [self._valid_input(self._inputs, case) for case in cases]
-            wrong += [self._invalid_input(self._inputs, case) for case in problem.invalid.get("invalid_input", ())]
+            if not self._missing:  # else the one that is not here may be who refuses it
+                wrong += [self._invalid_input(self._inputs, case) for case in problem.invalid.get("invalid_input", ())]
             for kind in ("invalid_output", "valid_output"):
                 wrong += [self._valid_input(self._inputs, case) for case in problem.invalid.get(kind, ())]
         if self._outputs is not None:
@@ -108,14 +112,14 @@ class DataCheck:
 
     def _answer(self, outputs: Outputs, case: Case) -> Callable[[], str]:
         def check() -> str:
-            said = outputs.check(case, _read(case.answer))
+            said = outputs.check(case, Path(case.answer))
             return "" if said.accepted else f"the answer of `{case.name}` is not accepted as an output: {_first(said.judge_message) or said.cause}"
 
         return check
 
     def _output(self, outputs: Outputs, case: Case, accepted: bool) -> Callable[[], str]:
         def check() -> str:
-            said = outputs.check(case, _read(case.output))
+            said = outputs.check(case, Path(case.output))
             if said.accepted is accepted:
                 return ""
             if said.accepted is None:
@@ -123,11 +127,6 @@ class DataCheck:
             return f"output `{case.name}` is {'accepted' if said.accepted else 'refused'}, and is to be {'accepted' if accepted else 'refused'}"
 
         return check
-
-
-def _read(path: str) -> bytes:
-    with open(path, "rb", buffering=0) as file:
-        return file.readall() or b""
 
 
 def _first(text: str) -> str:
