@@ -58,9 +58,11 @@ TRIED = """
 ## What was tried
 
 Each of them but Python 2 was compiled and run on Debian 12, as root with cgroups v1 and as an ordinary user without any, by
-`sandbox judge languages --check`. {surveys} also by a program of several files, with recursion and, where the
-language has them, threads: `tests/kernel/test_judge_building.py`. Not defined are those of the format's table that Debian 12 has no compiler
-for: {undefined}; a submission in one of them is named as not judged. Of C# it is Mono's compiler; .NET's has no command that compiles files without a project.
+`sandbox judge languages --check`; Zig 0.13 of PyPI, GNU Smalltalk of Debian 11, and .NET's compilers of C# and Visual Basic of the SDK 2.2, which npm has.
+{surveys} also by a program of several files, with recursion and, where the language has them, threads: `tests/kernel/test_judge_building.py`.
+
+Not defined are those of the format's table that could not be tried here: {undefined}; a submission in one of them is named as not judged.
+.NET's compilers are called without a project, with the libraries of the runtime named one by one. Checktestdata and VIVA are for scripts of input validators.
 
 A program of more than 64 MiB of files is a compile error. Headers that a tool of its own brings, such as BAPCtools' `validation.h`, are not here; a package
 that has them beside its sources needs none.

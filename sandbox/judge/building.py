@@ -43,6 +43,7 @@ _NAMES = 512 << 10
 _LONGEST_NAME = 2048
 """Bytes of the names of what a compiler leaves, of all together and of one: above them lie the cache's directory and what the system allows."""
 _KEY_SCHEMA = 1
+_ACCEPTS = 42
 _WALL_FACTOR = 5
 """Wall time of a compiler as a multiple of its CPU time: idle time would count what it waits for a processor, and blame the contestant for a busy host."""
 _OWN = "the definition's own program"
@@ -126,7 +127,7 @@ class Builder:
                 return Built(name=name, code=Code.CE, cause=f"{size} bytes of code are more than the limit of {limits.code_bytes}")
             if isinstance(source, Source) and not stated and {"build", "run"} & source.files.keys():
                 return self._build_scripts(source, limits)
-            known = self.languages.find(language) if language else self.languages.get(stated) if stated else self.languages.detect(source.files)
+            known = self._find(source, stated, language, submitted)
             if known is None and (missing := undefined_language(stated, source.files)):
                 return Built(name=name, absent=f"{missing}: no definition", cause="docs/how-to/add-a-language.md")
             if known is None:
@@ -140,10 +141,17 @@ class Builder:
         except BadSource as error:
             return Built(name=name, language=stated, code=Code.CE, cause=str(error))
 
+    def _find(self, source: Submission | Source, stated: str, language: str, submitted: bool) -> Language | None:
+        """Return the language that is asked for, stated or told by the files; no submission is in one of those that input validators alone are written in."""
+        if language:
+            return self.languages.find(language)
+        known = self.languages.get(stated) if stated else self.languages.detect(source.files, validator=not submitted)
+        return None if known is None or (submitted and known.accepts is not None) else known
+
     def _build_language(self, name: str, language: Language, installed: Installed, sources: Sources, limits: ProblemLimits, submitted: bool) -> Built:
         toolchain = installed.toolchain
         main = choose_main(sources, language)
-        binary = sources.free_name("a.out")
+        binary = sources.free_name(toolchain.binary)
         values = {
             **installed.programs, "main": sources.word(main), "stem": posixpath.splitext(main)[0], "binary": binary, "program": PROGRAM_DIRECTORY,
             "memory": str(limits.compilation_memory_bytes >> 20),
@@ -166,6 +174,7 @@ class Builder:
             name=name, language=language.id, directory=entry.directory, command=fill(toolchain.run, values), profile=_RUN_PROFILES[submitted],
             environment=fill_variables(toolchain.environment, values), volumes=installed.volumes, time_factor=language.time_factor,
             memory_extra_bytes=language.memory_extra_bytes, processes=language.processes, digest=entry.key,
+            accepts=_ACCEPTS if language.accepts is None else language.accepts, rejects=language.rejects,
         )  # fmt: skip
         return _with_program(built, program)
 

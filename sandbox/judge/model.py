@@ -54,6 +54,8 @@ class Program:
         time_factor: what the language's time limit is multiplied with.
         memory_extra_bytes: what the language's runtime needs besides the program's memory.
         processes: threads and processes that its runtime needs.
+        accepts: the exit code by which an input validator says that an input is valid.
+        rejects: likewise that it is not; None where every other end says so.
         digest: of everything that its files were made of.
     """
 
@@ -67,6 +69,8 @@ class Program:
     time_factor: float = 1.0
     memory_extra_bytes: int = 0
     processes: int = 64
+    accepts: int = 42
+    rejects: int | None = None
     digest: str = ""
 
 

@@ -180,6 +180,7 @@ class Problem:
         scoring: whether submissions get scores.
         interactive: the output validator talks with the submission.
         multi_pass: the validator may ask for another pass.
+        submit_answer: submissions are files with answers, or programs that print them.
         custom_output: whether output validators are the package's.
         custom_score: whether they may give scores; a legacy one that may must.
         output_validators: the package's; legacy may have several, all must accept.
@@ -200,6 +201,7 @@ class Problem:
     scoring: bool = False
     interactive: bool = False
     multi_pass: bool = False
+    submit_answer: bool = False
     custom_output: bool = False
     custom_score: bool = False
     limits: ProblemLimits

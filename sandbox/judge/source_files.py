@@ -53,7 +53,7 @@ class Sources:
     def free_name(self, name: str) -> str:
         """Return a name that no file or directory of the sources has."""
         while any(each == name or each.startswith(name + "/") for each in self.files):
-            name += "_"
+            name = name.replace(".", "_.", 1)
         return name
 
 

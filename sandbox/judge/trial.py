@@ -6,7 +6,7 @@ import sandbox
 from sandbox.errors import SandboxError
 from sandbox.judge.languages.toolchains import first_line
 from sandbox.judge.model import PROGRAM_DIRECTORY
-from sandbox.judge.problem import ProblemLimits, Submission
+from sandbox.judge.problem import ProblemLimits, Source, Submission
 from sandbox.record import dataclass
 
 TYPE_CHECKING = False
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sandbox.result import Result
 
 NAMES = ("World", "you two", "Zoë")
+_VALID = sandbox.SealedInput(b"5\n")  # a file, as it is for validators: VIVA opens it anew
 _MEMORY = 1 << 30
 _LIMITS = ProblemLimits(memory_bytes=_MEMORY, compilation_time_ns=180_000_000_000)  # whether it works is asked, not how fast
 
@@ -36,22 +37,25 @@ class Trial:
 
 
 def try_language(builder: Builder, language: Language) -> Trial:
-    """Compile and run the program that a language's definition brings, and compare what it prints."""
-    submission = Submission(name=f"hello.{language.id}", files={language.hello_file: language.hello.encode()}, language=language.id)
-    built = builder.build(submission, limits=_LIMITS)
+    """Compile and run the program that a language's definition brings, and compare what it prints; an input validator has to accept."""
+    name, files = f"hello.{language.id}", {language.hello_file: language.hello.encode()}
+    source: Submission | Source = Submission(name=name, files=files, language=language.id)
+    if language.accepts is not None:
+        source = Source(name=name, files=files, language=language.id)
+    built = builder.build(source, limits=_LIMITS)
     if built.absent:
         return Trial(absent=True, cause=built.absent)
     if built.program is None:
         return Trial(cause=built.cause)
     try:
-        result = run_program(built.program, "".join(f"{name}\n" for name in NAMES).encode())
+        result = run_program(built.program, _VALID if language.accepts is not None else "".join(f"{name}\n" for name in NAMES).encode())
     except SandboxError as error:
         return Trial(cause=error.message)
     expected = "".join(f"Hello, {name}!\n" for name in NAMES).encode()
     cause = ""
-    if not result.ok:
+    if result.exit_code != (language.accepts or 0):
         cause = f"the program ended with {result.cause}" + (f": {line}" if (line := first_line(result)) else "")
-    elif result.stdout != expected:
+    elif language.accepts is None and result.stdout != expected:
         cause = f"the program printed {(result.stdout or b'')[:80]!r}"
     usage = result.usage
     return Trial(
@@ -59,7 +63,7 @@ def try_language(builder: Builder, language: Language) -> Trial:
     )  # fmt: skip
 
 
-def run_program(program: Program, stdin: bytes, *, args: tuple[str, ...] = (), limits: Mapping[str, object] | None = None) -> Result:
+def run_program(program: Program, stdin: bytes | sandbox.SealedInput, *, args: tuple[str, ...] = (), limits: Mapping[str, object] | None = None) -> Result:
     """Run a built program once, with the memory and processes that its runtime needs besides those of `limits`.
 
     Raises:

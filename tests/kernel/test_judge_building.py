@@ -112,8 +112,9 @@ def test_an_absent_language_is_named_and_judged_nothing(tmp_path: Path) -> None:
 
 
 def test_a_language_that_only_the_format_knows_is_absent_and_no_fault_of_the_authors(builder: Builder) -> None:
-    assert builder.build(source("", "a.swift")).absent == "Swift: no definition"
-    assert builder.build(Submission(name="x", files={"a.c": b""}, language="zig")).absent == "Zig: no definition"
+    assert builder.build(source("", "a.dart")).absent == "Dart: no definition"
+    assert builder.build(Submission(name="x", files={"a.c": b""}, language="apl")).absent == "APL: no definition"
+    assert builder.build(Submission(name="x", files={"a.c": b""}, language="viva")).absent == "`viva`: no definition"
     assert builder.build(Submission(name="x", files={"a.c": b""}, language="kling\non")).absent == "`kling\\x0aon`: no definition"
 
 

@@ -95,6 +95,11 @@ BAD = [
     ("run =", 'mounts = ["/var/../etc"]\nrun =', "`/var/../etc` must be an absolute path", ":9"),
     ("run =", 'environment = { "A B" = "1" }\nrun =', "`A B` cannot be the name of a variable", ":9"),
     ('"file"', '"binary"', "`run` does not use `{binary}`", ":9"),
+    ("priority = 7", "priority = 7\naccepts = 0", "`accepts` and `rejects` must be two exit codes", ":4"),
+    ("priority = 7", "priority = 7\nrejects = 1", "`accepts` and `rejects` must be two exit codes", ":4"),
+    ("priority = 7", "priority = 7\naccepts = 1\nrejects = 1", "`accepts` and `rejects` must be two exit codes", ":4"),
+    ("priority = 7", "priority = 7\naccepts = 0\nrejects = 256", "`rejects` must be a whole number from 0 to 255, not `256`", ":5"),
+    ("run =", 'binary = "../x.so"\nrun =', "`../x.so` is no name of a file such as `a.out`", ":9"),
     ("run =", "runn =", "key `runn` is not known", ":9"),
     ("[[toolchain]]", "[toolchain]", "a language needs at least one table `[[toolchain]]`", ":6"),
 ]
@@ -145,6 +150,21 @@ def test_the_language_of_a_program_is_that_of_most_files_and_then_of_the_highest
     assert detect(run="#!/usr/bin/env -S python3 -u\n") == "python3"
     assert detect(run="#!/bin/false\n") is None
     assert detect(a_c="#!/usr/bin/python3\n") == "c"
+
+
+def test_scripts_that_check_inputs_are_a_language_of_validators_alone(table: Languages) -> None:
+    for name, identity in (("x.ctd", "checktestdata"), ("x.viva", "viva")):
+        assert table.detect({name: b""}) is None
+        found = table.detect({name: b"", "notes.txt": b""}, validator=True)
+        assert found is not None and found.id == identity and {found.accepts, found.rejects} == {0, 1}
+    assert table.detect({"x.ctd": b"", "y.ctd": b"", "a.py": b""}) is table.find("python3")
+
+
+def test_of_several_versions_the_highest_is_taken(tmp_path: Path) -> None:
+    for version in ("9.0.11", "10.0.9", "10.0.10", "8.0"):
+        (tmp_path / version).mkdir()
+    found = find_need([f"{tmp_path}/*"], {})
+    assert found is not None and found.path == f"{tmp_path}/10.0.10"
 
 
 def test_programs_are_found_in_absolute_directories_of_path_shims_last(tmp_path: Path) -> None:

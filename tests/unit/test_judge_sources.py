@@ -90,7 +90,8 @@ def test_no_name_becomes_an_option_or_a_list_of_arguments() -> None:
 
 def test_the_compilers_file_takes_no_name_of_the_sources() -> None:
     assert Sources(files={"x.c": b""}).free_name("a.out") == "a.out"
-    assert Sources(files={"a.out": b"", "a.out_/x": b""}).free_name("a.out") == "a.out__"
+    assert Sources(files={"p.dll": b"", "p_.dll/x": b""}).free_name("p.dll") == "p__.dll"
+    assert Sources(files={"a.out": b"", "a_.out/x": b""}).free_name("a.out") == "a__.out"
 
 
 def test_included_files_take_the_place_of_a_submissions(table: Languages) -> None:

@@ -25,14 +25,15 @@ ENTRIES = ("binary", "file", "class")
 
 _ID = re.compile(r"[a-z][a-z0-9_+-]{0,31}")
 _EXTENSION = re.compile(r"\.[A-Za-z0-9+_-]{1,16}")
+_FILE = re.compile(r"[A-Za-z0-9_]{1,32}\.[A-Za-z0-9]{1,8}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PLACE = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 _OWN = frozenset({"files", "main", "class", "binary", "program", "memory", "stem"})
 TOP_KEYS = {
     "name", "aliases", "extensions", "shared", "interpreters", "include", "priority", "entry", "main", "time-factor", "memory-extra", "processes",
-    "hello", "hello-file", "toolchain",
+    "accepts", "rejects", "hello", "hello-file", "toolchain",
 }  # fmt: skip
-TOOLCHAIN_KEYS = {"needs", "version", "compile", "run", "mounts", "environment", "compile-environment", "hint"}
+TOOLCHAIN_KEYS = {"needs", "version", "compile", "binary", "run", "mounts", "environment", "compile-environment", "hint"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,7 @@ class Toolchain:
             path, links followed: ``{kotlinc}/../../lib/kotlin-stdlib.jar``.
         version: command that prints the version; its success is the proof that the toolchain works.
         compile: command, empty where nothing is compiled. Its working directory holds the sources.
+        binary: what the file is called that the compiler makes.
         run: command that starts the program.
         mounts: host paths outside the system directories that it needs, where they exist; ``*`` within a name.
         environment: variables of the run; `compile_environment` of the compiler.
@@ -54,6 +56,7 @@ class Toolchain:
     needs: Mapping[str, tuple[str, ...]]
     version: tuple[str, ...]
     compile: tuple[str, ...] = ()
+    binary: str = "a.out"
     run: tuple[str, ...]
     mounts: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -77,7 +80,10 @@ class Language:
         time_factor: what a time limit is multiplied with.
         memory_extra_bytes: what the runtime needs besides the program's memory.
         processes: threads and processes that the runtime may have.
-        hello: a program that prints ``Hello, NAME!`` for each line NAME of its input, in a file called `hello_file`.
+        accepts: of a language of nothing but input validators, the exit code by which its tool says that an input is valid; None for all others.
+        rejects: likewise, that it is not.
+        hello: a program that prints ``Hello, NAME!`` for each line NAME of its input, in a file called `hello_file`; of an input validator one that accepts
+            the line ``5``.
         digest: SHA-256 of the file that defined it.
         origin: that file.
     """
@@ -96,6 +102,8 @@ class Language:
     time_factor: float = 1.0
     memory_extra_bytes: int = 0
     processes: int = 64
+    accepts: int | None = None
+    rejects: int | None = None
     hello: str = ""
     hello_file: str = ""
     digest: str = ""
@@ -133,6 +141,9 @@ def parse_language(source: TomlSource, identity: str) -> Language:
     extensions, shared = (_texts(table.get(key, []), where(key), _EXTENSION, "an extension such as `.cc`") for key in ("extensions", "shared"))
     if not table["toolchain"] or not isinstance(table["toolchain"], list):
         where("toolchain").fail("a language needs at least one table `[[toolchain]]`")
+    accepts, rejects = (_whole(table[key], where(key), 0, 255) if key in table else None for key in ("accepts", "rejects"))
+    if (accepts is None) != (rejects is None) or (accepts is not None and accepts == rejects):
+        where("accepts" if "accepts" in table else "rejects").fail("`accepts` and `rejects` must be two exit codes")
     return Language(
         id=identity,
         name=string(table["name"], where("name")),
@@ -148,6 +159,8 @@ def parse_language(source: TomlSource, identity: str) -> Language:
         time_factor=_factor(table.get("time-factor", 1.0), where("time-factor")),
         memory_extra_bytes=parse_size(table.get("memory-extra", 0), where=f"{source.origin('memory-extra')}, memory-extra"),
         processes=_whole(table.get("processes", 64), where("processes"), 1, 4096),
+        accepts=accepts,
+        rejects=rejects,
         hello=_multiline(table.get("hello", ""), where("hello")),
         hello_file=string(table.get("hello-file", ""), where("hello-file")),
         digest=hashlib.sha256(source.data).hexdigest(),
@@ -189,12 +202,15 @@ def _toolchain(table: object, entry: str, at: int, where: Callable[[str], Where]
         where(f"{prefix}.run").fail(f"`run` does not use `{starts[0]}`, which `entry = \"{entry}\"` says that the program is started by")
     if entry != "file" and not commands["compile"]:
         here.fail(f"`entry = \"{entry}\"` needs a `compile` command")
+    binary = string(table.get("binary", "a.out"), where(f"{prefix}.binary"))
+    if not _FILE.fullmatch(binary):
+        where(f"{prefix}.binary").fail(f"`{binary}` is no name of a file such as `a.out`")
     mounts = _texts(table.get("mounts", []), where(f"{prefix}.mounts"))
     for path in mounts:
         if not path.startswith("/") or ".." in path.split("/") or path.count("/") < 2:
             where(f"{prefix}.mounts").fail(f"`{path}` must be an absolute path of a file or directory that holds nothing else")
     return Toolchain(
-        needs=needs, version=commands["version"], compile=commands["compile"], run=commands["run"], mounts=mounts,
+        needs=needs, version=commands["version"], compile=commands["compile"], binary=binary, run=commands["run"], mounts=mounts,
         environment=_variables(table.get("environment", {}), where(f"{prefix}.environment"), ambient | needs.keys()),
         compile_environment=_variables(table.get("compile-environment", {}), where(f"{prefix}.compile-environment"), ambient | needs.keys()),
         hint=string(table.get("hint", ""), where(f"{prefix}.hint")),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import os
 import posixpath
+import re
 import stat
 
 from sandbox.errors import PolicyError
@@ -81,13 +82,18 @@ def is_shown(path: str) -> bool:
 
 def _paths(candidate: str, environ: Mapping[str, str]) -> Iterator[str]:
     if "/" in candidate:
-        yield from sorted(glob.glob(candidate), reverse=True)  # the highest version, where a pattern says so
+        yield from sorted(glob.glob(candidate), key=_by_number, reverse=True)  # the highest version, where a pattern says so
         return
     directories = [each for each in environ.get("PATH", _STANDARD_PATH).split(":") if each.startswith("/")]
     # A shim chooses by the directory it is started in, and a judge's interpreter must not: what lies behind is looked for first.
     directories.sort(key=lambda each: posixpath.basename(each.rstrip("/")) == "shims")
     for directory in dict.fromkeys(directories):
         yield posixpath.join(directory, candidate)
+
+
+def _by_number(path: str) -> list[tuple[int, str]]:
+    """Return a key by which 10.0 comes after 9.0."""
+    return [(int(digits or 0), rest) for digits, rest in re.findall(r"([0-9]{0,18})([^0-9]*)", path, re.ASCII)]
 
 
 def _look(path: str, *, program: bool) -> Found | None:

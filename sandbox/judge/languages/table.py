@@ -25,8 +25,7 @@ _SUFFIX = ".toml"
 # Of the package format's table, those that have no definition here: a submission in one is not judged, which is no compile error of its author's.
 UNDEFINED = {
     "APL": ("apl", ".apl"), "Dart": ("dart", ".dart"), "F#": ("fsharp", ".fs"), "Gerbil": ("gerbil", ".ss"), "Java with Algs4": ("javaalgs4", ""),
-    "Julia": ("julia", ".jl"), "Odin": ("odin", ".odin"), "Simula": ("simula", ".sim"), "Smalltalk": ("smalltalk", ".st"), "Snobol": ("snobol", ".sno"),
-    "Swift": ("swift", ".swift"), "Visual Basic": ("visualbasic", ".vb"), "Zig": ("zig", ".zig"),
+    "Julia": ("julia", ".jl"), "Odin": ("odin", ".odin"), "Simula": ("simula", ".sim"), "Snobol": ("snobol", ".sno"), "Swift": ("swift", ".swift"),
 }  # fmt: skip
 _SHEBANG_BYTES = 256
 _SHEBANG = re.compile(rb"#![ \t]*(\S+)(?:[ \t]+(\S+))?(?:[ \t]+(\S+))?")
@@ -78,12 +77,17 @@ class Languages:
             return named
         return self._extensions.get(extension)
 
-    def detect(self, files: Mapping[str, bytes]) -> Language | None:
-        """Return the language of most files of a program, of the highest priority where two have as many; None where no file tells."""
+    def detect(self, files: Mapping[str, bytes], *, validator: bool = False) -> Language | None:
+        """Return the language of most files of a program, of the highest priority where two have as many; None where no file tells.
+
+        Args:
+            files: names and contents.
+            validator: whether it may be one of those that nothing but input validators are written in.
+        """
         counts: dict[str, int] = {}
         for name, content in files.items():
             found = self.of_file(name, content)
-            if found is not None:
+            if found is not None and (validator or found.accepts is None):
                 counts[found.id] = counts.get(found.id, 0) + 1
         if not counts:
             return None

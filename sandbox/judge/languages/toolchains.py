@@ -13,20 +13,24 @@ import threading
 import sandbox
 from sandbox.audit.events import escape_untrusted
 from sandbox.errors import SandboxError
-from sandbox.judge.languages.definition import Language, Toolchain, fill
+from sandbox.judge.languages.definition import Language, Toolchain, fill, fill_variables
 from sandbox.judge.languages.programs import Found, existing_mounts, find_need, is_shown, system_marks
+from sandbox.judge.model import PROGRAM_DIRECTORY
 from sandbox.record import dataclass, field
 from sandbox.store import cache_path, open_directory, read_entry, write_entry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from collections.abc import Set as AbstractSet
 
     from sandbox.result import Result
 
 _VERSION_LENGTH = 200
 _ENTRY_BYTES = 4096
-_ENTRY_SCHEMA = 2
+_ENTRY_SCHEMA = 3
+_MEMORY = "1024"
+"""MiB, for runtimes that are told of it while they say their version."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,26 +106,26 @@ class Toolchains:
 
     def _installed(self, language: Language, toolchain: Toolchain, found: Mapping[str, Found], version: str) -> Installed:
         programs = {name: need.path for name, need in found.items()}
-        # The first word of a command is found and shared by the sandbox itself, whatever it needs; a library beside it is not.
-        started = {toolchain.run[0], *toolchain.compile[:1]}
-        extra = tuple(f"{path}:{path}:ro" for name, path in programs.items() if not is_shown(path) and "{" + name + "}" not in started)
         return Installed(
             language=language, toolchain=toolchain, version=version, programs=programs,
-            volumes=(*extra, *existing_mounts(toolchain.mounts)),
+            volumes=_volumes(toolchain, found, {toolchain.run[0], *toolchain.compile[:1]}),
             identity=(language.digest, language.toolchains.index(toolchain), version, {name: found[name].identity() for name in sorted(found)}, self._marks),
         )  # fmt: skip
 
     def _version(self, toolchain: Toolchain, found: Mapping[str, Found]) -> tuple[str, str]:
         """Return why a toolchain does not work, and else the version."""
-        words = fill(toolchain.version, {name: need.path for name, need in found.items()})
-        volumes = existing_mounts(toolchain.mounts)
-        text = json.dumps([_ENTRY_SCHEMA, sandbox.__version__, words, volumes, {name: found[name].identity() for name in sorted(found)}], sort_keys=True)
+        programs = {name: need.path for name, need in found.items()}
+        words = fill(toolchain.version, programs)
+        environment = fill_variables(toolchain.compile_environment, {**programs, "memory": _MEMORY, "program": PROGRAM_DIRECTORY})
+        volumes = _volumes(toolchain, found, {toolchain.version[0]})
+        whole = [_ENTRY_SCHEMA, sandbox.__version__, words, environment, volumes, {name: found[name].identity() for name in sorted(found)}]
+        text = json.dumps(whole, sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()
         directory = open_directory(cache_path(self.environ, "judge-versions"))
         try:
             if directory is not None and (kept := read_entry(directory, key, _ENTRY_BYTES)) is not None:
                 return "", kept.decode(errors="replace")
-            reason, version = _ask(words, toolchain, volumes)
+            reason, version = _ask(words, environment, volumes)
             if directory is not None and not reason and version:
                 write_entry(directory, key, version.encode())
             return reason, version
@@ -130,11 +134,17 @@ class Toolchains:
                 os.close(directory)
 
 
-def _ask(words: tuple[str, ...], toolchain: Toolchain, volumes: tuple[str, ...]) -> tuple[str, str]:
+def _volumes(toolchain: Toolchain, found: Mapping[str, Found], started: AbstractSet[str]) -> tuple[str, ...]:
+    """Return what to share for a command: the first word of one is found and shared by the sandbox itself, whatever it needs; a library beside it is not."""
+    extra = [f"{need.path}:{need.path}:ro" for name, need in found.items() if not is_shown(need.path) and "{" + name + "}" not in started]
+    return (*extra, *existing_mounts(toolchain.mounts))
+
+
+def _ask(words: tuple[str, ...], environment: Mapping[str, str], volumes: tuple[str, ...]) -> tuple[str, str]:
     shown = " ".join([os.path.basename(words[0]), *words[1:]])
     try:
         result = sandbox.run(
-            words, profile="judge-compile", volumes=volumes, limits={"cpu": "20s", "wall": "60s", "output": "64K"}
+            words, profile="judge-compile", volumes=volumes, env=dict(environment), limits={"cpu": "20s", "wall": "60s", "output": "64K"}
         )  # fmt: skip
     except SandboxError as error:
         return f"`{shown}`: {error.message}", ""
