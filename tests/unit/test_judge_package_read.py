@@ -389,13 +389,34 @@ def test_programs_and_what_lies_beside_them(tmp_path: Path) -> None:
     assert found == {
         "a.cpp": {"a.cpp": b"a", "lib.h": b"h"},
         "b": {"b.py": b"b"},
+        "c.ctd": {"c.ctd": b"", "lib.h": b"h"},
         "v.py": {"lib.h": b"h", "v.py": LEGACY["input_validators/v.py"].encode()},  # type: ignore[union-attr]
     }
     assert submission(problem, "accepted/d").files == {"x/y.c": b"y"}
     assert doubts(problem) == [
-        "~/input_validators/c.ctd: checktestdata files are not run",
         "~/input_validators/data.xyz: is no program in a language of the package format; it is not run",
     ]
+
+
+def test_scripts_that_check_inputs_check_nothing_else(tmp_path: Path) -> None:
+    problem = read(tmp_path, {**LEGACY, "problem.yaml": "validation: custom\n", "output_validators/v.py": "", "output_validators/v.viva": ""})
+    assert [each.name for each in problem.output_validators] == ["v.py"]
+    assert doubts(problem) == ["~/output_validators/v.viva: scripts of Checktestdata and VIVA check inputs and nothing else; it is not run"]
+
+
+def test_answers_are_submissions_where_the_problem_wants_them(tmp_path: Path) -> None:
+    files = {
+        **NEW,
+        "problem.yaml": f"{NEW['problem.yaml']}type: submit-answer\n",
+        "submissions/accepted/whole/01.out": "1",
+        "submissions/accepted/one.txt": "1",
+        "submissions/accepted/README.md": "",
+    }
+    problem = read(tmp_path, files)
+    assert problem.submit_answer and {"accepted/whole", "accepted/one.txt"} < {each.name for each in problem.submissions}
+    assert "~/submissions/accepted/README.md: is no program; it is not judged" in doubts(problem)
+    # The control: elsewhere a text is a document.
+    assert "accepted/one.txt" not in {each.name for each in read(tmp_path / "b", {**files, "problem.yaml": NEW["problem.yaml"]}).submissions}
 
 
 def test_scripts_make_one_program(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """A package's input validators, each in a sandbox of its own: is an input what the problem says that inputs are?
 
 The exit code 42 accepts. Any other, or a signal, rejects, as the format says: a validator may well end by a failed assertion. One that met a limit, or could
-not be started, has said nothing.
+not be started, has said nothing. The tools of Checktestdata and VIVA have codes of their own for both; another one says that they had trouble, with the script
+for example, and nothing of the input.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from sandbox.errors import PolicyError, SandboxError, UnsupportedError
 from sandbox.judge.case import read_tree
 from sandbox.judge.check.feedback import DIRECTORY, clean_text
-from sandbox.judge.check.validator import ACCEPT, validation_limits
+from sandbox.judge.check.validator import validation_limits
 from sandbox.judge.running import Runner
 from sandbox.record import dataclass
 from sandbox.result import Verdict
@@ -55,13 +56,14 @@ class InputChecker:
 
     def _check(self, runner: Runner, case: Case) -> InputVerdict:
         name = runner.program.name
-        flags = case.input_validator_flags
-        if case.input_validator_flags_for is not None:
-            flags = _flags_for(name, case)
+        program = runner.program
+        flags = case.input_validator_flags if case.input_validator_flags_for is None else _flags_for(name, case)
+        # A tool would take arguments for names of files.
+        words = (*flags, *case.args) if program.rejects is None else ()
         try:
             files = read_tree(case.files) if case.files else {}
             room = sum(map(len, files.values())) + (1 << 20)
-            ran = runner.run(case.input, self._limits, args=(*flags, *case.args), files=files or None, home_bytes=room)
+            ran = runner.run(case.input, self._limits, args=words, files=files or None, home_bytes=room)
         except (PolicyError, UnsupportedError):
             raise
         except SandboxError as error:
@@ -70,11 +72,12 @@ class InputChecker:
             return InputVerdict(validator=name, case=case.name, accepted=None, cause=f"`{error.filename}`: {error.strerror}")
         result = ran.result
         said = clean_text(ran.stdout + b"\n" + ran.stderr, _SAID).strip()
-        if result.verdict not in _ENDED:
+        accepted = result.exit_code == program.accepts and result.signal is None
+        trouble = program.rejects is not None and not accepted and (result.exit_code != program.rejects or result.signal is not None)
+        if result.verdict not in _ENDED or trouble:
             return InputVerdict(
                 validator=name, case=case.name, accepted=None, cause=f"{result.cause} ({result.verdict})", message=said, result=result
             )
-        accepted = result.exit_code == ACCEPT and result.signal is None
         return InputVerdict(
             validator=name, case=case.name, accepted=accepted, cause="" if accepted else result.cause, message=said, result=result
         )  # fmt: skip

@@ -64,6 +64,7 @@ class Settings:
     scoring: bool = False
     interactive: bool = False
     multi_pass: bool = False
+    submit_answer: bool = False
     custom_output: bool = False
     custom_score: bool = False
     validator_flags: tuple[str, ...] = ()
@@ -171,6 +172,7 @@ def _read_new(keys: dict[str, Node], version: str, tree: Tree) -> Settings:
         custom_score="scoring" in types,
         interactive="interactive" in types,
         multi_pass=multi_pass,
+        submit_answer="submit-answer" in types,
         languages=() if "all" in codes else codes,
         allow_file_writing=writing.boolean() if writing else False,
         limits=_limits(_map(keys, "limits"), tree, multi_pass=multi_pass, legacy=False),
@@ -203,8 +205,6 @@ def _types(keys: dict[str, Node], tree: Tree) -> frozenset[str]:
             raise node.error(f"`type` cannot be both `{one}` and `{other}`")
     if len(types) != len(words):
         raise node.error("`type` names a type twice")
-    if "submit-answer" in types:
-        raise node.error("`submit-answer` problems have no programs to judge")
     return types
 
 

@@ -85,7 +85,7 @@ def _read(tree: Tree, name: str) -> Problem:
     submissions = read_submissions(tree, settings)
     _check_labels(tree, data, submissions)
     old_validators = not tree.missing("input_format_validators") and not new
-    input_validators = read_programs(tree, "input_format_validators" if old_validators else "input_validators", constants)
+    input_validators = read_programs(tree, "input_format_validators" if old_validators else "input_validators", constants, inputs=True)
     output_validators = _output_validators(tree, settings)
     graders = () if data.grading.aggregation else read_programs(tree, "graders", constants)
     if len(graders) > 1:
@@ -93,6 +93,8 @@ def _read(tree: Tree, name: str) -> Problem:
     if not graders and any(group.grading.custom for group in groups_of(data)):
         raise PackageError("`grading: custom` needs a program in `graders`", origin=tree.place("graders"))
     static = read_programs(tree, "static_validator", constants, one=True) if new else ()
+    if static and settings.submit_answer:
+        raise PackageError("a problem of type `submit-answer` cannot have a static validator", origin=tree.place("static_validator"))
     include = read_include(tree, constants)
     problem = Problem(
         name=name,
@@ -102,6 +104,7 @@ def _read(tree: Tree, name: str) -> Problem:
         scoring=settings.scoring,
         interactive=settings.interactive,
         multi_pass=settings.multi_pass,
+        submit_answer=settings.submit_answer,
         custom_output=bool(output_validators),
         custom_score=settings.custom_score,
         limits=limits,

@@ -25,7 +25,7 @@ _SOURCES = frozenset(
     ).split()
 )
 _DOCUMENTS = frozenset(("md", "txt", "tex", "pdf", "html", "rst", "yaml", "yml", "in", "ans", "out", "json", "log"))
-_FOREIGN = {"ctd": "checktestdata", "viva": "VIVA"}
+_SCRIPTS_OF_INPUTS = frozenset(("ctd", "viva"))
 
 
 def read_files(tree: Tree, entry: Entry, constants: Mapping[str, str]) -> tuple[dict[str, bytes], frozenset[str]]:
@@ -70,12 +70,13 @@ def is_junk(entry: Entry) -> bool:
     return entry.name in _JUNK or entry.name.endswith((".pyc", ".class"))
 
 
-def is_no_program(entry: Entry) -> bool:
-    """Whether an entry among submissions is a document, or was put out of use by its name."""
-    return entry.name.endswith((".disabled", ".template")) or (not entry.directory and (_ending(entry.name) in _DOCUMENTS or entry.name.startswith("README")))
+def is_no_submission(entry: Entry, *, answers: bool) -> bool:
+    """Whether an entry among submissions was put out of use by its name, or is a document, which may be an answer where `answers` can be submitted."""
+    document = entry.name.startswith("README") or (not answers and _ending(entry.name) in _DOCUMENTS)
+    return entry.name.endswith((".disabled", ".template")) or (not entry.directory and document)
 
 
-def read_programs(tree: Tree, path: str, constants: Mapping[str, str], *, one: bool = False) -> tuple[Source, ...]:
+def read_programs(tree: Tree, path: str, constants: Mapping[str, str], *, one: bool = False, inputs: bool = False) -> tuple[Source, ...]:
     """Return the programs in a directory.
 
     Each directory in it is one, and each file of source code; header files that lie beside are given to each of those. A script ``build`` or ``run`` makes
@@ -86,6 +87,7 @@ def read_programs(tree: Tree, path: str, constants: Mapping[str, str], *, one: b
         path: the directory; an absent one has none.
         constants: what is filled in.
         one: the directory is one program, as that of a 2025-09 output validator is: all that lies in it, unless that is a single directory.
+        inputs: the programs are input validators, which may be scripts of Checktestdata and VIVA.
 
     Raises:
         PackageError: one cannot be read.
@@ -94,7 +96,8 @@ def read_programs(tree: Tree, path: str, constants: Mapping[str, str], *, one: b
     whole = next((entry for entry in tree.list(path.rpartition("/")[0]) if entry.path == path), None)
     if whole is None or not entries:
         return ()
-    code = [entry for entry in entries if not entry.directory and _ending(entry.name) in _SOURCES]
+    languages = _SOURCES | _SCRIPTS_OF_INPUTS if inputs else _SOURCES
+    code = [entry for entry in entries if not entry.directory and _ending(entry.name) in languages]
     if any(entry.name in _SCRIPTS and not entry.directory for entry in entries) or (one and code):
         files, executable = read_files(tree, whole, constants)
         name = code[0].name if one and len(files) == 1 and code else path.rpartition("/")[2]
@@ -140,8 +143,8 @@ def read_include(tree: Tree, constants: Mapping[str, str]) -> dict[str, dict[str
 
 def _say_left_out(tree: Tree, entry: Entry) -> None:
     ending = _ending(entry.name)
-    if ending in _FOREIGN:
-        tree.warn(f"{_FOREIGN[ending]} files are not run", entry.path)
+    if ending in _SCRIPTS_OF_INPUTS:
+        tree.warn("scripts of Checktestdata and VIVA check inputs and nothing else; it is not run", entry.path)
     elif entry.trouble is not None:
         tree.leave_out(entry)
     elif ending not in _HEADERS | _DOCUMENTS and entry.name not in ("Makefile", "README", "LICENSE"):

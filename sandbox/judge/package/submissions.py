@@ -10,7 +10,7 @@ import re
 from sandbox.judge.errors import PackageError
 from sandbox.judge.package.confine import shown
 from sandbox.judge.package.expected import Entrance, read_submissions_yaml
-from sandbox.judge.package.sources import is_junk, is_no_program, read_files
+from sandbox.judge.package.sources import is_junk, is_no_submission, read_files
 from sandbox.judge.package.yaml_source import present, read_yaml
 from sandbox.judge.problem import Expectation, Format, Submission
 from sandbox.record import replace
@@ -75,7 +75,7 @@ def read_submissions(tree: Tree, settings: Settings) -> tuple[Submission, ...]:
             continue
         programs = [entry for entry in tree.list(directory.path) if not is_junk(entry)]
         for entry in programs:
-            if is_no_program(entry):
+            if is_no_submission(entry, answers=settings.submit_answer):
                 tree.warn("is no program; it is not judged", entry.path)
                 continue
             files, _ = read_files(tree, entry, settings.constants)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Protocol, cast
 
+from sandbox.judge.answers import ANSWERS
 from sandbox.judge.errors import PackageError
 from sandbox.judge.labels import doubt_label
 from sandbox.judge.model import CaseResult, Code, GroupResult, PackageResult, SubmissionResult
@@ -169,7 +170,7 @@ class Judging:
         self._warnings += [
             f"`{each.name}` is in `{each.language}`, which the package's `languages` do not name"
             for each in results
-            if allowed and each.language and each.language not in allowed
+            if allowed and each.language and each.language not in (ANSWERS, *allowed)
         ]
         problems = list(self._problems)
         if options.strict:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
 from sandbox.api.running import RunGone, running
 from sandbox.errors import SandboxError
+from sandbox.judge.answers import ANSWERS, open_answers
 from sandbox.judge.building import Builder
 from sandbox.judge.case import judge_case
 from sandbox.judge.check import Checker, open_checker
@@ -18,6 +19,7 @@ from sandbox.judge.grader_program import GraderProgram
 from sandbox.judge.grading import grade_group, should_stop, skipped_group, why_skipped
 from sandbox.judge.interactive.case import Interactor
 from sandbox.judge.labels import check_label
+from sandbox.judge.languages.table import undefined_language
 from sandbox.judge.model import Built, CaseResult, Code, GroupResult, Program, RunLimits
 from sandbox.judge.naming import make_run_name, runs_named
 from sandbox.judge.package.stage import stage_root
@@ -25,7 +27,7 @@ from sandbox.judge.pipeline.entry import Handle, Limits
 from sandbox.judge.pipeline.judging import Derived, Times
 from sandbox.judge.pipeline.strict import DataCheck, Together
 from sandbox.judge.pipeline.walk import Outcome, Rules, Walked
-from sandbox.judge.problem import Case, Group, Problem, Source, Submission
+from sandbox.judge.problem import Case, Group, Problem, Source, Submission, cases_of
 from sandbox.judge.running import Runner, run_limits
 from sandbox.judge.source_files import BadSource, choose_main, merge
 from sandbox.judge.timelimit import Limit, check_limit, derive_limit, first_for_limit
@@ -58,6 +60,7 @@ class RealTools:
         self._builder = builder
         self._stage = stage_root(problem)
         self._doubts: list[str] = []
+        self._answers: dict[str, Mapping[str, bytes]] = {}
         self._validators = tuple(self._own(source, "output validator") for source in problem.output_validators)
         self._interactor: Interactor | None = None
         self._checker: Checker | None = None
@@ -75,8 +78,14 @@ class RealTools:
 
     def build(self, submission: Submission) -> Built:
         """Build a submission. Files of no language are no submission that does not compile: packages keep notes and disabled programs beside the others."""
-        if not submission.language and self._builder.languages.detect(submission.files) is None:
+        files = submission.files
+        if not submission.language and self._builder.languages.detect(files) is None and not undefined_language("", files):
+            if self.problem.submit_answer:
+                self._answers[submission.name] = files
+                return Built(name=submission.name, language=ANSWERS, program=Program(name=submission.name, language=ANSWERS, directory="", command=()))
             return Built(name=submission.name, absent="no language is known by its files' names")
+        if self.problem.submit_answer:
+            self._doubts.append(f"`{submission.name}` is a program, and the problem wants answers: what it prints is judged")
         with runs_named(self.name):
             return self._builder.build(submission, include=self.problem.include, limits=self.problem.limits)
 
@@ -87,6 +96,10 @@ class RealTools:
     @contextmanager
     def open(self, program: Program) -> Iterator[Handle]:
         """Make a program ready to be run."""
+        if program.language == ANSWERS:
+            assert self._checker is not None
+            yield open_answers(self._answers[program.name], cases_of(self.problem.data), self._checker)
+            return
         with runs_named(self.name):
             runner = Runner(program)
         with runner:
@@ -128,11 +141,12 @@ class RealTools:
 
     def check_package(self, together: Together) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Check inputs, answers and what has to be refused."""
+        missing: list[str] = []
         with runs_named(self.name):
-            programs = [self._own(source, "input validator") for source in self.problem.input_validators]
+            programs = [each for source in self.problem.input_validators if (each := self._input_validator(source, missing)) is not None]
             inputs = InputChecker(programs, self.problem)
         with inputs:
-            check = DataCheck(self.problem, inputs if programs else None, self._checker)
+            check = DataCheck(self.problem, inputs if programs else None, self._checker, missing)
             check.run(together)
         return check.problems, check.warnings
 
@@ -147,8 +161,21 @@ class RealTools:
                 with suppress(RunGone, SandboxError):
                     run.kill(timeout=0)
 
+    def _input_validator(self, source: Source, missing: list[str]) -> Program | None:
+        """Return an input validator as built; None, and why, where its language is not here: what the others say of inputs counts all the same."""
+        built = self._builder.build(source, limits=self.problem.limits)
+        if built.program is None and built.absent:
+            missing.append(f"input validator `{source.name}` was not run: {built.absent}" + (f" ({built.cause})" if built.cause else ""))
+            return None
+        return self._program(source, "input validator", built)
+
     def _own(self, source: Source, what: str) -> Program:
         built = self._builder.build(source, limits=self.problem.limits)
+        if built.program is not None and built.program.rejects is not None:
+            raise PackageError(f"{what} `{source.name}` is a script that checks inputs and nothing else")
+        return self._program(source, what, built)
+
+    def _program(self, source: Source, what: str, built: Built) -> Program:
         if built.program is not None:
             return built.program
         if built.absent:
