@@ -33,7 +33,7 @@ class Outcome:
         wait_status: of the payload, None when init could not report it.
         killed_for: the limit for which the supervisor ended the run, if it did.
         usage: what was measured.
-        mapped_file_bytes: largest sampled sum of mapped file pages, where memory is sampled; None where it is counted.
+        mapped_file_bytes: most file pages that one process was seen to have mapped, where memory is sampled; None where it is counted.
         denied_fatal: which rule's kill ended it, where that is known.
         idle_ns: wall time less CPU time when the supervisor ended it, for its idle or its CPU time.
         killed_by: who asked for the end, where `killed_for` is ``signaled``.

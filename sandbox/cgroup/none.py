@@ -49,7 +49,7 @@ class Sample:
         threads: their threads.
         rss_bytes: anonymous, mapped shared, swapped-out and page-table memory. Pages that forked processes still share count once for
             each, so it is never too low for mapped memory; ask `TreeSampler.proportional_bytes` before killing for it.
-        file_bytes: mapped file pages, likewise; no limit counts them.
+        file_bytes: mapped file pages of the payload's process that has most of them; no limit counts them.
         truncated: more processes than the bound: the figures are lower bounds and the tree is over any sensible limit.
     """
 
@@ -104,12 +104,12 @@ class TreeSampler:
             stat = parse_stat(_read(f"{self._proc}/{pid}/stat"))
             if stat is None:
                 continue
+            status = _read(f"{self._proc}/{pid}/status")
             if pid != self._pid:
                 processes += 1
                 threads += stat.threads
-            status = _read(f"{self._proc}/{pid}/status")
+                mapped = max(mapped, sum_kib(status, _MAPPED))
             memory += sum_kib(status, _STATUS)
-            mapped += sum_kib(status, _MAPPED)
         return Sample(processes=processes, threads=threads, rss_bytes=memory * 1024, file_bytes=mapped * 1024, truncated=truncated)
 
     def proportional_bytes(self) -> int:

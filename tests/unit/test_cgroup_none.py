@@ -163,6 +163,15 @@ def test_circle_from_a_reused_pid_ends(tmp_path: Path) -> None:
     assert (sample.processes, sample.rss_bytes, sample.truncated) == (2, 3 * 8192, False)
 
 
+def test_file_pages_are_those_of_one_process_and_never_inits(tmp_path: Path) -> None:
+    """What is taken off the peak of the largest process is its own: with init's pages in it, a program just over its limit would seem to be below."""
+    for pid, children, mapped in ((10, "11 12 ", 1000), (11, "", 8), (12, "", 20)):
+        fake_process(tmp_path, pid, children)
+        with (tmp_path / str(pid) / "status").open("a") as status:
+            status.write(f"RssFile:\t {mapped} kB\n")
+    assert TreeSampler(10, proc=str(tmp_path)).sample().file_bytes == 20 * 1024
+
+
 def test_bound_cuts_off_and_says_so(tmp_path: Path) -> None:
     fake_process(tmp_path, 10, " ".join(str(pid) for pid in range(100, 5000)))
     for pid in range(100, 130):
