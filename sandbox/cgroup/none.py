@@ -6,8 +6,8 @@ blocks or kills. It is weaker than a cgroup, and `fallback_enforcements` says in
 - The kernel enforces nothing over the sum of the processes' memory; between two samples the tree may pass its limit.
 - Pages that nobody maps are not seen: memfd or SysV segments that were written and unmapped, socket and pipe buffers. The caps of
   each tmpfs bound files; memfd_create and shmget must be refused by the policy where the bound shall hold.
-- CPU time of a process whose parent ignores SIGCHLD vanishes when it ends (the kernel adds it to nobody); the wall
-  limit is what bounds that.
+- CPU time of a process whose parent ignores SIGCHLD vanishes when it ends (the kernel adds it to nobody). Once samples prove
+  that it does, it is estimated (`unheeded`); until then the wall limit is what bounds that.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import time
 
+from sandbox.cgroup.unheeded import Seen, Unheeded
 from sandbox.record import dataclass
 from sandbox.result import Enforcement
 
@@ -77,6 +78,7 @@ class TreeSampler:
         self._proc = proc
         self._max_pids = max_pids
         self._cpu_ns = 0
+        self._unheeded = Unheeded(_NS_PER_TICK, os.cpu_count() or 1)
         self._has_children_file = _has_children_file(proc, pid)
 
     def pids(self) -> list[int]:
@@ -86,31 +88,50 @@ class TreeSampler:
     def cpu_ns(self) -> int:
         """Return user plus system time of living processes and of all that were waited for, init's included, in nanoseconds; never falls.
 
-        Exact for the living; what was waited for the kernel shows in ticks of 10 ms, rounded down.
+        Exact for the living; what was waited for the kernel shows in ticks of 10 ms, rounded down. Where samples prove that nobody waits, and the kernel
+        shows nothing, it is estimated.
         """
         total = 0
         for pid in self._tree()[0]:
             stat = parse_stat(_read(f"{self._proc}/{pid}/stat"))
             if stat is not None:
                 total += process_cpu_ns(pid) + stat.waited_ticks * _NS_PER_TICK
-        self._cpu_ns = max(self._cpu_ns, total)
+        self._cpu_ns = max(self._cpu_ns, total, self.estimated_ns)
         return self._cpu_ns
+
+    @property
+    def estimated_ns(self) -> int:
+        """CPU time of the living and of the ended as of the last sample, where samples prove that nobody waits for what ends; else 0."""
+        return self._unheeded.total_ns if self._unheeded.proved else 0
+
+    @property
+    def vanishing(self) -> bool:
+        """Whether a process had ended between the last two samples."""
+        return self._unheeded.vanishing
 
     def sample(self) -> Sample:
         """Read the whole tree once."""
         pids, truncated = self._tree()
         processes = threads = memory = mapped = 0
+        seen: dict[int, Seen] = {}
         for pid in pids:
             stat = parse_stat(_read(f"{self._proc}/{pid}/stat"))
             if stat is None:
                 continue
+            seen[pid] = _see(pid, stat)
             status = _read(f"{self._proc}/{pid}/status")
             if pid != self._pid:
                 processes += 1
                 threads += stat.threads
                 mapped = max(mapped, sum_kib(status, _MAPPED))
             memory += sum_kib(status, _STATUS)
+        if not truncated:
+            self._unheeded.take(time.monotonic_ns(), seen, self._look)
         return Sample(processes=processes, threads=threads, rss_bytes=memory * 1024, file_bytes=mapped * 1024, truncated=truncated)
+
+    def _look(self, pid: int) -> Seen | None:
+        stat = parse_stat(_read(f"{self._proc}/{pid}/stat"))
+        return None if stat is None else _see(pid, stat)
 
     def proportional_bytes(self) -> int:
         """Return the tree's memory with each shared page counted once.
@@ -200,11 +221,15 @@ def process_cpu_ns(pid: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stat:
-    """The fields of /proc/PID/stat that are used here; `waited_ticks` is the time of children that were waited for, in ticks of SC_CLK_TCK."""
+    """The fields of /proc/PID/stat that are used here; `waited_ticks` is the time of children that were waited for, in ticks of SC_CLK_TCK, `waited_faults`
+    their minor page faults, and `start` is when it was started."""
 
     parent: int
     threads: int
     waited_ticks: int
+    waited_faults: int = 0
+    start: int = 0
+    runs: bool = False
 
 
 def read_stat(pid: int) -> bytes:
@@ -227,13 +252,21 @@ def parse_stat(content: bytes) -> Stat | None:
     Source: proc_pid_stat(5).
     """
     fields = content.rpartition(b")")[2].split()
-    if len(fields) < 18:
+    if len(fields) < 20:
         return None
     try:
-        # Counted from field 3, state: 4 ppid, 16 cutime, 17 cstime, 20 num_threads.
-        return Stat(parent=int(fields[1]), threads=int(fields[17]), waited_ticks=int(fields[13]) + int(fields[14]))
+        # Counted from field 3, state: 4 ppid, 11 cminflt, 16 cutime, 17 cstime, 20 num_threads, 22 starttime.
+        return Stat(
+            parent=int(fields[1]), threads=int(fields[17]), waited_ticks=int(fields[13]) + int(fields[14]), waited_faults=int(fields[8]),
+            start=int(fields[19]), runs=fields[0] == b"R",
+        )  # fmt: skip
     except ValueError:
         return None
+
+
+def _see(pid: int, stat: Stat) -> Seen:
+    waited_ns = stat.waited_ticks * _NS_PER_TICK
+    return Seen(start=stat.start, cpu_ns=process_cpu_ns(pid), waited_ns=waited_ns, waited_faults=stat.waited_faults, runs=stat.runs or stat.threads > 1)
 
 
 def sum_kib(content: bytes, keys: tuple[bytes, ...]) -> int:
@@ -276,7 +309,7 @@ def fallback_enforcements(limits: Limits) -> tuple[Enforcement, ...]:
         found.append(Enforcement(what="memory", how="sampled RSS, RLIMIT_DATA of each process", weaker=weaker))
     if limits.processes is not None:
         found.append(Enforcement(what="processes", how="RLIMIT_NPROC of the user namespace", weaker="the peak is only sampled"))
-    weaker = "sampled; time of processes whose parent ignores SIGCHLD is lost"
+    weaker = "sampled; time of processes whose parent ignores SIGCHLD is lost until that shows, and estimated from then on"
     found.append(Enforcement(what="cpu-time accounting", how="/proc/PID/stat of the tree, RLIMIT_CPU of each process", weaker=weaker))
     return tuple(found)
 

@@ -92,13 +92,15 @@ class Sampling:
         facts.sampled_processes = max(facts.sampled_processes, sample.threads)
         facts.sampled_file_bytes = max(facts.sampled_file_bytes, sample.file_bytes)
         memory = sample.rss_bytes
+        # What ends between two looks may be lost to the account of CPU time: look as often as may be.
+        longest = _CLOSEST_NS if self._tree.vanishing else _INTERVAL_NS
         if limit is None or "memory" not in self._enforced:
-            return _INTERVAL_NS
+            return longest
         if memory > limit:
             memory = min(memory, self._tree.proportional_bytes())
             self.over_memory = memory > limit or sample.truncated
         facts.sampled_memory_bytes = max(facts.sampled_memory_bytes, memory)
-        return max(_CLOSEST_NS, min(_INTERVAL_NS, (limit - memory) // _BYTES_A_NS))
+        return max(_CLOSEST_NS, min(longest, (limit - memory) // _BYTES_A_NS))
 
     def _look_at_cgroup(self, cgroup: CgroupRun, now: int) -> None:
         seen = cgroup.current()
@@ -126,6 +128,9 @@ class Sampling:
 
     def finish(self, end_ns: int) -> None:
         """The run has ended: the time since the last look is a gap like any other."""
+        if self._cgroup is None and self._tree.estimated_ns:
+            used = self._tree.estimated_ns - self._facts.setup_init_ns - self._facts.setup_payload_ns
+            self._facts.sampled_cpu_ns = max(self._facts.sampled_cpu_ns, used)
         if self._facts.memory_samples:
             self._facts.memory_gap_ns = max(self._facts.memory_gap_ns, end_ns - self._looked_ns)
 

@@ -25,8 +25,7 @@ CPU_MS = 350
 def test_cpu_time_of_all_processes_together(kind: str) -> None:
     """Rule: RLIMIT_CPU is per process, so the sum is limited: 6 at once, 6 one after another, and 6 for which nobody waits. Removed: the limit.
 
-    Not caught by sampling: the last. The kernel adds the time of a child to nobody when SIGCHLD is ignored; the result says so, and the wall limit is
-    what bounds it.
+    The kernel adds the time of the last to nobody. Without a cgroup it is estimated once samples prove that; the result says so.
     """
     run = load(kind, 6, 120, limits={"cpu": f"{CPU_MS}ms", "wall": 10})
     if run.result.verdict is not Verdict.CPU_LIMIT:
@@ -37,6 +36,18 @@ def test_cpu_time_of_all_processes_together(kind: str) -> None:
         assert CPU_MS * 10**6 <= used < 2 * CPU_MS * 10**6
     run = load(kind, 6, 120, limits={"cpu": "none", "wall": 10})
     assert run.result.ok and run["got"] == "6"
+
+
+@pytest.mark.parametrize(("kind", "ms"), [("lost", 2), ("relay", 2)])
+def test_short_lives_hide_no_time_without_a_cgroup(kind: str, ms: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule: whoever's end nobody waits for is counted all the same, however short it lives. Removed: the proof; then a tenth of the time is seen."""
+    monkeypatch.setattr("sandbox.api.prepare.find_backend", lambda: None)
+    run = load(kind, 1500 // ms, ms, limits={"cpu": "300ms", "wall": 20})
+    assert run.result.verdict is Verdict.CPU_LIMIT, run.result.cause
+    if kind == "lost":
+        monkeypatch.setattr("sandbox.cgroup.unheeded.Unheeded._prove", lambda *_: None)
+        run = load(kind, 600 // ms, ms, limits={"cpu": "300ms", "wall": 20})
+        assert run.result.ok and run.result.usage.cpu_ns < 300_000_000
 
 
 @pytest.mark.parametrize("kind", ["sleep", "stop", "vfork", "fifo"])
