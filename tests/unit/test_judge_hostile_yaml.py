@@ -192,5 +192,19 @@ def test_blanks_in_other_tools_files_take_one_pass(tmp_path: Path) -> None:
 
 
 def test_constants_take_one_pass() -> None:
-    assert fill_in(b"{{a}}{{b}}{{c}}", {"a": "{{b}}", "b": "{{a}}" * 2}) == b"{{b}}{{a}}{{a}}{{c}}"
-    assert fill_in(b"{{" * 100_000 + b"a}}", {"a": "1"}).endswith(b"1")
+    assert fill_in(b"{{a}}{{b}}{{c}}", {"a": "{{b}}", "b": "{{a}}" * 2}, 99) == b"{{b}}{{a}}{{a}}{{c}}"
+    filled = fill_in(b"{{" * 100_000 + b"a}}", {"a": "1"}, 1_000_000)
+    assert filled is not None and filled.endswith(b"1")
+
+
+def test_constants_that_make_a_file_huge_are_refused_before_they_are_filled_in(tmp_path: Path) -> None:
+    """A megabyte of names of a megabyte would take the judge's memory ten thousand times over."""
+    assert fill_in(b"{{a}}" * 10, {"a": "x" * 10}, 100) == b"x" * 100
+    assert fill_in(b"{{a}}" * 10, {"a": "x" * 10}, 99) is None
+    head = str(NEW["problem.yaml"]) + f"constants: {{c: {'x' * 500_000}}}\n"
+    for name, count in (("submissions/accepted/a.py", 200_000), ("output_validator/v.py", 200), ("data/secret/test_group.yaml", 5)):
+        package = make_package(tmp_path, {**NEW, "problem.yaml": head, name: "#{{c}}\n" * count})
+        with pytest.raises(PackageError, match="fill in constants: larger than [0-9]+ bytes with them") as caught:
+            read_package(package)
+        assert caught.value.origin == f"{package}/{name}"
+        (tmp_path / "sum" / name).unlink()

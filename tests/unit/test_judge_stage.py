@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
@@ -213,6 +214,40 @@ def test_package_that_changed_is_refused_and_the_stage_goes(spoil: str, tmp_path
     with pytest.raises(PackageError, match=r"No such file|link is absolute|not a regular file"), open_stage(problem):
         pytest.fail("a stage was made")
     assert left() == []
+
+
+@pytest.mark.parametrize("call", ["write", "mkdir"])
+def test_a_full_disk_is_said_with_its_place_and_the_stage_goes(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = read_package(make_package(tmp_path, NEW))
+    real = getattr(os, call)
+
+    def full(target: object, *rest: object, **more: object) -> object:
+        if call == "write" or str(target).endswith("/data"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(target, *rest, **more)
+
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(SandboxError, match="No space left on device") as caught, open_stage(problem):
+        pytest.fail("a stage was made")
+    assert stage_path() in str(caught.value) and "XDG_CACHE_HOME" in str(caught.value.hint)
+    assert left() == []
+
+
+def test_names_that_are_longer_together_than_the_system_takes_are_an_error_of_the_package(tmp_path: Path) -> None:
+    root = make_package(tmp_path, NEW)
+    here = os.open(f"{root}/data/secret", os.O_RDONLY)
+    try:
+        for _ in range(17):
+            os.mkdir("d" * 250, dir_fd=here)
+            below = os.open("d" * 250, os.O_RDONLY, dir_fd=here)
+            os.close(here)
+            here = below
+        for suffix in ("in", "ans"):
+            os.close(os.open(f"x.{suffix}", os.O_WRONLY | os.O_CREAT, 0o644, dir_fd=here))
+    finally:
+        os.close(here)
+    with pytest.raises(PackageError, match="File name too long"):
+        read_package(root)
 
 
 def test_stage_goes_when_its_user_fails(tmp_path: Path) -> None:

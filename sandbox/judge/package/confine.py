@@ -291,10 +291,14 @@ class Tree:
             os.close(fd)
         if not left:
             raise PackageError(f"read {what}: larger than {limit} bytes", origin=self.place(path))
-        self._bytes += limit + 1 - left
+        self.count(limit + 1 - left)
+        return b"".join(parts)
+
+    def count(self, size: int) -> None:
+        """Count bytes that are kept in memory. Raises `PackageError` when there are too many of them."""
+        self._bytes += size
         if self._bytes > MAXIMUM_SOURCE_BYTES:
             raise PackageError(f"read a package: programs of more than {MAXIMUM_SOURCE_BYTES} bytes", origin=self.shown)
-        return b"".join(parts)
 
 
 def _regular(fd: int, place: str) -> int:

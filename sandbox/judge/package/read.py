@@ -7,6 +7,7 @@ import math
 import os
 import re
 
+from sandbox.errors import describe_errno
 from sandbox.judge.errors import PackageError
 from sandbox.judge.package.archive import is_archive, unpack_archive
 from sandbox.judge.package.confine import Tree, shown
@@ -211,8 +212,15 @@ def _digest(problem: Problem, text: bytes) -> str:
         put("group", group.name, repr(group.grading))
     for case in (*cases_of(problem.data), *(case for cases in problem.invalid.values() for case in cases)):
         put("case", case.name, repr((case.args, case.output_validator_flags, case.input_validator_flags, case.input_validator_flags_for)))
-        put(*(str(os.stat(each).st_size) if each else "" for each in (case.input, case.answer, case.output)))
+        put(*(_size(each) if each else "" for each in (case.input, case.answer, case.output)))
     return found.hexdigest()
+
+
+def _size(path: str) -> str:
+    try:
+        return str(os.lstat(path).st_size)
+    except OSError as error:  # it was taken away meanwhile, or its whole path is longer than the system takes
+        raise PackageError(f"read `{shown(path)}`: {describe_errno(error.errno or 0)}") from None
 
 
 def _spell(expectation: Expectation) -> str:

@@ -59,7 +59,10 @@ def read_files(tree: Tree, entry: Entry, constants: Mapping[str, str]) -> tuple[
 
 
 def _filled(tree: Tree, path: str, data: bytes, constants: Mapping[str, str]) -> bytes:
-    filled = fill_in(data, constants)
+    filled = fill_in(data, constants, MAXIMUM_PROGRAM_BYTES)
+    if filled is None:
+        raise PackageError(f"fill in constants: larger than {MAXIMUM_PROGRAM_BYTES} bytes with them", origin=tree.place(path))
+    tree.count(max(0, len(filled) - len(data)))
     if filled != data and path.startswith("submissions/"):
         tree.warn("constants are filled in, as the format says; BAPCtools leaves submissions as they are", path)
     return filled

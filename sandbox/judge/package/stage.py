@@ -7,7 +7,7 @@ import hashlib
 import os
 import stat
 
-from sandbox.errors import describe_errno
+from sandbox.errors import SandboxError, describe_errno
 from sandbox.judge.errors import PackageError
 from sandbox.judge.package.confine import Tree
 from sandbox.judge.package.places import make_place, place_of
@@ -34,20 +34,29 @@ def open_stage(problem: Problem) -> Iterator[Problem]:
 
     Raises:
         PackageError: a file cannot be copied any more, or there is more of them than will be copied.
-        SandboxError: there is no place for a stage.
+        SandboxError: there is no place for a stage, or no room in it.
     """
     place = make_place("stage")
     try:
-        with Tree(problem.root) as tree:
-            copier = _Copier(tree, place.path, problem.digest)
-            data = _group(problem.data, copier)
-            invalid = {name: tuple(copier.case(case) for case in cases) for name, cases in problem.invalid.items()}
-        yield replace(problem, root=place.path, data=data, invalid=invalid, digest=copier.digest())
+        yield _copy_data(problem, place.path)
     finally:
         place.remove()
         unpacked = place_of(problem.root)
         if unpacked is not None:
             unpacked.remove()
+
+
+def _copy_data(problem: Problem, stage: str) -> Problem:
+    try:
+        with Tree(problem.root) as tree:
+            copier = _Copier(tree, stage, problem.digest)
+            data = _group(problem.data, copier)
+            invalid = {name: tuple(copier.case(case) for case in cases) for name, cases in problem.invalid.items()}
+    except OSError as error:
+        raise SandboxError(
+            f"write test data into `{stage}`: {describe_errno(error.errno or 0)}", hint="XDG_CACHE_HOME chooses another place"
+        ) from None  # fmt: skip
+    return replace(problem, root=stage, data=data, invalid=invalid, digest=copier.digest())
 
 
 def stage_root(problem: Problem) -> str:
@@ -132,7 +141,7 @@ class _Copier:
         size = 0
         try:
             os.fchmod(out, 0o444)
-            while part := os.read(fd, _CHUNK):
+            while part := _read(fd, source):
                 size += len(part)
                 self._bytes += len(part)
                 if size > MAXIMUM_FILE or self._bytes > MAXIMUM_STAGE:
@@ -141,11 +150,16 @@ class _Copier:
                 view = memoryview(part)
                 while view:
                     view = view[os.write(out, view) :]
-        except OSError as error:
-            raise PackageError(f"copy `{source}`: {describe_errno(error.errno or 0)}") from None
         finally:
             os.close(out)
         self._hash.update(f"{target[len(self._stage) :]} {size}".encode())
+
+
+def _read(fd: int, source: str) -> bytes:
+    try:
+        return os.read(fd, _CHUNK)
+    except OSError as error:
+        raise PackageError(f"copy `{source}`: {describe_errno(error.errno or 0)}") from None
 
 
 def _group(root: Group, copier: _Copier) -> Group:

@@ -32,15 +32,22 @@ def split_flags(node: Node, tree: Tree, path: str) -> tuple[str, ...]:
         return tuple(text.split())
 
 
-def fill_in(data: bytes, constants: Mapping[str, str]) -> bytes:
-    """Return a text with ``{{name}}`` replaced by the constants' values; what is no UTF-8, and names that are not known, stay as they are."""
+def fill_in(data: bytes, constants: Mapping[str, str], limit: int) -> bytes | None:
+    """Return a text with ``{{name}}`` replaced by the constants' values; what is no UTF-8, and names that are not known, stay as they are.
+
+    None where it would be longer than `limit` bytes: a short text can name a long value many times.
+    """
     if not constants or b"{{" not in data:
         return data
     try:
         data.decode("utf-8")
     except UnicodeDecodeError:
         return data
-    return _SEQUENCE.sub(lambda found: constants[name].encode() if (name := found[1].decode()) in constants else found[0], data)
+    values = {name.encode(): value.encode() for name, value in constants.items()}
+    size = len(data)
+    for found in _SEQUENCE.finditer(data):
+        size += len(values[found[1]]) - len(found[0]) if found[1] in values else 0
+    return None if size > limit else _SEQUENCE.sub(lambda found: values.get(found[1], found[0]), data)
 
 
 class Glob:

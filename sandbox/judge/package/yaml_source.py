@@ -163,7 +163,10 @@ def read_yaml(tree: Tree, path: str, constants: Mapping[str, str] | None = None)
     tree.yaml_bytes += len(data)
     if tree.yaml_bytes > MAXIMUM_TOGETHER:
         raise PackageError(f"read YAML: files of more than {MAXIMUM_TOGETHER} bytes together", origin=tree.place(path))
-    return parse_yaml(fill_in(data, constants or {}), tree.place(path)), data
+    filled = fill_in(data, constants or {}, MAXIMUM_BYTES)
+    if filled is None:
+        raise PackageError(f"fill in constants: larger than {MAXIMUM_BYTES} bytes with them", origin=tree.place(path))
+    return parse_yaml(filled, tree.place(path)), data
 
 
 def parse_yaml(data: bytes, file: str) -> Node:
