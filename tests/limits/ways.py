@@ -79,10 +79,6 @@ _KINDS = {
     "locks": ("record-locks",),
 }
 _BOUNDED = {name: _BOUNDS[kind] for kind, names in _KINDS.items() for name in names}
-_LOST = {
-    "weak": "the kernel adds the time of a child to nobody when SIGCHLD is ignored, and it may end between two samples",
-    "bounded": "the wall limit times the processors",
-}
 
 
 def ways(limit: str, source: str, table: dict[str, str], prefix: str = "", **different: dict[str, Any]) -> tuple[Way, ...]:
@@ -224,7 +220,6 @@ CPU = ways(
         "siblings": "clone with CLONE_PARENT",
         "vforks": "children by vfork",
     },
-    unheeded=_LOST, unheeded_by_flag=_LOST, unheeded_by_adopter=_LOST,
 )  # fmt: skip
 
 WALL = ways(
