@@ -90,7 +90,7 @@ def open_directory(path: str | None, *, make: bool = True) -> int | None:
 
 
 def make_directory(path: str) -> None:
-    """Make a directory of the caller's own if it is not there, but not in somebody else's.
+    """Make a directory of the caller's own if it is not there, and those above it, all of mode 0700 whatever the umask is, but not in somebody else's.
 
     Under sudo with the user's HOME root would follow whatever links are there, and the user, who cannot use a directory of root's, would do without
     at every run from then on.
@@ -100,16 +100,29 @@ def make_directory(path: str) -> None:
     """
     if os.path.lexists(path):
         return
-    above = os.path.dirname(os.path.abspath(path))
+    above = os.path.abspath(path)
+    missing = []
     while not os.path.exists(above):
+        missing.append(above)
         above = os.path.dirname(above)
     if os.stat(above).st_uid not in (0, os.geteuid()):
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), above)
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        pass
+    for each in reversed(missing):
+        try:
+            make_private(each)
+        except FileExistsError:
+            pass
+
+
+def make_private(path: str) -> None:
+    """Make a new directory of mode 0700, also where the umask takes away what the caller itself needs.
+
+    Raises:
+        OSError: it cannot be made, or is there.
+    """
+    os.mkdir(path, 0o700)
+    if os.lstat(path).st_mode & 0o700 != 0o700:
+        os.chmod(path, 0o700)
 
 
 def open_private(path: str) -> int | None:
@@ -199,6 +212,6 @@ def _unlink(directory: int, name: str) -> None:
 
 
 __all__ = [
-    "cache_path", "data_path", "hidden_paths", "is_ours", "make_directory", "mark_of", "open_directory", "open_private", "read_entry",
+    "cache_path", "data_path", "hidden_paths", "is_ours", "make_directory", "make_private", "mark_of", "open_directory", "open_private", "read_entry",
     "state_path", "write_entry",
 ]  # fmt: skip

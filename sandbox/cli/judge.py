@@ -52,6 +52,7 @@ package or the judge failed. Commands besides:
 _MOST_JOBS = 1024
 _NARROWEST = 40
 _MOST_REPEATS = 10_000
+_DESCRIPTORS = 1024
 
 
 class Ended(BaseException):
@@ -85,6 +86,7 @@ def _judge(given: dict[str, list[str]], paths: list[str]) -> int:
     if form not in ("table", "json", "junit"):
         raise UsageError(f"`--format {form}` is none of table, json and junit")
     options = _options(given)
+    _make_room()
     from sandbox.judge.progress import Display
     from sandbox.judge.report import exit_code
 
@@ -109,6 +111,16 @@ def _judge(given: dict[str, list[str]], paths: list[str]) -> int:
         except Ended as ended:
             _leave(ended.number, judged, display, len(paths))
     return exit_code(packages)
+
+
+def _make_room() -> None:
+    """Do with what an odd caller left us: a umask that takes our own rights to what we make, few descriptors of the many that we may have."""
+    import resource
+
+    os.umask(os.umask(0o077) & 0o077)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < _DESCRIPTORS:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, _DESCRIPTORS) if hard != resource.RLIM_INFINITY else _DESCRIPTORS, hard))
 
 
 def _options(given: dict[str, list[str]]) -> Options:

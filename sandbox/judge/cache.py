@@ -9,6 +9,7 @@ Attacks that this stops: an entry put there under another's key, a file changed,
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -63,27 +64,18 @@ class Cache:
 
     def __init__(self, directory: str, *, private: bool = False, bytes_limit: int = DEFAULT_BYTES, age_limit_ns: int = DEFAULT_AGE_NS) -> None:
         self._own = private
-        if private:
-            directory = _make_private(directory)
-        self.directory = directory
         self._bytes_limit = bytes_limit
         self._age_limit_ns = age_limit_ns
         self._lock = threading.Lock()
         self._closed = False
         self._said: dict[str, str] = {}
-        fd = open_private(directory)
-        if fd is None:
-            raise SandboxError(
-                f"use `{directory}` as a cache of compiled programs: it cannot be made, or others can write to it",
-                hint="`--no-cache` does without, and XDG_CACHE_HOME puts it elsewhere",
-            )
-        try:
-            self._held = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=fd)
-        except OSError as error:
-            raise SandboxError(f"open `{directory}/{_LOCK}`: {describe_errno(error.errno or 0)}") from None
-        finally:
-            os.close(fd)
-        fcntl.flock(self._held, fcntl.LOCK_SH)
+        while True:
+            self.directory = _make_private(directory) if private else directory
+            self._held = _open_lock(self.directory)
+            fcntl.flock(self._held, fcntl.LOCK_SH)
+            if not private or _is_still(self.directory, self._held):
+                break
+            os.close(self._held)  # another command took it for one whose maker is dead before it was locked
 
     def __enter__(self) -> Cache:
         return self
@@ -189,6 +181,28 @@ def open_cache(environ: Mapping[str, str], *, keep: bool = True) -> Cache:
     return Cache(directory, private=not keep)
 
 
+def _open_lock(directory: str) -> int:
+    fd = open_private(directory)
+    if fd is None:
+        raise SandboxError(
+            f"use `{directory}` as a cache of compiled programs: it cannot be made, or others can write to it",
+            hint="`--no-cache` does without, and XDG_CACHE_HOME puts it elsewhere",
+        )
+    try:
+        return os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=fd)
+    except OSError as error:
+        raise SandboxError(f"open `{directory}/{_LOCK}`: {describe_errno(error.errno or 0)}") from None
+    finally:
+        os.close(fd)
+
+
+def _is_still(directory: str, lock: int) -> bool:
+    try:
+        return os.path.samestat(os.lstat(posixpath.join(directory, _LOCK)), os.fstat(lock))
+    except OSError:
+        return False
+
+
 def _make_private(base: str) -> str:
     """Make a directory that lives as long as we do, and remove those whose makers are dead.
 
@@ -202,7 +216,10 @@ def _make_private(base: str) -> str:
     for item in _items(base):
         if item.name.startswith(_PRIVATE):
             _remove_abandoned(item.path)
-    return tempfile.mkdtemp(prefix=_PRIVATE, dir=base)
+    try:
+        return tempfile.mkdtemp(prefix=_PRIVATE, dir=base)
+    except OSError as error:
+        raise SandboxError(f"make a directory in `{base}`: {describe_errno(error.errno or 0)}") from None
 
 
 def _remove_abandoned(path: str) -> None:
@@ -210,8 +227,9 @@ def _remove_abandoned(path: str) -> None:
         fd = os.open(posixpath.join(path, _LOCK), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         # Just made and not locked yet, or half removed: an hour decides.
-        if time.time() - os.lstat(path).st_mtime > 3600:
-            _remove(path)
+        with contextlib.suppress(OSError):
+            if time.time() - os.lstat(path).st_mtime > 3600:
+                _remove(path)
         return
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

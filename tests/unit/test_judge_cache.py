@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ import pytest
 
 from sandbox.errors import SandboxError
 from sandbox.judge.cache import Cache, Entry, open_cache, prune
+from sandbox.store import open_private
 
 KEY = "a" * 64
 OTHER = "b" * 64
@@ -189,6 +192,36 @@ def test_a_private_cache_ends_with_its_process_and_that_of_a_killed_one_with_the
         assert sorted(os.listdir(base)) == sorted(os.path.basename(each.directory) for each in (one, two)) and left not in os.listdir(base)
         assert one.find(KEY) is None
     assert os.listdir(base) == []
+
+
+@pytest.mark.parametrize("mask", [0, 0o027, 0o777])
+def test_directories_are_the_callers_alone_whatever_the_umask(mask: int, tmp_path: Path) -> None:
+    """With 0 everybody could put another cache in its place; with 0777 nobody could use it, not even later."""
+    before = os.umask(mask)
+    try:
+        fd = open_private(str(tmp_path / "a/b/c"))
+    finally:
+        os.umask(before)
+    assert fd is not None
+    os.close(fd)
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a", "a/b", "a/b/c")] == [0o700] * 3
+
+
+def test_a_private_cache_that_is_taken_away_before_it_is_locked_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two commands begin at once, and one takes the other's for that of a killed one."""
+    real, taken = fcntl.flock, list[str]()
+
+    def lock(fd: int, operation: int) -> None:
+        if not taken:
+            taken.append(os.path.dirname(os.readlink(f"/proc/self/fd/{fd}")))
+            shutil.rmtree(taken[0])
+        real(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lock)
+    with Cache(str(tmp_path / "private"), private=True) as cache:
+        assert taken[0] != cache.directory
+        assert cache.add(KEY, FILES, {}) == cache.find(KEY)
+    assert os.listdir(tmp_path / "private") == []
 
 
 def test_nothing_is_left_of_an_entry_that_cannot_be_written(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:

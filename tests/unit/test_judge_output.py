@@ -12,6 +12,7 @@ import pytest
 
 from sandbox.cli import judge
 from sandbox.cli.options import UsageError
+from tests.conftest import ROOT
 
 
 @pytest.fixture(params=[False, True], ids=["nameless", "no such files here"])
@@ -55,6 +56,20 @@ def test_nothing_is_left_after_a_kill(tmp_path: Path) -> None:
     code = "import os, sys\nfrom sandbox.cli import judge\nwith judge._Output(sys.argv[1]):\n    os.kill(os.getpid(), 9)"
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "report")], timeout=60, check=False)
     assert done.returncode == -9 and list(tmp_path.iterdir()) == []
+
+
+def test_an_odd_caller_leaves_the_judge_what_it_needs() -> None:
+    """Rights to its own files, and descriptors as far as the hard limit goes; the bits for others stay as the caller wants them."""
+    script = """
+import os, resource
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, hard))
+os.umask(0o735)
+from sandbox.cli.judge import _make_room
+_make_room()
+print(oct(os.umask(0)), resource.getrlimit(resource.RLIMIT_NOFILE) == (min(hard, 1024), hard) or hard == resource.RLIM_INFINITY)
+"""
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout == "0o35 True\n"
 
 
 def _umask() -> int:

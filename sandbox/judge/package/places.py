@@ -12,7 +12,7 @@ import tempfile
 
 from sandbox.errors import SandboxError, describe_errno
 from sandbox.record import dataclass
-from sandbox.store import cache_path, open_private
+from sandbox.store import cache_path, make_private, open_private
 
 _MAXIMUM_STALE = 1000
 
@@ -56,7 +56,7 @@ def make_place(prefix: str) -> Place:
             os.close(above)
         while True:
             path = os.path.join(base, f"{prefix}-{secrets.token_hex(8)}")
-            os.mkdir(path, 0o700)
+            make_private(path)
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             if _lock(fd) and _is_still(path, fd):
                 break
@@ -78,7 +78,7 @@ def stage_path() -> str:
 
 def place_of(path: str) -> Place | None:
     """Return the place that a path is in, None when this process holds none."""
-    return next((place for place in _held.values() if path == place.path or path.startswith(place.path + "/")), None)
+    return next((place for place in tuple(_held.values()) if path == place.path or path.startswith(place.path + "/")), None)
 
 
 def _remove_stale(base: str, above: int) -> None:
