@@ -59,7 +59,7 @@ def _run_pass(
     except (PolicyError, UnsupportedError):
         raise
     except SandboxError as error:
-        return failed_pass(f"run `{runner.program.name}`: {error}")
+        return failed_pass(f"run `{runner.program.name}`: {error.message}", failed=True)
     except OSError as error:
         return failed_pass(f"`{error.filename}`: {error.strerror}")
     code, flags, cause = code_of(ran.result, limits)
@@ -72,6 +72,7 @@ def _run_pass(
     return Pass(
         code=code, flags=flags, cause=cause, result=ran.result, cpu_ns=ran.result.usage.cpu_ns, stdout_bytes=len(ran.stdout), stderr=ran.stderr,
         checked=checked, near=near_limits(ran.result, limits), notes=doubts(ran.result, code, ran.stderr) if checked is None else checked.notes,
+        failed=checked is not None and checked.failed,
     )  # fmt: skip
 
 

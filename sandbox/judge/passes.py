@@ -23,7 +23,7 @@ class Pass:
     """One pass, judged.
 
     Attributes:
-        code: the verdict; `flags`, `cause`, `notes`, `near`, `blame` and `transcript` as in `CaseResult`.
+        code: the verdict; `flags`, `cause`, `failed`, `notes`, `near`, `blame` and `transcript` as in `CaseResult`.
         result: of the submission's run, None where the sandbox failed.
         cpu_ns: its CPU time, as far as it counts; `own_ns` likewise, see `CaseResult`.
         ours: we ended it, so how it ended says nothing.
@@ -45,11 +45,12 @@ class Pass:
     notes: tuple[str, ...] = ()
     blame: str = ""
     transcript: tuple[str, ...] = ()
+    failed: bool = False
 
 
-def failed_pass(cause: str) -> Pass:
-    """Return a pass in which the judge failed, or something of the package, and nothing ran."""
-    return Pass(code=Code.JE, flags=(Code.JE,), cause=cause)
+def failed_pass(cause: str, *, failed: bool = False) -> Pass:
+    """Return a pass in which the judge failed, or something of the package, and nothing ran; `failed` as in `CaseResult`."""
+    return Pass(code=Code.JE, flags=(Code.JE,), cause=cause, failed=failed)
 
 
 def judge_passes(problem: Problem, case: Case, play: Callable[[bytes | None, Mapping[str, bytes]], Pass], *, blame: str = "") -> CaseResult:
@@ -76,7 +77,7 @@ def _sum_up(case: Case, passes: list[Pass]) -> CaseResult:
     last = passes[-1]
     told = f"pass {len(passes)}: {last.cause}" if len(passes) > 1 and last.cause else last.cause
     found = CaseResult(
-        case=case.name, code=last.code, flags=last.flags, cause=told, passes=len(passes), blame=last.blame,
+        case=case.name, code=last.code, flags=last.flags, cause=told, failed=last.failed, passes=len(passes), blame=last.blame,
         notes=tuple(dict.fromkeys(note for each in passes for note in each.notes)),
     )  # fmt: skip
     if last.result is None:

@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import pytest
 
+from sandbox.errors import SandboxError
 from sandbox.judge.errors import PackageError
 from sandbox.judge.model import Built, CaseResult, Code, GroupResult, Program, RunLimits
 from sandbox.judge.pipeline.entry import Handle, Limits
@@ -287,6 +288,8 @@ class Fakes:
             self.builds[submission.name] += 1
         if submission.name.endswith(".absent"):
             return Built(name=submission.name, language="absent", absent="`absentc` is not installed")
+        if submission.name.endswith(".crowded") and self.builds[submission.name] == 1:
+            return Built(name=submission.name, language="c", code=Code.JE, cause="clone3: EAGAIN")
         if submission.name.endswith(".broken"):
             return Built(name=submission.name, language="c", code=Code.CE, cause="exit 1", output="line 1: error")
         program = Program(name=submission.name, language="c", directory="", command=("x",), time_factor=2.0 if submission.name.endswith(".slow") else 1.0)
@@ -469,6 +472,41 @@ def test_near_a_limit_runs_are_repeated_alone() -> None:
         assert hit.notes == ("TLE beside other runs (1.05 s of CPU time), AC alone",)
         assert done.submissions[index].code is Code.AC
     assert max(fakes.runs.values()) == 2
+
+
+def test_a_sandbox_that_could_not_be_made_beside_others_is_made_again_alone() -> None:
+    """Another submission may have used up the user's processes. One that cannot be made alone either is the judge's error, and what a validator did stays."""
+    problem = problem_of({"a.crowded": None, "b": None, "c": None, "d": None, "e": None}, ROOT)
+
+    def fails(name: str, before: int, times: int = 1) -> CaseResult:
+        with fakes.lock:
+            if before:
+                fakes.beside.append({f"{fakes.running}"})
+        if name == "secret/03" and before < times:
+            return replace(result(name, Code.JE), failed=True, cause="clone3: EAGAIN")
+        return result(name)
+
+    fakes = Fakes(
+        problem,
+        {"a.crowded": accepts, "b": fails, "c": accepts, "d": lambda name, before: fails(name, before, 9), "e": lambda name, _: result(name, Code.JE)},
+    )
+    done = Judging(problem, fakes, Options(jobs=4)).run()
+    assert [each.code for each in done.submissions] == [Code.AC, Code.AC, Code.AC, Code.JE, Code.JE]
+    assert fakes.builds["a.crowded"] == 2 and fakes.builds["b"] == 1
+    assert fakes.beside == [{"1"}] * 2, "something ran beside a run that was to be alone"
+    again = next(each for each in done.submissions[1].cases if each.notes)
+    assert (again.case, again.notes) == ("secret/03", ("a sandbox could not be made beside other runs: clone3: EAGAIN",))
+    assert max(count for (name, _), count in fakes.runs.items() if name == "e") == 1
+
+
+def test_no_thread_to_work_with_is_an_error_with_its_hint(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(SandboxError, match="start a worker: can't start new thread") as caught:
+        Judging(problem_of({"a": None}, ROOT), Fakes(problem_of({"a": None}, ROOT), {"a": accepts}), Options()).run()
+    assert "ulimit -u" in str(caught.value.hint)
 
 
 def test_time_limit_is_made_of_those_that_set_it() -> None:

@@ -36,6 +36,7 @@ class Checked:
         next_pass: the input of another pass, which it asks for.
         feedback: files that it left, by name, for its next pass.
         cause: why, in a person's words.
+        failed: it was never asked, because its sandbox could not be made.
         result: of its run.
     """
 
@@ -48,6 +49,7 @@ class Checked:
     next_pass: bytes | None = None
     feedback: Mapping[str, bytes] = field(default_factory=dict)
     cause: str = ""
+    failed: bool = False
     notes: tuple[str, ...] = ()
     result: Result | None = None
 

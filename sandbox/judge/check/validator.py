@@ -103,7 +103,7 @@ class ValidatorChecker:
         except (PolicyError, UnsupportedError):
             raise
         except SandboxError as error:
-            return Checked(accepted=None, cause=f"{name}: {error}")
+            return Checked(accepted=None, cause=f"{name}: {error.message}", failed=True)
         return judge_validator(name, ran.result, self._problem, stderr=ran.stderr, given=files)
 
     def close(self) -> None:

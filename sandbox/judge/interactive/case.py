@@ -100,7 +100,7 @@ class Interactor:
         except (PolicyError, UnsupportedError):
             raise
         except SandboxError as error:
-            return failed_pass(f"`{runner.program.name}` with {name}: {error}")
+            return failed_pass(f"`{runner.program.name}` with {name}: {error.message}", failed=True)
         ended = played.parties[VALIDATOR]
         checked = judge_validator(name, ended.result, problem, stderr=ended.result.stderr or b"", given=files)
         return _judged(played, _judge(played, limits, checked), problem, limits, checked)

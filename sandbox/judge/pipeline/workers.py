@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
+from sandbox.errors import SandboxError
+
 
 class Stopped(Exception):
     """The judging was called off; no result of it counts."""
@@ -106,7 +108,11 @@ class Board:
         self._failure = None
         self._workers = 1
         try:
-            threading.Thread(target=self._start, args=(act, end), name="judge-start", daemon=True).start()
+            try:
+                _begin("judge-start", self._start, act, end)
+            except SandboxError:
+                os.close(end)
+                raise
             select.select([over], [], [])
         except BaseException:
             self.stop()
@@ -122,7 +128,7 @@ class Board:
             for number in range(self.jobs):
                 with self.turn:
                     self._workers += 1
-                threading.Thread(target=self._work, args=(act, end), name=f"judge-{number}", daemon=True).start()
+                _begin(f"judge-{number}", self._work, act, end)
         except BaseException as error:
             with self.turn:
                 self._workers -= 1
@@ -187,6 +193,13 @@ class Board:
             self.turn.notify_all()
             if not self._workers:
                 os.close(end)
+
+
+def _begin(name: str, target: Callable[..., None], *args: object) -> None:
+    try:
+        threading.Thread(target=target, args=args, name=name, daemon=True).start()
+    except RuntimeError as error:
+        raise SandboxError(f"start a worker: {error}", hint="the limit on processes and threads (`ulimit -u`) or on memory is reached") from None
 
 
 __all__ = ["Board", "Gate", "Stopped", "Work"]
