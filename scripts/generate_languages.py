@@ -42,7 +42,8 @@ named like the main file, then the first.
 - Names of files reach the compiler only in a form that none reads as an option (`-o`) or as a list of arguments (`@file`), and no shell reads them.
 - When every process in there is dead the files are read, no link followed, and kept below `~/.cache/sandbox/judge/compiled` by a digest of all that went in:
   each file's name and bytes, the definition, the compiler's path, inode, size and time, what it calls its version, what the package manager has installed,
-  profile and policy, version of `sandbox`, processor. At every use every byte, name, mode and owner is compared; a program that differs is compiled again,
+  profile and policy, the package's compilation limits, version of `sandbox`, processor. At every use every byte, name, mode and owner is compared; a program
+  that differs is compiled again,
   which is said.
 - Against whoever has the user's own id this is no help: he can write entry and digests, as he can the compiler's own files.
 - The program runs with its files read-only in `/judge/program`, in an empty working directory elsewhere.

@@ -14,7 +14,7 @@ import re
 import threading
 
 import sandbox
-from sandbox.errors import SandboxError
+from sandbox.errors import InternalError, ProtocolError, SandboxError, SetupError
 from sandbox.judge.cache import Cache, Entry, open_cache
 from sandbox.judge.languages.definition import fill, fill_variables
 from sandbox.judge.languages.table import Absent, Installed, Language, Languages, load_languages, undefined_language
@@ -140,6 +140,8 @@ class Builder:
             return self._build_language(name, known, installed, sources, limits, submitted)
         except BadSource as error:
             return Built(name=name, language=stated, code=Code.CE, cause=str(error))
+        except (SetupError, ProtocolError, InternalError) as error:
+            return Built(name=name, language=stated, code=Code.JE, cause=f"look for the compiler of `{name}`: {error.message}")
 
     def _find(self, source: Submission | Source, stated: str, language: str, submitted: bool) -> Language | None:
         """Return the language that is asked for, stated or told by the files; no submission is in one of those that input validators alone are written in."""
@@ -223,7 +225,7 @@ class Builder:
 
     def _obtain(self, job: _Job, limits: ProblemLimits) -> tuple[Entry | None, Built]:
         """Return the entry of a job, of the cache or made now, and what there is to say; no entry where it does not compile."""
-        key = self._key(job)
+        key = self._key(job, limits)
         with self._lock:
             lock = self._building.setdefault(key, threading.Lock())
         with lock:
@@ -245,11 +247,13 @@ class Builder:
             except SandboxError as error:
                 return None, Built(name=job.name, language=job.language, code=Code.JE, cause=f"compile `{job.name}`: {error.message}")
 
-    def _key(self, job: _Job) -> str:
+    def _key(self, job: _Job, limits: ProblemLimits) -> str:
+        # What compiles in a minute does not in a second: a verdict must not hang on what some other package allowed before.
+        allowed = (limits.compilation_time_ns, limits.compilation_memory_bytes) if job.command else ()
         files = {name: hashlib.sha256(content).hexdigest() for name, content in job.sources.files.items()}
         whole = [
             _KEY_SCHEMA, sandbox.__version__, os.uname().machine, self._settings, job.language, files, job.command, job.volumes,
-            sorted(job.environment.items()), job.identity, job.wanted,
+            sorted(job.environment.items()), job.identity, job.wanted, allowed,
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
 

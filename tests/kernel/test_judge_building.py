@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import sandbox
-from sandbox.errors import PolicyError, SandboxError
+from sandbox.errors import PolicyError, SandboxError, SetupError
 from sandbox.judge.building import Builder
 from sandbox.judge.cache import Cache
 from sandbox.judge.languages import Absent, load_languages
@@ -391,6 +393,16 @@ def test_a_poisoned_program_is_not_run(builder: Builder) -> None:
     assert again.cause == f"compiled program `{program.digest[:12]}`: `a.out` was changed; it is made again"
 
 
+def test_what_another_package_allowed_its_compiler_decides_nothing(builder: Builder) -> None:
+    """A program that was compiled in a minute would be kept, and be no compile error where a second is allowed."""
+    submission = source("int main(void) { return 7; }")
+    allowed = ProblemLimits(compilation_time_ns=50 * SECOND)
+    found = [builder.build(submission, limits=limits) for limits in (allowed, replace(allowed, compilation_time_ns=40 * SECOND), allowed)]
+    assert [each.cached for each in found] == [False, False, True]
+    assert len({compiled(each).digest for each in found}) == 2
+    assert builder.build(submission, limits=replace(allowed, memory_bytes=1 << 27)).cached
+
+
 def test_one_program_is_compiled_once_for_many_threads(builder: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = []
     real = sandbox.run
@@ -408,6 +420,20 @@ def test_one_program_is_compiled_once_for_many_threads(builder: Builder, monkeyp
     for thread in threads:
         thread.join()
     assert len(runs) == 1 and len({compiled(each).directory for each in found}) == 1 and sum(each.cached for each in found) == 5
+
+
+def test_a_sandbox_that_fails_when_a_compiler_is_looked_for_is_no_absent_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An absent one is not judged, which is no failure of anybody's, and the exit status is 0."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # versions that were told before
+
+    def broken(*_: object, **__: object) -> None:
+        raise SetupError("start the sandbox", errno.EMFILE)
+
+    monkeypatch.setattr("sandbox.judge.languages.toolchains.sandbox.run", broken)
+    with Builder(cache=Cache(str(tmp_path / "cache"))) as made:
+        built = made.build(source("int main(void) { return 0; }"))
+    assert (built.code, built.absent) == (Code.JE, "")
+    assert built.cause == "look for the compiler of `hostile`: start the sandbox: Too many open files (EMFILE)"
 
 
 def test_a_sandbox_that_fails_is_the_judges_fault(builder: Builder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import threading
 
 import sandbox
 from sandbox.audit.events import escape_untrusted
-from sandbox.errors import SandboxError
+from sandbox.errors import ExecuteError, PolicyError
 from sandbox.judge.languages.definition import Language, Toolchain, fill, fill_variables
 from sandbox.judge.languages.programs import Found, existing_mounts, find_need, is_shown, system_marks
 from sandbox.judge.model import PROGRAM_DIRECTORY
@@ -146,7 +146,7 @@ def _ask(words: tuple[str, ...], environment: Mapping[str, str], volumes: tuple[
         result = sandbox.run(
             words, profile="judge-compile", volumes=volumes, env=dict(environment), limits={"cpu": "20s", "wall": "60s", "output": "64K"}
         )  # fmt: skip
-    except SandboxError as error:
+    except (ExecuteError, PolicyError) as error:  # any other error is the sandbox's, and says nothing of the compiler
         return f"`{shown}`: {error.message}", ""
     if not result.ok:
         said = first_line(result)
