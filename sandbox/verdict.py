@@ -34,6 +34,7 @@ class Outcome:
         killed_for: the limit for which the supervisor ended the run, if it did.
         usage: what was measured.
         mapped_file_bytes: most file pages that one process was seen to have mapped, where memory is sampled; None where it is counted.
+        table_bytes: most page tables that the largest process was seen to have, where memory is sampled.
         denied_fatal: which rule's kill ended it, where that is known.
         idle_ns: wall time less CPU time when the supervisor ended it, for its idle or its CPU time.
         killed_by: who asked for the end, where `killed_for` is ``signaled``.
@@ -43,6 +44,7 @@ class Outcome:
     killed_for: Verdict | None
     usage: Usage
     mapped_file_bytes: int | None = None
+    table_bytes: int = 0
     idle_ns: int | None = None
     denied_fatal: str | None = None
     killed_by: str = ""
@@ -110,7 +112,9 @@ _BY_LIMIT = {
 """In the order of precedence, where several limits were met and none was the one that the supervisor acted on."""
 
 _SAMPLED = "sampled RSS of all processes"
-_LARGEST = "ru_maxrss of the largest process, mapped files taken off"
+_LARGEST = "ru_maxrss of the largest process, mapped files taken off, page tables added"
+_BYTES_A_TABLE_BYTE = 512
+"""4 KiB of page table map 2 MiB of small pages."""
 
 
 class _Facts:
@@ -170,9 +174,14 @@ class _Facts:
         return found
 
     def _largest_process(self) -> int | None:
-        """The peak of the largest process without file pages, where memory is sampled and at least one sample saw how large those are."""
+        """The peak of the largest process, where memory is sampled and at least one sample saw what has to be taken off.
+
+        As the samples have it: without file pages, with page tables, of which no more count than its peak can need.
+        """
         mapped, peak = self._outcome.mapped_file_bytes, self._usage.maxrss_bytes
-        return None if not mapped or peak is None else max(0, peak - mapped)
+        if not mapped or peak is None:
+            return None
+        return max(0, peak - mapped) + min(self._outcome.table_bytes, peak // _BYTES_A_TABLE_BYTE)
 
     def _foreign_oom(self) -> bool:
         """Whether the kernel killed, but not for this limit: the host, or a cgroup above, was out of memory."""

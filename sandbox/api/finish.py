@@ -123,6 +123,7 @@ def finish(
         idle_ns=collected.idle_ns,
         usage=usage,
         mapped_file_bytes=collected.sampled_file_bytes if "memory" in prepared.sampled else None,
+        table_bytes=collected.sampled_table_bytes,
         killed_by=killed_by,
     )
     judged = classify_outcome(outcome, asked)

@@ -51,6 +51,7 @@ class Sample:
         rss_bytes: anonymous, mapped shared, swapped-out and page-table memory. Pages that forked processes still share count once for
             each, so it is never too low for mapped memory; ask `TreeSampler.proportional_bytes` before killing for it.
         file_bytes: mapped file pages of the payload's process that has most of them; no limit counts them.
+        table_bytes: page tables of the payload's process that has most memory.
         truncated: more processes than the bound: the figures are lower bounds and the tree is over any sensible limit.
     """
 
@@ -58,6 +59,7 @@ class Sample:
     threads: int
     rss_bytes: int
     file_bytes: int
+    table_bytes: int
     truncated: bool
 
 
@@ -112,7 +114,7 @@ class TreeSampler:
     def sample(self) -> Sample:
         """Read the whole tree once."""
         pids, truncated = self._tree()
-        processes = threads = memory = mapped = 0
+        processes = threads = memory = mapped = largest = tables = 0
         seen: dict[int, Seen] = {}
         for pid in pids:
             stat = parse_stat(_read(f"{self._proc}/{pid}/stat"))
@@ -120,14 +122,19 @@ class TreeSampler:
                 continue
             seen[pid] = _see(pid, stat)
             status = _read(f"{self._proc}/{pid}/status")
+            own = sum_kib(status, _STATUS)
+            memory += own
             if pid != self._pid:
                 processes += 1
                 threads += stat.threads
                 mapped = max(mapped, sum_kib(status, _MAPPED))
-            memory += sum_kib(status, _STATUS)
+                if own >= largest:
+                    largest, tables = own, sum_kib(status, _TABLES)
         if not truncated:
             self._unheeded.take(time.monotonic_ns(), seen, self._look)
-        return Sample(processes=processes, threads=threads, rss_bytes=memory * 1024, file_bytes=mapped * 1024, truncated=truncated)
+        return Sample(
+            processes=processes, threads=threads, rss_bytes=memory * 1024, file_bytes=mapped * 1024, table_bytes=tables * 1024, truncated=truncated
+        )
 
     def _look(self, pid: int) -> Seen | None:
         stat = parse_stat(_read(f"{self._proc}/{pid}/stat"))

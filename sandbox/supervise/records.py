@@ -67,6 +67,7 @@ class Collected:
     sampled_cpu_ns: int = 0
     sampled_memory_bytes: int = 0
     sampled_file_bytes: int = 0
+    sampled_table_bytes: int = 0
     sampled_processes: int = 0
     samples: int = 0
     memory_peaks: tuple[int | None, ...] = (None, None, None)

@@ -91,6 +91,7 @@ class Sampling:
         facts.samples += 1
         facts.sampled_processes = max(facts.sampled_processes, sample.threads)
         facts.sampled_file_bytes = max(facts.sampled_file_bytes, sample.file_bytes)
+        facts.sampled_table_bytes = max(facts.sampled_table_bytes, sample.table_bytes)
         memory = sample.rss_bytes
         # What ends between two looks may be lost to the account of CPU time: look as often as may be.
         longest = _CLOSEST_NS if self._tree.vanishing else _INTERVAL_NS

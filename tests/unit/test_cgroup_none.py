@@ -165,11 +165,11 @@ def test_circle_from_a_reused_pid_ends(tmp_path: Path) -> None:
 
 def test_file_pages_are_those_of_one_process_and_never_inits(tmp_path: Path) -> None:
     """What is taken off the peak of the largest process is its own: with init's pages in it, a program just over its limit would seem to be below."""
-    for pid, children, mapped in ((10, "11 12 ", 1000), (11, "", 8), (12, "", 20)):
+    for pid, children, held, mapped, tables in ((10, "11 12 ", 900, 1000, 99), (11, "", 50, 8, 3), (12, "", 40, 20, 30)):
         fake_process(tmp_path, pid, children)
-        with (tmp_path / str(pid) / "status").open("a") as status:
-            status.write(f"RssFile:\t {mapped} kB\n")
-    assert TreeSampler(10, proc=str(tmp_path)).sample().file_bytes == 20 * 1024
+        (tmp_path / str(pid) / "status").write_text(f"Name:\tx\nRssAnon:\t {held} kB\nRssFile:\t {mapped} kB\nVmPTE:\t {tables} kB\n")
+    sample = TreeSampler(10, proc=str(tmp_path)).sample()
+    assert (sample.file_bytes, sample.table_bytes) == (20 * 1024, 30 * 1024)  # 12 has most with its page tables
 
 
 def test_bound_cuts_off_and_says_so(tmp_path: Path) -> None:

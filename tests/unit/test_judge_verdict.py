@@ -77,11 +77,11 @@ ACCEPTED, REJECTED, SILENT = Checked(accepted=True, exit=42), Checked(accepted=F
     (ran(killed="memory-limit", mapped=1, **{**FALLBACK, "memory_sampled_bytes": 95 * MB}), None, (Code.MLE,),
      f"sampled RSS of all processes {95 * MB} bytes, limit {90 * MB} bytes"),
     (ran(mapped=MB, **FALLBACK, maxrss_bytes=92 * MB), ACCEPTED, (Code.MLE,),
-     f"ru_maxrss of the largest process, mapped files taken off {91 * MB} bytes, limit {90 * MB} bytes"),
+     f"ru_maxrss of the largest process, mapped files taken off, page tables added {91 * MB} bytes, limit {90 * MB} bytes"),
     (ran(mapped=MB, **FALLBACK, maxrss_bytes=91 * MB), ACCEPTED, (), ""),
     # A refused allocation of which ru_maxrss is left.
     (ran(6, mapped=1, **FALLBACK, maxrss_bytes=91 * MB), None, (Code.MLE,),
-     f"ru_maxrss of the largest process, mapped files taken off {91 * MB - 1} bytes, limit {90 * MB} bytes; then signal 6 (SIGABRT)"),
+     f"ru_maxrss of the largest process, mapped files taken off, page tables added {91 * MB - 1} bytes, limit {90 * MB} bytes; then signal 6 (SIGABRT)"),
     # The same, but nothing proves it.
     (ran(6, mapped=1, **FALLBACK, maxrss_bytes=20 * MB), None, (Code.RTE,), "signal 6 (SIGABRT)"),
     # Output.

@@ -24,9 +24,9 @@ OOM = {"oom_kills": 1, "memory_max_hits": 5, "memory_peak_bytes": 90 * MB}
 OOM_CAUSE = f"memory.peak {90 * MB} bytes, limit {90 * MB} bytes, memory.events oom_kill 1"
 
 
-def outcome(status: int | None = 0, killed: Verdict | None = None, fatal: str | None = None, mapped: int | None = None, **usage: Any) -> Outcome:
+def outcome(status: int | None = 0, killed: Verdict | None = None, fatal: str | None = None, mapped: int | None = None, tables: int = 0, **usage: Any) -> Outcome:
     """Return the facts of a run."""
-    return Outcome(wait_status=status, killed_for=killed, usage=replace(USAGE, **usage), denied_fatal=fatal, mapped_file_bytes=mapped)
+    return Outcome(wait_status=status, killed_for=killed, usage=replace(USAGE, **usage), denied_fatal=fatal, mapped_file_bytes=mapped, table_bytes=tables)
 
 
 def judge(facts: Outcome, **limits: int | None) -> Judgement:
@@ -93,10 +93,13 @@ FALLBACK = {"oom_kills": None, "oom_source": None, "memory_max_hits": None, "pro
     (outcome(exited(1), memory_max_hits=1000, memory_peak_bytes=90 * MB), Verdict.NONZERO_EXIT, "exit 1"),
     # Without a cgroup: the largest process's peak proves it, mapped files taken off, where the program then failed.
     (outcome(exited(1), mapped=6 * MB, maxrss_bytes=100 * MB, **FALLBACK), Verdict.MEMORY_LIMIT,
-     f"ru_maxrss of the largest process, mapped files taken off {94 * MB} bytes, limit {90 * MB} bytes; then exit 1"),
+     f"ru_maxrss of the largest process, mapped files taken off, page tables added {94 * MB} bytes, limit {90 * MB} bytes; then exit 1"),
     (outcome(9, killed=Verdict.MEMORY_LIMIT, mapped=6 * MB, memory_sampled_bytes=91 * MB, maxrss_bytes=80 * MB, **FALLBACK), Verdict.MEMORY_LIMIT,
      f"sampled RSS of all processes {91 * MB} bytes, limit {90 * MB} bytes"),
     (outcome(0, mapped=6 * MB, maxrss_bytes=100 * MB, **FALLBACK), Verdict.OK, "exit 0"),
+    (outcome(exited(1), mapped=10 * MB, tables=MB, maxrss_bytes=100 * MB, **FALLBACK), Verdict.MEMORY_LIMIT,
+     f"ru_maxrss of the largest process, mapped files taken off, page tables added {90 * MB + 100 * MB // 512} bytes, limit {90 * MB} bytes; then exit 1"),
+    (outcome(exited(1), mapped=10 * MB, maxrss_bytes=100 * MB, **FALLBACK), Verdict.NONZERO_EXIT, "exit 1"),
     (outcome(exited(1), mapped=20 * MB, maxrss_bytes=100 * MB, **FALLBACK), Verdict.NONZERO_EXIT, "exit 1"),
     (outcome(exited(1), mapped=0, maxrss_bytes=100 * MB, **FALLBACK), Verdict.NONZERO_EXIT, "exit 1"),  # no sample saw the files
 ])  # fmt: skip
