@@ -139,6 +139,28 @@ def open_private(path: str) -> int | None:
     return open_directory(path)
 
 
+def why_not_private(path: str) -> str:
+    """Return why `open_private` gives nothing, in words."""
+    above = os.path.realpath(path)
+    there = above
+    while above != "/":
+        above = os.path.dirname(above)
+        if not os.path.lexists(there):
+            there = above
+        try:
+            mode = os.stat(above).st_mode
+        except OSError:
+            continue
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            return f"everybody may write to `{above}`"
+    status = os.stat(there)
+    if not stat.S_ISDIR(status.st_mode):
+        return f"`{there}` is no directory"
+    if there == os.path.realpath(path) and not is_ours(status):
+        return f"others may write to `{there}`" if status.st_uid == os.geteuid() else f"`{there}` is somebody else's"
+    return f"it cannot be made in `{there}`"
+
+
 def mark_of(content: bytes | memoryview) -> bytes:
     """Return 8 bytes that damaged content does not have; five times as fast as the fastest digest. Source: CPython Python/import.c: SipHash."""
     return _imp.source_hash(0x73616E64626F7831, content)

@@ -86,6 +86,8 @@ def _judge(given: dict[str, list[str]], paths: list[str]) -> int:
     if form not in ("table", "json", "junit"):
         raise UsageError(f"`--format {form}` is none of table, json and junit")
     options = _options(given)
+    for path in given.get("follow", []):
+        _check_directory(path)
     _make_room()
     from sandbox.judge.progress import Display
     from sandbox.judge.report import exit_code
@@ -147,6 +149,14 @@ def _count(text: str, option: str, most: int) -> int:
     return int(text)
 
 
+def _check_directory(path: str) -> None:
+    try:
+        if not stat.S_ISDIR(os.stat(path).st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    except OSError as error:
+        raise UsageError(f"`--follow {path}`: {error.strerror}") from None
+
+
 def _judge_one(path: str, options: Options, display: Display, *, cache: bool, follow: list[str]) -> Judged:
     """Judge one package; one that cannot be judged does not keep the others from it."""
     from sandbox.judge.errors import PackageError
@@ -156,10 +166,18 @@ def _judge_one(path: str, options: Options, display: Display, *, cache: bool, fo
     try:
         return judge_package(path, options, display, cache=cache, follow=follow)
     except PackageError as error:
-        return FailedPackage(path=path, message=error.message, origin=error.origin or "", hint=error.hint or "")
+        return FailedPackage(path=path, message=error.message, origin=error.origin or "", hint=error.hint or _hint_command(path))
     except SandboxError as error:
         error.origin = "\n".join(filter(None, (error.origin, f"package `{path}`")))
         raise
+
+
+def _hint_command(path: str) -> str:
+    """Return which command may have been meant by a word that is no package's name."""
+    from difflib import get_close_matches
+
+    close = [] if os.path.lexists(path) else get_close_matches(path, COMMANDS, n=1)
+    return f"did you mean `sandbox judge {close[0]}`?" if close else ""
 
 
 def _render(form: str, packages: tuple[Judged, ...], *, paint: bool = False, verbose: bool = False) -> str:

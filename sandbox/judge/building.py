@@ -18,7 +18,7 @@ from sandbox.errors import InternalError, ProtocolError, SandboxError, SetupErro
 from sandbox.judge.cache import Cache, Entry, open_cache
 from sandbox.judge.languages.definition import fill, fill_variables
 from sandbox.judge.languages.table import Absent, Installed, Language, Languages, load_languages, undefined_language
-from sandbox.judge.languages.toolchains import first_line
+from sandbox.judge.languages.toolchains import first_line, plain_quotes
 from sandbox.judge.model import PROGRAM_DIRECTORY, Built, Code, Program
 from sandbox.judge.naming import run_name
 from sandbox.judge.problem import ProblemLimits, Source, Submission
@@ -292,7 +292,7 @@ def _out_of_time(result: Result, limits: ProblemLimits) -> bool:
 def _said(result: Result) -> str:
     """Return what a compiler printed, cut: untrusted text, of errors first."""
     text = (result.stderr or b"")[:_OUTPUT] + (result.stdout or b"")[:_OUTPUT]
-    return text[:_OUTPUT].decode("utf-8", "replace")
+    return plain_quotes(text[:_OUTPUT].decode("utf-8", "replace"))
 
 
 def _with_program(built: Built, program: Program) -> Built:

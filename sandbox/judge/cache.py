@@ -25,7 +25,7 @@ import time
 from sandbox.audit.events import escape_untrusted
 from sandbox.errors import SandboxError, describe_errno
 from sandbox.record import dataclass, field
-from sandbox.store import cache_path, is_ours, open_private
+from sandbox.store import cache_path, is_ours, open_private, why_not_private
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def _open_lock(directory: str) -> int:
     fd = open_private(directory)
     if fd is None:
         raise SandboxError(
-            f"use `{directory}` as a cache of compiled programs: it cannot be made, or others can write to it",
+            f"use `{directory}` as a cache of compiled programs: {why_not_private(directory)}",
             hint="`--no-cache` does without, and XDG_CACHE_HOME puts it elsewhere",
         )
     try:
@@ -211,7 +211,7 @@ def _make_private(base: str) -> str:
     """
     fd = open_private(base)
     if fd is None:
-        raise SandboxError(f"make a directory in `{base}`: it cannot be made, or others can write to it")
+        raise SandboxError(f"make a directory in `{base}`: {why_not_private(base)}")
     os.close(fd)
     for item in _items(base):
         if item.name.startswith(_PRIVATE):

@@ -29,4 +29,4 @@ class Where:
 
     def fail(self, message: str, *, hint: str | None = None) -> NoReturn:
         """Raise `PolicyError` for this place."""
-        raise PolicyError(message, origin=f"{self.origin}, {self.key}" if self.origin != self.key else self.key, hint=hint)
+        raise PolicyError(message, origin=f"{self.origin}, {self.key}" if self.key not in ("", self.origin) else self.origin, hint=hint)

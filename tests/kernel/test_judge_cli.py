@@ -168,6 +168,11 @@ def test_a_validator_that_lacks_a_file_outside_is_told_of_follow(place: Place) -
     assert done.returncode == 0, done
 
 
+def test_a_command_that_is_misspelt_is_no_package(sandbox_cli: Any) -> None:
+    done = sandbox_cli("judge", "langauges")
+    assert done.returncode == 2 and b"\n  hint: did you mean `sandbox judge languages`?\n" in done.stdout
+
+
 def test_several_packages_are_judged_though_one_is_none(place: Place) -> None:
     place.write("submissions/accepted/adds.py", ADDS)
     done = place.cli("judge", "-q", "-t", "5", "/nowhere", str(place.package), env=place.env)
@@ -224,6 +229,8 @@ def test_a_static_validator_judges_the_files(place: Place) -> None:
         (["--repeat", "x", "x"], b"error: `--repeat x` is not a number from 1 to 10000\n"),
         (["--format", "xml", "x"], b"error: `--format xml` is none of table, json and junit\n"),
         (["--time-limit", "0", "x"], b"error: `--time-limit` must be more than nothing\n"),
+        (["--follow", "/none", "x"], b"error: `--follow /none`: No such file or directory\n"),
+        (["--follow", "/etc/passwd", "x"], b"error: `--follow /etc/passwd`: Not a directory\n"),
         (["--tim-limit", "0", "x"], b"error: unknown option `--tim-limit`\n\nhint: did you mean `--time-limit`?\n"),
     ],
 )

@@ -170,3 +170,23 @@ def test_no_directory_is_said(tmp_path: Path) -> None:
     with pytest.raises(PackageError) as caught:
         read_package(str(tmp_path / "none"))
     assert str(caught.value) == f"open package `{tmp_path}/none`: No such file or directory (ENOENT)"
+
+
+def test_what_may_have_been_meant_is_said(tmp_path: Path) -> None:
+    """A directory of packages, and a file that is no archive by its name."""
+    package = make_package(tmp_path, LEGACY)
+    (tmp_path / "problem.txt").touch()
+    for path, hint in (
+        (str(tmp_path), f"it holds packages: `{package}`"),
+        (str(tmp_path / "problem.txt"), "a package is a directory, or an archive whose name ends in `.zip` or `.kpp`"),
+        (str(tmp_path / "sum/data"), None),
+    ):
+        with pytest.raises(PackageError) as caught:
+            read_package(path)
+        assert caught.value.hint == hint
+
+
+def test_no_name_is_not_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(make_package(tmp_path, LEGACY))
+    with pytest.raises(PackageError, match="open package ``: No such file or directory"):
+        read_package("")

@@ -143,6 +143,12 @@ def test_colours_are_only_added() -> None:
     assert painted != (text := render_table(packages)) and re.sub(r"\x1b\[[0-9]+m", "", painted) == text
 
 
+def test_what_is_to_be_installed_is_told_once_for_a_language() -> None:
+    absent = replace(ABSENT, built=Built(name="", language="kotlin", absent="Kotlin: no", cause="apt install kotlin\x1b"))
+    text = render_table([package(absent, replace(absent, name="accepted/e.kt"), ABSENT)])
+    assert text.count("hint: ") == 1 and "\nhint: kotlin: apt install kotlin\\x1b\n" in text
+
+
 def test_a_terminal_gets_no_line_that_is_too_long() -> None:
     """Names give what they can spare in their middle, labels what the name says already, and other lines go on below."""
     long = replace(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sandbox.result import Result
 
 _VERSION_LENGTH = 200
+_QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"'})
 _ENTRY_BYTES = 4096
 _ENTRY_SCHEMA = 3
 _MEMORY = "1024"
@@ -149,9 +150,9 @@ def _ask(words: tuple[str, ...], environment: Mapping[str, str], volumes: tuple[
     except (ExecuteError, PolicyError) as error:  # any other error is the sandbox's, and says nothing of the compiler
         return f"`{shown}`: {error.message}", ""
     if not result.ok:
-        said = first_line(result)
+        said = escape_untrusted(first_line(result), _VERSION_LENGTH)
         return f"`{shown}` ended with {result.cause}" + (f": {said}" if said else ""), ""
-    return "", _version_line(result) or first_line(result) or "unknown version"
+    return "", _version_line(result) or escape_untrusted(first_line(result), _VERSION_LENGTH) or "unknown version"
 
 
 def _version_line(result: Result) -> str:
@@ -164,12 +165,17 @@ def _version_line(result: Result) -> str:
 
 
 def first_line(result: Result) -> str:
-    """Return the first line that is not blank of what a run printed, escaped and cut."""
+    """Return the first line that is not blank of what a run printed, cut; untrusted text."""
     for stream in (result.stdout, result.stderr):
-        for line in (stream or b"")[:_ENTRY_BYTES].decode(errors="replace").splitlines():
+        for line in plain_quotes((stream or b"")[:_ENTRY_BYTES].decode(errors="replace")).splitlines():
             if line.strip():
-                return escape_untrusted(" ".join(line.split()), _VERSION_LENGTH)
+                return " ".join(line.split())[:_VERSION_LENGTH]
     return ""
 
 
-__all__ = ["Absent", "Installed", "Toolchains", "first_line"]
+def plain_quotes(text: str) -> str:
+    """Return what a compiler printed with quotes that are ASCII, as they are in its other locales: escaped they would hide what is quoted."""
+    return text.translate(_QUOTES)
+
+
+__all__ = ["Absent", "Installed", "Toolchains", "first_line", "plain_quotes"]

@@ -195,9 +195,9 @@ def _name(info: zipfile.ZipInfo, path: str) -> str:
     name = info.orig_filename
     parts = name.rstrip("/").split("/")
     if not name or len(name) > _MAXIMUM_NAME or len(parts) > _MAXIMUM_DEPTH:
-        raise _refused(path, info, "without a name that can be used")
+        raise _refused(path, info, "named as no file can be")
     if name.startswith("/") or "\\" in name or "\0" in name or ".." in parts or "" in parts or "." in parts:
-        raise _refused(path, info, "with a name that leads elsewhere")
+        raise _refused(path, info, "named so that it leads elsewhere")
     return name
 
 

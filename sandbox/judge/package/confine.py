@@ -64,7 +64,7 @@ class Tree:
     """
 
     def __init__(self, root: str, *, shown: str = "", follow: Sequence[str] = ()) -> None:
-        self.root = os.path.realpath(root)
+        self.root = os.path.realpath(root) if root else ""  # `realpath` takes nothing for the working directory
         self.shown = shown or root
         self.warnings: list[str] = []
         self.left_out: list[str] = []
@@ -75,7 +75,8 @@ class Tree:
         try:
             self._fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise PackageError(f"open package `{root}`: {describe_errno(error.errno or 0)}") from None
+            hint = "a package is a directory, or an archive whose name ends in `.zip` or `.kpp`" if error.errno == errno.ENOTDIR else None
+            raise PackageError(f"open package `{root}`: {describe_errno(error.errno or 0)}", hint=hint) from None
 
     def __enter__(self) -> Self:
         return self

@@ -12,7 +12,7 @@ import tempfile
 
 from sandbox.errors import SandboxError, describe_errno
 from sandbox.record import dataclass
-from sandbox.store import cache_path, make_private, open_private
+from sandbox.store import cache_path, make_private, open_private, why_not_private
 
 _MAXIMUM_STALE = 1000
 
@@ -49,7 +49,7 @@ def make_place(prefix: str) -> Place:
     try:
         above = open_private(base)
         if above is None:
-            raise SandboxError(f"make stage `{base}`: the directory cannot be made or is not only yours", hint="choose another with XDG_CACHE_HOME")
+            raise SandboxError(f"make stage `{base}`: {why_not_private(base)}", hint="choose another place with XDG_CACHE_HOME")
         try:
             _remove_stale(base, above)
         finally:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from sandbox.judge.package.confine import Tree
 
+_LOOKED_AT = 1000
 FILE = "problem.yaml"
 VERSIONS = {
     "legacy": Format.LEGACY,
@@ -76,6 +77,15 @@ class Settings:
     legacy_grading: Mapping[str, Node] = field(default_factory=dict)
 
 
+def _hint_below(tree: Tree) -> str | None:
+    """Return which packages a directory holds that is none."""
+    try:
+        below = [each.name for each in tree.list("")[:_LOOKED_AT] if each.directory and not tree.missing(f"{each.name}/{FILE}")]
+    except PackageError:
+        return None
+    return f"it holds packages: `{tree.place(shown(below[0]))}`" + (f" and {len(below) - 1} more" if below[1:] else "") if below else None
+
+
 def read_settings(tree: Tree) -> tuple[Settings, bytes]:
     """Return what ``problem.yaml`` says, and its bytes.
 
@@ -83,7 +93,7 @@ def read_settings(tree: Tree) -> tuple[Settings, bytes]:
         PackageError: there is none, it cannot be read, or says what no format allows.
     """
     if tree.missing(FILE):
-        raise PackageError(f"`{tree.shown}` is no problem package: it has no `{FILE}`")
+        raise PackageError(f"`{tree.shown}` is no problem package: it has no `{FILE}`", hint=_hint_below(tree))
     root, data = read_yaml(tree, FILE)
     if not isinstance(root.value, dict) and not root.is_null:
         raise root.error(f"`{FILE}` must be a map")

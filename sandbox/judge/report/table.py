@@ -245,6 +245,8 @@ def _doubts(result: PackageResult, paint: Paint) -> list[str]:
         if len(near) > _CASES:
             lines.append(paint(f"warning: `{_line(each.name)}` came near a limit at {len(near) - _CASES} more cases", "doubtful"))
     lines += [paint(f"weaker here: {_line(text)}", "doubtful") for text in result.enforced]
+    missing = {each.language: each.built.cause for each in result.absent if each.built is not None and each.built.cause}
+    lines += [f"hint: {_line(language) or 'a language'}: {_line(hint)}" for language, hint in missing.items()]
     return lines
 
 
@@ -264,7 +266,7 @@ def _end(result: PackageResult, paint: Paint) -> list[str]:
     upper = f", run up to {result.upper_limit_ns / 1e9:g} s" if result.upper_limit_ns > result.time_limit_ns else ""
     return [
         f"time limit {result.time_limit_ns / 1e9:g} s{upper}: {_line(result.time_limit_source)}",
-        f"{result.runs} runs in {result.wall_ns / 1e9:.1f} s, {result.jobs} at a time",
+        f"{result.runs} run{'s' if result.runs != 1 else ''} in {result.wall_ns / 1e9:.1f} s, {result.jobs} at a time",
         paint("; ".join(counts), "good" if result.ok and not result.absent else "title"),
     ]
 
