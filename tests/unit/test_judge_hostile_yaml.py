@@ -204,7 +204,7 @@ def test_constants_that_make_a_file_huge_are_refused_before_they_are_filled_in(t
     head = str(NEW["problem.yaml"]) + f"constants: {{c: {'x' * 500_000}}}\n"
     for name, count in (("submissions/accepted/a.py", 200_000), ("output_validator/v.py", 200), ("data/secret/test_group.yaml", 5)):
         package = make_package(tmp_path, {**NEW, "problem.yaml": head, name: "#{{c}}\n" * count})
-        with pytest.raises(PackageError, match="fill in constants: larger than [0-9]+ bytes with them") as caught:
+        with pytest.raises(PackageError, match=r"fill in constants: larger than [0-9]+ bytes with them") as caught:
             read_package(package)
         assert caught.value.origin == f"{package}/{name}"
         (tmp_path / "sum" / name).unlink()
