@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-MOST_S = 1500
-"""How long it may take for a package."""
+MOST_S = 400
+"""How long it may take for a package: by its CPU time it would wait for ever for a program that sleeps."""
+_MOST_BYTES = 256 << 20
 
 ITS_NAME = "2023-07-draft"
 """What this version of it calls the format 2025-09."""
@@ -125,18 +128,34 @@ def ask_reference(verifyproblem: str, package: Path, place: Path, environment: M
         environment: of `make_environment`.
     """
     given, name = make_copy(package, place)
-    began = time.monotonic()
-    try:
-        done = subprocess.run(
-            [verifyproblem, "-p", "submissions", "-l", "warning", "--max_additional_info", "3", "--", str(given)],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False, timeout=MOST_S, env=environment,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return Said({}, time.monotonic() - began, None, f"took more than {MOST_S} s", what_it_leaves_out(package), name)
-    seconds = time.monotonic() - began
-    text = done.stdout + "\n" + done.stderr
+    command = [verifyproblem, "-p", "submissions", "-l", "warning", "--max_additional_info", "3", "--", str(given)]
+    text, seconds, late = _run(command, environment, given.parent)
     verdicts = read_verdicts(text)
-    return Said(verdicts, seconds, read_limit(text), "" if verdicts else read_trouble(text), what_it_leaves_out(package), name)
+    return Said(verdicts, seconds, read_limit(text), late or ("" if verdicts else read_trouble(text)), what_it_leaves_out(package), name)
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str], directory: Path) -> tuple[str, float, str]:
+    """Run a tool; return what it printed, the seconds that it took, and that it was ended where it was.
+
+    It sets no limit to the time that a program sleeps, nor to what it writes; so all of it is ended after `MOST_S`, and no file grows beyond `_MOST_BYTES`.
+    """
+    began = time.monotonic()
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", cwd=directory,
+        env={**environment, "PYTHONUNBUFFERED": "1"}, start_new_session=True, preexec_fn=_bound,
+    )  # fmt: skip
+    late = ""
+    try:
+        text, _ = process.communicate(timeout=MOST_S)
+    except subprocess.TimeoutExpired:
+        late = f"was ended after {MOST_S} s"
+        os.killpg(process.pid, signal.SIGKILL)
+        text, _ = process.communicate()
+    return text, time.monotonic() - began, late
+
+
+def _bound() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_MOST_BYTES, _MOST_BYTES))
 
 
 _BT = re.compile(r"^(?P<name>\S+/\S+):\s+(?:(?P<code>AC|WA|TLE|RTE|CE|VC)\s+[\d.]+s @|(?P<why>(?:required|missing)\b.*)|(?P<failed>Build failed|.*compil.*))")
@@ -163,18 +182,10 @@ def read_bt(text: str) -> dict[str, Verdict]:
 
 def ask_bt(command: Sequence[str], package: Path, environment: Mapping[str, str]) -> Said:
     """Run ``bt run`` on a package as it is, without making test data."""
-    began = time.monotonic()
-    try:
-        done = subprocess.run(
-            [*command, "run", "--no-bar", "--no-generate", "--jobs", "1"],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False, timeout=MOST_S, env=environment, cwd=package,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return Said({}, time.monotonic() - began, None, f"took more than {MOST_S} s")
-    text = done.stdout + "\n" + done.stderr
+    text, seconds, late = _run([*command, "run", "--no-bar", "--no-generate", "--jobs", "1"], environment, package)
     verdicts = read_bt(text)
     limit = _BT_LIMIT.search(_COLOURS.sub("", text))
-    return Said(verdicts, time.monotonic() - began, float(limit[1]) if limit else None, "" if verdicts else read_trouble(text))
+    return Said(verdicts, seconds, float(limit[1]) if limit else None, late or ("" if verdicts else read_trouble(text)))
 
 
 def make_copy(package: Path, place: Path) -> tuple[Path, str]:
