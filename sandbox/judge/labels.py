@@ -4,6 +4,9 @@ The words of packages are AC, WA, TLE and RTE. TLE is too much CPU time or wall 
 than 0, too much memory, too much output, an end by the filter. So too much output is no wrong answer: none of the formats says it is, and the reference tool
 gives it a verdict of its own. A judge's error is never what a label says.
 
+A program that writes without an end is ended at the output limit here, where the reference tools let it go on until its time is over and call it too slow. So
+OLE is also what a label that wants TLE may have meant, and `doubt_output` says that it is not known.
+
 The legacy format speaks of all cases, its reference tool looks at the verdict of the whole. A legacy label holds by either; where it holds by the whole alone,
 `doubt_label` says so.
 """
@@ -72,6 +75,21 @@ def doubt_label(submission: Submission, cases: Sequence[CaseResult], final: Code
     return tuple(dict.fromkeys(found))
 
 
+def doubt_output(submission: Submission, cases: Sequence[CaseResult]) -> tuple[str, ...]:
+    """Return on which cases too much output stands for the TLE that a label demands, in words."""
+    found: list[str] = []
+    for expectation in submission.expectations:
+        demands = [words for words in (expectation.permitted, expectation.required, expectation.final) if words is not None]
+        flooded = [
+            each
+            for each in _matching(expectation, [each for each in cases if not each.skipped])
+            if any(_stands_for_late(each.code, words) for words in demands)
+        ]
+        if flooded:
+            found.append(f"is OLE{_named(flooded)}, and was ended before it could be too slow ({expectation.source})")
+    return tuple(dict.fromkeys(found))
+
+
 def _holds_by_whole(expectation: Expectation, final: Code | None) -> bool:
     return expectation.or_final is not None and final is not None and _is_one_of(final, expectation.or_final)
 
@@ -128,7 +146,11 @@ def _check_score(expectation: Expectation, final: Code | None, score: float | No
 
 
 def _is_one_of(code: Code, words: frozenset[str]) -> bool:
-    return WORDS[code] in words or code.value in words
+    return WORDS[code] in words or code.value in words or _stands_for_late(code, words)
+
+
+def _stands_for_late(code: Code, words: frozenset[str]) -> bool:
+    return code is Code.OLE and "TLE" in words and not words & {"RTE", "OLE"}
 
 
 def _named(cases: Sequence[CaseResult]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sandbox.judge.labels import check_label, doubt_label
+from sandbox.judge.labels import check_label, doubt_label, doubt_output
 from sandbox.judge.model import CaseResult, Code, GroupResult
 from sandbox.judge.problem import Expectation, Format, Grading, Group, Problem, ProblemLimits, Submission
 
@@ -41,6 +41,9 @@ LABELS: list[tuple[Expectation, list[Code], tuple[str, ...]]] = [
     (WRONG, [WA, TLE], ("is TLE on `secret/1`, may only be AC or WA (here)",)),
     (LATE, [AC, TLE], ()),
     (LATE, [AC, WTL], ()),
+    (LATE, [AC, OLE], ()),
+    (want(permitted="AC", required="TLE"), [OLE], ("is OLE on `secret/0`, may only be AC (here)",)),
+    (want(permitted="TLE RTE", required="RTE"), [OLE], ()),
     (LATE, [TLE, WA], ("is WA on `secret/1`, may only be AC or TLE (here)",)),
     (CRASH, [AC, RTE], ()),
     (CRASH, [NZE, MLE, SYS, OLE], ()),
@@ -149,3 +152,21 @@ def test_legacy_labels_hold_over_all_cases_or_by_the_whole(
     assert check(EITHER, codes, final) == problems
     results = [CaseResult(case=f"secret/{number}", code=code) for number, code in enumerate(codes)]
     assert doubt_label(Submission(name="s", files={}, expectations=(EITHER,)), results, final) == doubts
+
+
+@pytest.mark.parametrize(
+    ("expectation", "codes", "doubts"),
+    [
+        (LATE, [AC, OLE], ("is OLE on `secret/1`, and was ended before it could be too slow (here)",)),
+        (want(final="TLE"), [OLE], ("is OLE on `secret/0`, and was ended before it could be too slow (here)",)),
+        (LATE, [AC, TLE], ()),
+        (want(permitted="AC TLE RTE"), [OLE], ()),
+        (want(permitted="AC TLE OLE"), [OLE], ()),
+        (CRASH, [OLE], ()),
+        (want(cases="secret/0", permitted="AC TLE"), [AC, OLE], ()),
+    ],
+)
+def test_too_much_output_stands_for_too_slow_and_is_doubted(expectation: Expectation, codes: list[Code], doubts: tuple[str, ...]) -> None:
+    """It is ended at once here, where the reference tools let it write on until its time is over."""
+    results = [CaseResult(case=f"secret/{number}", code=code) for number, code in enumerate(codes)]
+    assert doubt_output(Submission(name="s", files={}, expectations=(expectation,)), results) == doubts

@@ -10,7 +10,7 @@ from typing import Protocol, cast
 
 from sandbox.judge.answers import ANSWERS
 from sandbox.judge.errors import PackageError
-from sandbox.judge.labels import doubt_label
+from sandbox.judge.labels import doubt_label, doubt_output
 from sandbox.judge.model import CaseResult, Code, GroupResult, PackageResult, SubmissionResult
 from sandbox.judge.pipeline.entry import UNKNOWN, Entry, Limits, Tools, deciding, not_run, slowest
 from sandbox.judge.pipeline.settle import NEAR_SHARE
@@ -166,6 +166,8 @@ class Judging:
         for each, result in zip(self._chosen, results, strict=True):
             doubts = doubt_label(each, result.cases, result.code) if result.label_ok else ()
             self._warnings += [f"label of `{each.name}` holds by its verdict, but not over all cases: {text}" for text in doubts]
+            doubts = doubt_output(each, result.cases) if result.label_ok else ()
+            self._warnings += [f"label of `{each.name}` holds if too much output counts as too slow: {text}" for text in doubts]
         allowed = self._problem.languages
         self._warnings += [
             f"`{each.name}` is in `{each.language}`, which the package's `languages` do not name"
