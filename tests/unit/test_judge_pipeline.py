@@ -713,3 +713,14 @@ def test_a_stopped_board_refuses() -> None:
     with pytest.raises(Stopped):
         board.run([], lambda work: None)
     assert board.join(1.0)
+
+
+@pytest.mark.parametrize(("words", "slow"), [("AC TLE", True), ("AC TLE RTE", False)])
+def test_what_writes_without_an_end_is_as_slow_as_its_label_demands(words: str, slow: bool) -> None:
+    want = Expectation(source="a", permitted=frozenset(words.split()))
+    problem = problem_of({"a": want}, group("", *names(2, "x")))
+    done = Judging(problem, fakes := Fakes(problem, {"a": fails_at("x/00", Code.OLE)}), Options()).run()
+    assert fakes.all_times["a"]["x/00"] == (2 * S if slow else S // 10)
+    assert [text for text in done.warnings if "as too slow" in text] == (
+        ["label of `a` holds if too much output counts as too slow: is OLE on `x/00`, and was ended before it could be too slow (a)"] if slow else []
+    )

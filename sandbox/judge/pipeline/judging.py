@@ -247,10 +247,13 @@ class Judging:
                 yield f"the time limit hangs on little: {limits[0]}, and {limits[1]} had its submissions taken {NEAR_SHARE:.0%} {word}"
 
     def _times(self, limits: Limits) -> Times:
-        """Return the times of all submissions that were judged; one that waited without an end is as slow as can be."""
+        """Return the times of all submissions that were judged; one that waited or wrote without an end is as slow as can be."""
         times = {name: _spent(self._entries[name], result.cases) for name, result in self._results.items() if result.code is not None}
         for name, spent in times.items():
-            spent.update({case.case: limits.upper_ns for case in self._results[name].cases if case.case in spent and Code.WTL in (case.code, *case.flags)})
+            submission = self._entries[name].submission
+            for case in self._results[name].cases:
+                if case.case in spent and (Code.WTL in (case.code, *case.flags) or doubt_output(submission, (case,))):
+                    spent[case.case] = limits.upper_ns
         return times
 
     # ---- one submission -----------------------------------------------------------------------------------------
