@@ -42,7 +42,7 @@ def test_mixed_runs(tmp_path: Path, tier: str) -> None:
     """Good and hostile runs through one Sandbox: every outcome is the run's own, nothing is left, nothing but the caller grows."""
     if tier == "anew" and os.geteuid() == 0:
         pytest.skip("root takes shared trees itself: its runs are spawned, or from a template")
-    code, summary = soak(tmp_path, "--tier", tier, "--runs", "600", "--every", "2")
+    code, summary = soak(tmp_path, "--tier", tier, "--runs", "300", "--every", "1")
     assert summary["first_wrong"] == []
     # Of so few runs a line says nothing through what is kept or made ahead for the next one: the long form judges memory, descriptors, cgroups.
     kept = ("client", "cgroups", "others")
