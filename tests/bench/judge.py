@@ -212,7 +212,8 @@ def measure_spread(rounds: int, order: random.Random) -> Mapping[str, list[int]]
         subprocess.run(["cc", "-O2", "-static", "-o", str(worker), str(_HERE / "worker.c")], check=True)
         rows, close = find_runners(place)
         found: dict[str, list[int]] = {row: [] for row in rows}
-        load = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in range(os.cpu_count() or 1)]
+        # Sessions of their own, all of them: else sched_autogroup gives what is in ours a share of a processor, and our runs, each in a session, the rest.
+        load = [subprocess.Popen(["sh", "-c", "while :; do :; done"], start_new_session=True) for _ in range(os.cpu_count() or 1)]
         try:
             for _ in range(rounds):
                 for row in order.sample(list(rows), len(rows)):
@@ -254,7 +255,7 @@ def find_runners(place: Path) -> tuple[dict[str, Callable[[], int]], Callable[[]
 
     def plain() -> int:
         null = os.open(os.devnull, os.O_RDWR)
-        pid = os.posix_spawn(str(worker), [str(worker), str(_SPIN), "0"], os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, null, 1)])
+        pid = os.posix_spawn(str(worker), [str(worker), str(_SPIN), "0"], os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, null, 1)], setsid=True)
         os.close(null)
         _, status, used = os.wait4(pid, 0)
         if status:
@@ -275,7 +276,7 @@ def find_runners(place: Path) -> tuple[dict[str, Callable[[], int]], Callable[[]
 
         def isolate() -> int:
             words = [tool, "-b", box, "-s", f"--meta={meta}", f"--dir=/place={place}", "--run", "--", "/place/worker", str(_SPIN), "0"]
-            done = subprocess.run(words, capture_output=True, check=False)
+            done = subprocess.run(words, capture_output=True, start_new_session=True, check=False)
             facts = dict(line.split(":", 1) for line in meta.read_text().splitlines()) if meta.exists() else {}
             meta.unlink(missing_ok=True)
             if done.returncode or "time" not in facts:
