@@ -231,7 +231,7 @@ def _run(make: Callable[[Prepared, bool], Start], prepared: Prepared, streams: S
         for pump in pumps:
             pump.close()
         counted = cgroup.usage() if cgroup is not None else None
-        captured = tuple(bytes(pump.captured) if pump.destination < 0 and not streams.terminal else None for pump in outputs)
+        captured = tuple(pump.captured if pump.destination < 0 and not streams.terminal else None for pump in outputs)
         stdout, stderr = captured if len(captured) == 2 else (None, None)
         if streams.stdout is not None:
             stdout = None

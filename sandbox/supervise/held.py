@@ -61,8 +61,8 @@ class HeldOutput(Pump):
         got = super().fill(allowance)
         show = self._show
         if show is not None and (got or self.source != before):
-            data = bytes(self.captured)
-            self.captured.clear()
+            data = self.captured
+            self.forget()
             show(data)
         return got
 
@@ -83,7 +83,7 @@ class HeldOutput(Pump):
         for _ in range(_MOST_READS):
             if not super().fill(None):
                 break
-        self.captured.clear()
+        self.forget()
         self.moved = 0
         self.count = True
         if destination >= 0:

@@ -10,6 +10,7 @@ import errno
 import os
 import select
 import stat
+from io import BytesIO
 
 _CHUNK = 1 << 16
 _PIPE_PIECE = 4096  # PIPE_BUF: with POLLOUT a pipe takes this much at once (pipe(7))
@@ -45,7 +46,7 @@ class Pump:
         self.writer = writer
         self.source = source
         self.destination = destination
-        self.captured = bytearray()
+        self._kept = BytesIO()  # gives its bytes away without a copy
         self.moved = 0
         self.error = 0
         self.count = count
@@ -67,6 +68,15 @@ class Pump:
             os.set_blocking(destination, False)
         else:
             self._whole = stat.S_ISREG(os.fstat(destination).st_mode) or not os.get_blocking(destination)
+
+    @property
+    def captured(self) -> bytes:
+        """What was kept so far."""
+        return self._kept.getvalue()
+
+    def forget(self) -> None:
+        """Keep nothing of what came so far."""
+        self._kept = BytesIO()
 
     @property
     def ended(self) -> bool:
@@ -102,7 +112,7 @@ class Pump:
         kept = data if allowance is None else data[:allowance]
         self.moved += len(kept)
         if self._capture:
-            self.captured += kept
+            self._kept.write(kept)
         else:
             self._pending = memoryview(kept)
             self.flush()

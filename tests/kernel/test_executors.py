@@ -143,8 +143,8 @@ def run_table(
         assert not holding, "the run ended before anybody looked"
     assert len(failures) <= 1
     if not failures:
-        assert not pumps[2].captured, bytes(pumps[2].captured).decode()
-    return monitor.collected, bytes(pumps[1].captured), failures[0] if failures else None
+        assert not pumps[2].captured, pumps[2].captured.decode()
+    return monitor.collected, pumps[1].captured, failures[0] if failures else None
 
 
 @pytest.fixture(scope="module")

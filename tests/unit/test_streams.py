@@ -45,3 +45,15 @@ def test_an_interrupt_while_streams_are_made_is_told_as_what_it_is(monkeypatch: 
         patch.setattr(Pump, "_settle", settle)
         _open_streams(Streams())
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_was_kept_is_given_away_without_a_copy() -> None:
+    """A payload may print as much as its limit allows, and that is held once."""
+    reader, writer = os.pipe()
+    pump = Pump(reader, -1)
+    os.write(writer, b"x" * 5000)
+    os.close(writer)
+    while not pump.ended:
+        pump.fill(None)
+    assert pump.captured == b"x" * 5000
+    assert pump.captured is pump.captured

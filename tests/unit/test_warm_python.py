@@ -168,7 +168,7 @@ def test_output_that_is_held_is_shown_and_forgotten() -> None:
     assert (shown, output.captured, output.count) == ([b"before"], bytearray(), True)
     os.write(writer, b"own")
     output.fill(None)
-    assert bytes(output.captured) == b"own"
+    assert output.captured == b"own"
     os.close(writer)
     output.fill(None)
     assert output.ended
