@@ -24,7 +24,9 @@ OOM = {"oom_kills": 1, "memory_max_hits": 5, "memory_peak_bytes": 90 * MB}
 OOM_CAUSE = f"memory.peak {90 * MB} bytes, limit {90 * MB} bytes, memory.events oom_kill 1"
 
 
-def outcome(status: int | None = 0, killed: Verdict | None = None, fatal: str | None = None, mapped: int | None = None, tables: int = 0, **usage: Any) -> Outcome:
+def outcome(
+    status: int | None = 0, killed: Verdict | None = None, fatal: str | None = None, mapped: int | None = None, tables: int = 0, **usage: Any
+) -> Outcome:
     """Return the facts of a run."""
     return Outcome(wait_status=status, killed_for=killed, usage=replace(USAGE, **usage), denied_fatal=fatal, mapped_file_bytes=mapped, table_bytes=tables)
 
