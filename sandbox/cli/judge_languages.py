@@ -6,8 +6,9 @@ import sys
 
 from sandbox.cli.operands import parse
 from sandbox.cli.options import Option, UsageError
-from sandbox.cli.policy_text import printable
+from sandbox.cli.policy_text import printable, width
 from sandbox.judge.languages import Absent, Language, load_languages
+from sandbox.judge.report.fit import cut, shrink
 from sandbox.record import dataclass
 from sandbox.units import format_duration, format_size
 
@@ -20,13 +21,16 @@ if TYPE_CHECKING:
 
 OPTIONS = (
     Option(name="format", short="f", metavar="FORMAT", values=("table", "json"), help="how to print: table (default) or json"),
-    Option(name="check", help="compile and run a small program of each; exit status 1 if one that is installed does not work"),
+    Option(name="check", help="compile and run a small program of each; 1 if one fails"),
     Option(name="installed", help="only those that are installed"),
-    Option(name="directory", metavar="DIR", values=("@files",), help="more definitions, before the user's own and the shipped ones", many=True),
+    Option(name="directory", metavar="DIR", values=("@files",), help="more definitions; they win over the others", many=True),
     Option(name="help", short="h", help="this text"),
 )
-_ABOUT = "List the languages of the judge, or describe those that are named, by id, alias, name or extension."
+_ABOUT = "List the languages of the judge, or describe those that are named, by id, alias,\nname or extension."
 _WORKERS = 2
+_LEAST = (13, 12, 12)
+_LEAST_VERSION = 30
+_GAP = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +61,7 @@ def run(words: list[str]) -> int:
     elif names:
         print("\n\n".join(_described(row) for row in rows))
     else:
-        print("\n".join(_table(rows)))
+        print("\n".join(_table(rows, width() if sys.stdout.isatty() else None)))
     return int(any(row.trial is not None and row.trial.cause and not row.trial.absent for row in rows))
 
 
@@ -85,7 +89,7 @@ def _look(table: Languages, chosen: Sequence[Language], *, check: bool) -> list[
     return rows
 
 
-def _table(rows: Sequence[_Row]) -> list[str]:
+def _table(rows: Sequence[_Row], columns: int | None) -> list[str]:
     lines = [("ID", "LANGUAGE", "FILES", "VERSION")]
     for row in rows:
         found = row.found
@@ -97,7 +101,15 @@ def _table(rows: Sequence[_Row]) -> list[str]:
         files = " ".join([*row.language.extensions, *(f"({each})" for each in row.language.shared)])
         lines.append((row.language.id, row.language.name, files, state))
     widths = [max(len(line[column]) for line in lines) for column in range(3)]
-    return ["  ".join([*(printable(text).ljust(width) for text, width in zip(line, widths, strict=False)), printable(line[3])]).rstrip() for line in lines]
+    if columns is None:
+        return ["  ".join([*(printable(text).ljust(size) for text, size in zip(line, widths, strict=False)), printable(line[3])]).rstrip() for line in lines]
+    least = [min(size, narrow) for size, narrow in zip(widths, _LEAST, strict=True)]
+    widths = shrink(widths, least, sum(widths) + _GAP * len(widths) + _LEAST_VERSION - columns)
+    left = max(_LEAST_VERSION, columns - sum(widths) - _GAP * len(widths))
+    return [
+        "  ".join([*(cut(printable(text), size).ljust(size) for text, size in zip(line, widths, strict=False)), cut(printable(line[3]), left)]).rstrip()
+        for line in lines
+    ]
 
 
 def _described(row: _Row) -> str:

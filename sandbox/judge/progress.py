@@ -14,6 +14,7 @@ from typing import TextIO
 from sandbox.audit.events import escape_untrusted
 from sandbox.enums import StrEnum
 from sandbox.judge.model import SubmissionResult
+from sandbox.judge.report.fit import shorten
 from sandbox.record import dataclass
 
 
@@ -58,6 +59,7 @@ Progress = Callable[[Step], None]
 """Called from any of the judge's threads, one at a time; what it raises ends the judging."""
 
 _GAP_S = 0.1
+_NAME = 40
 _CLEAR = "\r\x1b[K"
 
 
@@ -139,7 +141,7 @@ def summary(result: SubmissionResult) -> str:
 
 
 def _name(text: str) -> str:
-    return escape_untrusted(text, 80)
+    return shorten(escape_untrusted(text, 400), _NAME)
 
 
 __all__ = ["Display", "Progress", "Stage", "Step", "summary"]

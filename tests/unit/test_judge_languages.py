@@ -9,7 +9,7 @@ import pytest
 
 from sandbox.cli.judge_languages import OPTIONS
 from sandbox.errors import PolicyError
-from sandbox.judge.languages import Languages, definition, load_languages
+from sandbox.judge.languages import Absent, Languages, definition, load_languages
 from sandbox.judge.languages.definition import fill, parse_language
 from sandbox.judge.languages.programs import find_need
 from sandbox.judge.languages.table import shipped_directory
@@ -223,3 +223,12 @@ def test_the_how_to_and_the_manual_name_every_key_and_option() -> None:
     manual = (docs / "man" / "sandbox-judge-languages.1.md").read_text()
     for option in OPTIONS:
         assert f"`--{option.name}" in manual, option.name
+
+
+def test_the_table_fits_a_terminal() -> None:
+    from sandbox.cli.judge_languages import _Row, _table
+
+    rows = [_Row(language=each, found=Absent(language=each, reason="no `program` " * 9)) for each in load_languages()]
+    lines = _table(rows, 80)
+    assert max(map(len, lines)) <= 80 < max(map(len, _table(rows, None))), "nothing is cut where no terminal is"
+    assert [line.split()[0] for line in lines[1:]] == [row.language.id for row in rows]

@@ -144,9 +144,9 @@ def test_colours_are_only_added() -> None:
 
 
 def test_what_is_to_be_installed_is_told_once_for_a_language() -> None:
-    absent = replace(ABSENT, built=Built(name="", language="kotlin", absent="Kotlin: no", cause="apt install kotlin\x1b"))
+    absent = replace(ABSENT, built=Built(name="", language="kotlin", absent=ABSENT.absent, cause="apt install kotlin\x1b"))
     text = render_table([package(absent, replace(absent, name="accepted/e.kt"), ABSENT)])
-    assert text.count("hint: ") == 1 and "\nhint: kotlin: apt install kotlin\\x1b\n" in text
+    assert text.count("hint: ") == 1 and "\nhint: Kotlin: apt install kotlin\\x1b\n" in text
 
 
 def test_a_terminal_gets_no_line_that_is_too_long() -> None:

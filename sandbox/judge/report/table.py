@@ -244,9 +244,9 @@ def _doubts(result: PackageResult, paint: Paint) -> list[str]:
             )
         if len(near) > _CASES:
             lines.append(paint(f"warning: `{_line(each.name)}` came near a limit at {len(near) - _CASES} more cases", "doubtful"))
-    lines += [paint(f"weaker here: {_line(text)}", "doubtful") for text in result.enforced]
-    missing = {each.language: each.built.cause for each in result.absent if each.built is not None and each.built.cause}
-    lines += [f"hint: {_line(language) or 'a language'}: {_line(hint)}" for language, hint in missing.items()]
+    lines += [paint(f"weaker here: {_long(text)}", "doubtful") for text in result.enforced]
+    missing = {each.absent.partition(":")[0]: each.built.cause for each in result.absent if each.built is not None and each.built.cause}
+    lines += [f"hint: {_line(language)}: {_long(hint)}" for language, hint in missing.items()]
     return lines
 
 
