@@ -233,6 +233,13 @@ def test_a_full_disk_is_said_with_its_place_and_the_stage_goes(call: str, tmp_pa
     assert left() == []
 
 
+def test_an_empty_path_is_no_package_though_the_working_directory_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(make_package(tmp_path, NEW))
+    with pytest.raises(PackageError, match="its path is empty"):
+        read_package("")
+    assert read_package(".").name == "sum"
+
+
 def test_names_that_are_longer_together_than_the_system_takes_are_an_error_of_the_package(tmp_path: Path) -> None:
     root = make_package(tmp_path, NEW)
     here = os.open(f"{root}/data/secret", os.O_RDONLY)

@@ -46,6 +46,8 @@ def read_package(path: str, *, follow: Sequence[str] = ()) -> Problem:
     Raises:
         PackageError: it is no package, or one that cannot be judged; with the file and line.
     """
+    if not path:  # a variable of a script that is not set; the system would take the working directory
+        raise PackageError("open a package: its path is empty")
     name = os.path.basename(os.path.abspath(path))
     if is_archive(path):
         name = name.rpartition(".")[0]
