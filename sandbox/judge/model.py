@@ -124,7 +124,7 @@ class CaseResult:
         code: the verdict.
         flags: every verdict whose condition held, in the order of precedence, `code` first; empty for AC.
         cause: why, in a person's words.
-        failed: a sandbox could not be made, the submission's or the validator's: JE, and no news of either.
+        failed: a sandbox could not be made, or the validator was late by the clock on the wall: JE for which a busy host may be the reason.
         cpu_ns: user and system time of all processes of the submission, in the largest pass (limits are per pass). Of a dialogue that the validator
             ended: until then.
         wall_ns: from its start to its end, likewise.

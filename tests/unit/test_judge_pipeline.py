@@ -495,8 +495,10 @@ def test_a_sandbox_that_could_not_be_made_beside_others_is_made_again_alone() ->
     assert fakes.builds["a.crowded"] == 2 and fakes.builds["b"] == 1
     assert fakes.beside == [{"1"}] * 2, "something ran beside a run that was to be alone"
     again = next(each for each in done.submissions[1].cases if each.notes)
-    assert (again.case, again.notes) == ("secret/03", ("a sandbox could not be made beside other runs: clone3: EAGAIN",))
+    assert (again.case, again.notes) == ("secret/03", ("the judge failed beside other runs: clone3: EAGAIN",))
     assert max(count for (name, _), count in fakes.runs.items() if name == "e") == 1
+    fakes.runs.clear(), fakes.builds.clear()
+    assert Judging(problem, fakes, Options(jobs=1)).run().submissions[1].code is Code.JE and max(fakes.runs.values()) == 1, "nothing ran beside it"
 
 
 def test_no_thread_to_work_with_is_an_error_with_its_hint(monkeypatch: pytest.MonkeyPatch) -> None:

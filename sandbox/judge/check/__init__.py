@@ -36,7 +36,7 @@ class Checked:
         next_pass: the input of another pass, which it asks for.
         feedback: files that it left, by name, for its next pass.
         cause: why, in a person's words.
-        failed: it was never asked, because its sandbox could not be made.
+        failed: its sandbox could not be made, or it was late by the clock on the wall.
         result: of its run.
     """
 

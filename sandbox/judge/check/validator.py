@@ -209,7 +209,7 @@ def judge_validator(name: str, result: Result, problem: Problem, *, stderr: byte
         said = clean_text(stderr, _STDERR).strip()
         return Checked(
             accepted=None, exit=code, judge_message=feedback.judge_message or said, cause=cause, notes=(f"its standard error: {said}",) if said else (),
-            feedback=feedback.files, result=result,
+            feedback=feedback.files, result=result, failed=result.verdict in (Verdict.WALL_LIMIT, Verdict.IDLE_LIMIT),
         )  # fmt: skip
     first = feedback.judge_message.strip().partition("\n")[0]
     return Checked(

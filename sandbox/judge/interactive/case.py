@@ -177,6 +177,7 @@ def _judged(played: Played, blamed: Blamed, problem: Problem, limits: RunLimits,
         code=blamed.code, flags=blamed.flags, cause=blamed.cause, result=result, ours=ended.ending is not Ending.ITSELF, blame=blamed.who,
         cpu_ns=ended.cpu_ns, own_ns=ended.own_ns, stdout_bytes=ended.sent_bytes, stderr=stderr, checked=checked, near=tuple(_near(ended, limits)),
         notes=tuple(notes), transcript=played.transcript_lines,
+        failed=blamed.code is Code.JE and played.parties[VALIDATOR].ending in (Ending.OWN_TIME, Ending.IDLE),
     )  # fmt: skip
 
 

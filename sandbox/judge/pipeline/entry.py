@@ -112,7 +112,7 @@ class Entry:
                 self._board.check()
                 built = self._tools.build(self.submission)
                 self._board.check()  # a compiler that was ended with everything else says nothing of the submission
-            if built.code is Code.JE:  # the host may have been out of what another submission used up
+            if built.code is Code.JE and self._board.jobs > 1:  # the host may have been out of what another submission used up
                 with self._board.gate.alone():
                     self._board.check()
                     built = self._tools.build(self.submission)
@@ -192,12 +192,12 @@ class Entry:
     def _run(self, case: Case) -> CaseResult:
         with self._board.gate.beside():
             result = self._measure(case, alone=False)
-        if not result.failed:
+        if not result.failed or self._board.jobs == 1:
             return result
-        # Another submission may have used up what the host has, of processes or memory: no sandbox is made then, and that is nobody's verdict.
+        # Another submission may have used up what the host has: no sandbox is made then, or a validator is late, and that is nobody's verdict.
         with self._board.gate.alone():
             again = self._measure(case, alone=True)
-        return replace(again, notes=(*again.notes, f"a sandbox could not be made beside other runs: {result.cause}"))
+        return replace(again, notes=(*again.notes, f"the judge failed beside other runs: {result.cause}"))
 
     def _measure(self, case: Case, *, alone: bool) -> CaseResult:
         self._board.check()
