@@ -120,6 +120,7 @@ def _described(row: _Row) -> str:
         ("files", ", ".join([*language.extensions, *(f"{each} (where said)" for each in language.shared)])),
         ("interpreters", ", ".join(language.interpreters)),
         ("entry point", f"{language.entry}" + (f"; {', '.join(language.main)} unless stated" if language.main else "")),
+        ("only for", "" if language.accepts is None else f"input validators: exit {language.accepts} accepts, exit {language.rejects} refuses"),
         ("time factor", "" if language.time_factor == 1 else f"{language.time_factor:g}"),
         ("memory extra", format_size(language.memory_extra_bytes) if language.memory_extra_bytes else ""),
         ("processes", str(language.processes)),
@@ -152,7 +153,7 @@ def _plain(row: _Row) -> dict[str, object]:
         "id": language.id, "name": language.name, "aliases": language.aliases, "extensions": language.extensions, "shared": language.shared,
         "interpreters": language.interpreters, "priority": language.priority, "entry": language.entry, "main": language.main,
         "time_factor": language.time_factor, "memory_extra_bytes": language.memory_extra_bytes, "processes": language.processes,
-        "origin": language.origin, "installed": not isinstance(found, Absent),
+        "accepts": language.accepts, "rejects": language.rejects, "origin": language.origin, "installed": not isinstance(found, Absent),
     }  # fmt: skip
     if isinstance(found, Absent):
         plain |= {"reason": found.reason, "hint": found.hint}
