@@ -17,6 +17,7 @@ from dataclasses import replace
 from sandbox.abi.arch import Arch
 from sandbox.api import prepare as preparing
 from sandbox.api import recall
+from sandbox.api.requesting import build_request
 from sandbox.kernel.calls import pidfd_getfd
 from sandbox.kernel.probe import probe_host
 from sandbox.launch.spawn import Launched, spawn
@@ -44,7 +45,7 @@ def main(runs: int, profile: str, argv: tuple[str, ...]) -> int:
         return 2
     command = preparing.Command(argv=argv, profile=preparing.load_command_profile(profile), environ=dict(os.environ))
     prepared = replace(preparing.prepare(command), backend=None)
-    request = preparing.build_request(prepared, outside_id=-1, cgroup=None)
+    request = build_request(prepared, outside_id=-1, cgroup=None)
     plan = build_plan(request)
     rows = len(lowering.lower_plan(plan).rows)
     print(f"profile `{profile}`, {' '.join(argv)}: {len(plan.steps())} steps, {rows} rows; median and fastest tenth of {runs}, µs\n")
