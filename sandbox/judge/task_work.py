@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -13,6 +12,7 @@ from sandbox.errors import PolicyError, SandboxError, UnsupportedError
 from sandbox.judge.building import Builder
 from sandbox.judge.model import Built, Code, Program
 from sandbox.judge.naming import make_run_name, runs_named
+from sandbox.judge.pipeline.cores import is_busy
 from sandbox.judge.problem import ProblemLimits, Submission
 from sandbox.judge.progress import Stage
 from sandbox.judge.running import Runner
@@ -31,16 +31,7 @@ if TYPE_CHECKING:
 _CODE_BYTES = 64 << 20
 _OUTPUT = 4000
 _PATIENCE = 4
-_BUSY = 1.5
 _SWEEP_S = 0.1
-
-
-def is_busy() -> bool:
-    """Whether more programs want a processor than there are."""
-    try:
-        return os.getloadavg()[0] > _BUSY * len(os.sched_getaffinity(0))
-    except OSError:
-        return False
 
 
 class Work:

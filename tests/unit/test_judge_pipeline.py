@@ -552,6 +552,15 @@ def test_what_slept_beyond_the_limit_is_late_whatever_it_was_allowed() -> None:
     assert fakes.runs["a", "x/00"] == 2, "what hardly computed is run once more, alone"
 
 
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_wall_time_on_a_busy_host_is_doubted(busy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sandbox.judge.pipeline.entry.is_busy", lambda: busy)
+    problem = problem_of({"w": label("w", "WTL"), "t": label("t", "TLE")}, group("", *names(1, "x")))
+    answers = {"w": lambda n, b: result(n, Code.WTL, 5), "t": lambda n, b: result(n, Code.TLE, 3 * S)}
+    asleep, late = Judging(problem, Fakes(problem, answers), Options()).run().submissions
+    assert any("the host's doing" in note for note in asleep.cases[0].notes) is busy and not late.cases[0].notes
+
+
 def test_what_waits_is_too_slow() -> None:
     problem = problem_of({"a": label("a", "AC"), "w": label("w", "WTL")}, group("", *names(2, "x")))
     fakes = Fakes(problem, {"a": accepts, "w": lambda name, before: result(name, Code.WTL, 5)})

@@ -1,8 +1,10 @@
-"""How many programs may be measured at a time without sharing a core."""
+"""How many programs may be measured at a time without sharing a core, and whether more than that want one now."""
 
 from __future__ import annotations
 
 import os
+
+_BUSY = 1.5
 
 
 def count_cores(root: str = "/sys/devices/system/cpu") -> int:
@@ -20,9 +22,17 @@ def count_cores(root: str = "/sys/devices/system/cpu") -> int:
     return max(1, len(cores))
 
 
+def is_busy() -> bool:
+    """Whether more programs want a processor than there are, which makes wall times longer."""
+    try:
+        return os.getloadavg()[0] > _BUSY * len(os.sched_getaffinity(0))
+    except OSError:
+        return False
+
+
 def _read(path: str) -> str:
     with open(path, encoding="ascii") as file:
         return file.read().strip()
 
 
-__all__ = ["count_cores"]
+__all__ = ["count_cores", "is_busy"]

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from sandbox.judge.model import Built, CaseResult, Code, Program, RunLimits
+from sandbox.judge.pipeline.cores import is_busy
 from sandbox.judge.pipeline.lane import Lane
 from sandbox.judge.pipeline.settle import is_enough, settle, under, wants_reruns
 from sandbox.judge.pipeline.walk import Rules, Walked, skipped, walk
@@ -182,6 +183,8 @@ class Entry:
         result = settle(runs)
         if repeated:
             result = replace(result, reruns=(*((run.code, run.cpu_ns) for run in repeated), *result.reruns))
+        if result.code is Code.WTL and is_busy():
+            result = replace(result, notes=(*result.notes, "more programs want a processor than there are: the wall time may be the host's doing"))
         self._settled[case.name] = result
         return result
 
