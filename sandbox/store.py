@@ -126,7 +126,12 @@ def make_private(path: str) -> None:
 
 
 def open_private(path: str) -> int | None:
-    """As `open_directory`, for what is later used by its path: None as well where everybody may rename a directory on the way to it."""
+    """As `open_directory`, for what is later used by its path.
+
+    None as well where everybody may rename a directory on the way to it, or a link on it is somebody else's, who chose where it leads.
+    """
+    if _strangers_link(path):
+        return None
     above = os.path.realpath(path)
     while above != "/":
         above = os.path.dirname(above)
@@ -139,8 +144,25 @@ def open_private(path: str) -> int | None:
     return open_directory(path)
 
 
+def _strangers_link(path: str) -> str:
+    """Return the first link on the way up from a path that is somebody else's, "" without one."""
+    at = os.path.abspath(path)
+    while at != "/":
+        try:
+            status = os.lstat(at)
+        except OSError:
+            pass  # it will be made, and be ours
+        else:
+            if stat.S_ISLNK(status.st_mode) and status.st_uid not in (0, os.geteuid()):
+                return at
+        at = os.path.dirname(at)
+    return ""
+
+
 def why_not_private(path: str) -> str:
     """Return why `open_private` gives nothing, in words."""
+    if link := _strangers_link(path):
+        return f"the link `{link}` is somebody else's"
     above = os.path.realpath(path)
     there = above
     while above != "/":

@@ -312,6 +312,28 @@ def test_a_stage_that_looks_stale_before_it_is_locked_is_made_again(tmp_path: Pa
     assert left() == []
 
 
+def test_what_has_no_name_of_a_place_is_not_removed_as_one(tmp_path: Path) -> None:
+    theirs = Path(stage_path(), "precious")
+    theirs.mkdir(parents=True)
+    stale = Path(stage_path(), "stage-0123456789abcdef")
+    stale.mkdir()
+    make_place("stage").remove()
+    assert left() == ["precious"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link away")
+def test_stage_is_not_made_where_a_strangers_link_leads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a home the stage is in /tmp, where somebody may have put a link of that name, and what is stale there is removed."""
+    (tmp_path / "ours").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to("ours")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(link))
+    make_place("stage").remove()
+    os.lchown(link, 4711, 4711)
+    with pytest.raises(SandboxError, match="link` is somebody else's"):
+        make_place("stage")
+
+
 def test_stage_is_not_made_where_others_write(tmp_path: Path) -> None:
     path = Path(stage_path())
     path.mkdir(parents=True)

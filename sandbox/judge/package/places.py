@@ -6,6 +6,7 @@ import atexit
 import errno
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -15,6 +16,8 @@ from sandbox.record import dataclass
 from sandbox.store import cache_path, make_private, open_private, why_not_private
 
 _MAXIMUM_STALE = 1000
+_OURS = re.compile(r"[a-z]+-[0-9a-f]{16}", re.ASCII)
+"""Names of places; nothing else that lies there is ours to remove."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +85,7 @@ def place_of(path: str) -> Place | None:
 
 
 def _remove_stale(base: str, above: int) -> None:
-    for name in sorted(os.listdir(above))[:_MAXIMUM_STALE]:
+    for name in sorted(filter(_OURS.fullmatch, os.listdir(above)))[:_MAXIMUM_STALE]:
         try:
             fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
         except OSError:
