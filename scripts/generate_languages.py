@@ -59,7 +59,8 @@ TRIED = """
 ## What was tried
 
 Each of them but Python 2 was compiled and run on Debian 12, as root with cgroups v1 and as an ordinary user without any, by
-`sandbox judge languages --check`; Zig 0.13 of PyPI, GNU Smalltalk of Debian 11, and .NET's compilers of C# and Visual Basic of the SDK 2.2, which npm has.
+`sandbox judge languages --check`; Zig 0.13 of PyPI, GNU Smalltalk of Debian 11, Swift 6.0 of Debian 13 (on that), and
+.NET's compilers of C# and Visual Basic of the SDK 2.2, which npm has.
 {surveys} also by a program of several files, with recursion and, where the language has them, threads: `tests/kernel/test_judge_building.py`.
 
 Not defined are those of the format's table that could not be tried here: {undefined}; a submission in one of them is named as not judged.

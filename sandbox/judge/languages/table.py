@@ -25,7 +25,7 @@ _SUFFIX = ".toml"
 # Of the package format's table, those that have no definition here: a submission in one is not judged, which is no compile error of its author's.
 UNDEFINED = {
     "APL": ("apl", ".apl"), "Dart": ("dart", ".dart"), "F#": ("fsharp", ".fs"), "Gerbil": ("gerbil", ".ss"), "Java with Algs4": ("javaalgs4", ""),
-    "Julia": ("julia", ".jl"), "Odin": ("odin", ".odin"), "Simula": ("simula", ".sim"), "Snobol": ("snobol", ".sno"), "Swift": ("swift", ".swift"),
+    "Julia": ("julia", ".jl"), "Odin": ("odin", ".odin"), "Simula": ("simula", ".sim"), "Snobol": ("snobol", ".sno"),
 }  # fmt: skip
 _SHEBANG_BYTES = 256
 _SHEBANG = re.compile(rb"#![ \t]*(\S+)(?:[ \t]+(\S+))?(?:[ \t]+(\S+))?")
