@@ -188,5 +188,5 @@ def test_what_may_have_been_meant_is_said(tmp_path: Path) -> None:
 
 def test_no_name_is_not_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(make_package(tmp_path, LEGACY))
-    with pytest.raises(PackageError, match="open package ``: No such file or directory"):
+    with pytest.raises(PackageError, match="its path is empty"):
         read_package("")

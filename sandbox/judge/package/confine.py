@@ -64,7 +64,7 @@ class Tree:
     """
 
     def __init__(self, root: str, *, shown: str = "", follow: Sequence[str] = ()) -> None:
-        self.root = os.path.realpath(root) if root else ""  # `realpath` takes nothing for the working directory
+        self.root = os.path.realpath(root)
         self.shown = shown or root
         self.warnings: list[str] = []
         self.left_out: list[str] = []
