@@ -78,12 +78,12 @@ def _conditions(result: Result, limits: RunLimits) -> dict[Code, str]:
     cpu_ns = result.usage.cpu_ns
     if cpu_ns > limits.cpu_ns or verdict is Verdict.CPU_LIMIT or "cpu" in hits:
         cut = verdict is Verdict.CPU_LIMIT and cpu_ns > limits.cpu_ns
-        found[Code.TLE] = f"CPU time {_seconds(cpu_ns)}, limit {_seconds(limits.cpu_ns)}" + (", ended there" if cut else "")
+        found[Code.TLE] = f"CPU time {exact_seconds(cpu_ns)}, limit {exact_seconds(limits.cpu_ns)}" + (", ended there" if cut else "")
     for kind, limit in ((Verdict.WALL_LIMIT, "wall"), (Verdict.IDLE_LIMIT, "idle")):
         if Code.WTL not in found and (verdict is kind or limit in hits):
             bound = limits.wall_ns if limit == "wall" else limits.idle_ns or 0
             found[Code.WTL] = (
-                f"ended after {_seconds(result.usage.wall_ns)} ({limit} limit {_seconds(bound)}) with {_seconds(cpu_ns)} of CPU time used"
+                f"ended after {exact_seconds(result.usage.wall_ns)} ({limit} limit {exact_seconds(bound)}) with {exact_seconds(cpu_ns)} of CPU time used"
             )
     if verdict is Verdict.OUTPUT_LIMIT or "output" in hits:
         found[Code.OLE] = _told(result, Verdict.OUTPUT_LIMIT, "output")
@@ -169,8 +169,8 @@ def _processes(evidence: Iterable[Evidence]) -> str:
     return f"its limit of processes and threads was met ({fact.counter} {fact.value})"
 
 
-def _seconds(ns: int) -> str:
-    """Three digits after the point, or as many as make a figure over its limit look like that."""
+def exact_seconds(ns: int) -> str:
+    """Return a time with as many digits as make a figure over its limit look like that."""
     return f"{ns / 1e9:.6f}".rstrip("0").rstrip(".") + " s"
 
 

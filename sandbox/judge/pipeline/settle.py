@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sandbox.judge.model import CaseResult, Code
 from sandbox.judge.running import cut_of, wall_limit_of
-from sandbox.judge.verdict import PRECEDENCE
+from sandbox.judge.verdict import PRECEDENCE, exact_seconds
 from sandbox.record import replace
 from sandbox.units import format_duration
 
@@ -39,10 +39,10 @@ def under(result: CaseResult, limit_ns: int, allowed_ns: int | None = None) -> C
     code = ordered[0] if ordered else Code.AC
     cause = result.cause
     if late and code is Code.TLE:
-        cause = f"CPU time {_seconds(result.cpu_ns)}, limit {_seconds(limit_ns)}" + (", and was ended" if Code.TLE in held else "")
+        cause = f"CPU time {exact_seconds(result.cpu_ns)}, limit {exact_seconds(limit_ns)}" + (", and was ended" if Code.TLE in held else "")
     elif asleep and longer and code is Code.WTL:
         whose = "" if result.own_ns is None else " without waiting for the validator"
-        cause = f"wall time {_seconds(wall_ns)}{whose}, limit {_seconds(wall_limit_ns)}" + (f"; {cause}" if result.code is Code.WTL else "")
+        cause = f"wall time {exact_seconds(wall_ns)}{whose}, limit {exact_seconds(wall_limit_ns)}" + (f"; {cause}" if result.code is Code.WTL else "")
     near = [word for word in result.near if not word.startswith(("cpu", "wall"))]
     # Where it was ended for wall time nobody knows what it would have come to, and it is not near but over; what computed too long is late anyway.
     if Code.WTL not in held and not late and _is_near(wall_ns, wall_limit_ns):
@@ -95,11 +95,6 @@ def settle(runs: Sequence[CaseResult]) -> CaseResult:
             f"{first.code} beside other runs, alone also {', '.join(sorted({str(run.code) for run in alone} - {str(first.code)}))}",
         )
     return replace(chosen, reruns=(*chosen.reruns, *others), near=chosen.near or first.near, notes=notes)
-
-
-def _seconds(ns: int) -> str:
-    """Three digits after the point, or as many as make a figure over its limit look like that."""
-    return f"{ns / 1e9:.6f}".rstrip("0").rstrip(".") + " s"
 
 
 __all__ = ["NEAR_SHARE", "RERUNS", "is_enough", "settle", "under", "wants_reruns"]
