@@ -198,7 +198,7 @@ def make_copy(package: Path, place: Path) -> tuple[Path, str]:
     if not count:
         return package, ""
     copy = place / package.name
-    shutil.copytree(package, copy, ignore_dangling_symlinks=True)
+    shutil.copytree(package, copy, ignore=_dangling)
     (copy / "problem.yaml").write_text(changed, errors="surrogateescape")
     validator = copy / "output_validator"
     if validator.is_dir() and any(each.is_file() for each in validator.iterdir()):
@@ -206,6 +206,11 @@ def make_copy(package: Path, place: Path) -> tuple[Path, str]:
         validator.mkdir()
         (copy / "validator").rename(validator / "validator")
     return copy, ITS_NAME
+
+
+def _dangling(directory: str, names: Sequence[str]) -> list[str]:
+    """Return links that lead nowhere; what `copytree` itself calls dangling is any relative link that leads nowhere from here."""
+    return [each for each in names if not os.path.exists(os.path.join(directory, each))]
 
 
 def what_it_leaves_out(package: Path) -> tuple[str, ...]:

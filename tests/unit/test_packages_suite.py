@@ -14,7 +14,7 @@ import package_rows
 import packages
 
 from sandbox.judge.model import CaseResult, Code, SubmissionResult
-from tests.unit.judge_packages import LEGACY, NEW, make_package
+from tests.unit.judge_packages import LEGACY, NEW, Link, make_package
 
 PRINTED = """Loading problem x
 ERROR Submission rejected/a.c does not match any known submissions directory; ignoring it
@@ -63,12 +63,13 @@ def test_what_bapctools_prints_is_read() -> None:
 
 def test_the_reference_tool_gets_a_copy_under_its_own_name_of_the_format(tmp_path: Path) -> None:
     files = {**NEW, "data/secret/test_group.yaml": "max_score: 1\n", "data/secret/01.yaml": "args: [a]\n", "data/x.yaml": "x\n", "output_validator/v.c": "v"}
-    new = Path(make_package(tmp_path / "new", files))
+    new = Path(make_package(tmp_path / "new", {**files, "data/secret/02.in": Link("01.in"), "data/secret/03.in": Link("nothing")}))
     (tmp_path / "copy").mkdir()
     given, name = package_reference.make_copy(new, tmp_path / "copy")
     assert given == tmp_path / "copy" / "sum" and name == "2023-07-draft"
     assert (given / "problem.yaml").read_text() == (new / "problem.yaml").read_text().replace("2025-09", "2023-07-draft")
     assert (given / "data/secret/01.in").read_bytes() == (new / "data/secret/01.in").read_bytes()
+    assert (given / "data/secret/02.in").read_bytes() == (new / "data/secret/01.in").read_bytes() and not (given / "data/secret/03.in").exists()
     assert (given / "output_validator/validator/v.c").read_text() == "v" and not (given / "output_validator/v.c").exists()
     assert package_reference.what_it_leaves_out(new) == ("`test_group.yaml`", "options of single cases")
     old = Path(make_package(tmp_path / "old", LEGACY))
