@@ -153,7 +153,11 @@ class House:
         return True
 
     def close(self) -> None:
-        """End the server and all its runs, wait until they are gone, remove what was theirs; idempotent, also in two threads at a time."""
+        """End the server and all its runs, wait until they are gone, remove what was theirs; idempotent, also in two threads at a time.
+
+        While other threads still have runs of it, what those use stays open and in its place: a descriptor that is closed under somebody's hands is soon
+        another file's. The last of them gives it back and calls this again.
+        """
         if self._process != os.getpid():
             self._closing, self._process = threading.RLock(), os.getpid()  # another thread of the parent's may have held it
         with self._closing:
@@ -167,6 +171,12 @@ class House:
         try:
             if server is not None:
                 server.close()
+        finally:
+            if not self.running:
+                self._let_go(ours)
+
+    def _let_go(self, ours: bool) -> None:
+        try:
             for slot in self.slots:
                 if ours:
                     slot.close()

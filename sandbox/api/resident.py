@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 _SERVERS = 8  # of one `Sandbox` without a run, before the least used goes
 _LOOK_S = 0.0005
 _AGAIN_NS = 1_000_000_000  # after a server could not be started
+_PATIENCE_S = 2.0
+"""How long `close` waits for other threads to see that their runs were ended."""
 
 
 def find_way(prepared: Prepared, *, template: bool = True) -> Way:
@@ -240,6 +242,7 @@ class Residents:
 
             self._filler = Filler(fill, pool.settle)
         self._lock = threading.Lock()
+        self._given_back = threading.Condition(self._lock)
         self._houses: list[House] = []
         self._closed = False
         self._failed: tuple[Way, int, str] | None = None
@@ -385,17 +388,25 @@ class Residents:
             house.running -= 1
             house.free.append(slot)
             gone = house not in self._houses and not house.running
+            self._given_back.notify_all()
         if gone:
             house.close()
 
     def close(self) -> None:
-        """End every server, and with it what it still runs, and wait for that; idempotent."""
+        """End every server, and with it what it still runs, and wait for that; idempotent.
+
+        A thread that has not seen the end of its run within two seconds removes what is left of it when it does.
+        """
         self.close_pool()
         with self._lock:
             self._closed = True
             houses = self._houses.copy()
             self._houses.clear()
-        _close_all(houses, self.stash)
+        _close_all(houses.copy(), self.stash)
+        until = time.monotonic() + _PATIENCE_S
+        with self._lock:
+            while any(house.running for house in houses) and (left := until - time.monotonic()) > 0:
+                self._given_back.wait(left)
 
     @property
     def close_pool(self) -> Callable[[], object]:
@@ -406,13 +417,16 @@ class Residents:
     def forget(self) -> None:
         """In a fork: let go of the parent's servers."""
         self._lock = threading.Lock()
+        self._given_back = threading.Condition(self._lock)
         if self._filler is not None:
             self._filler.begin_anew()
         if self.pool is not None:
             self.pool.forget()
         self.stash.forget()
         while self._houses:
-            self._houses.pop().close()
+            house = self._houses.pop()
+            house.running = 0  # the threads that had runs of it are the parent's
+            house.close()
 
 
 def _close_all(houses: list[House], stash: Stash) -> None:

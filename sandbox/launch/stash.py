@@ -68,10 +68,18 @@ class Stash:
         """Close everything; what is discarded from now on is closed at once. Idempotent."""
         with self._lock:
             self._closed = True
-            for ends in (*self._pipes, *self._pairs, self._over):
-                for fd in ends:
-                    os.close(fd)
-            self._pipes, self._pairs, self._over = [], [], []
+            over, self._over = self._over, []
+            for fd in over:
+                os.close(fd)
+            # Another thread may be about to start a run: what it has taken is its own, so nothing is closed that was not taken from here first.
+            for ends in (self._pipes, self._pairs):
+                while ends:
+                    try:
+                        taken = ends.pop()
+                    except IndexError:
+                        break
+                    for fd in taken:
+                        os.close(fd)
 
     def forget(self) -> None:
         """In a fork: the ends are the parent's, and nothing of its may be used here."""

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import stat
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 import sandbox
+from sandbox.api import resident
+from sandbox.api.house import House
 
 pytestmark = [pytest.mark.userns, pytest.mark.seccomp, pytest.mark.notify]
 
@@ -48,3 +54,36 @@ def test_closing_while_runs_begin_and_end(started: int, often: None) -> None:
         for thread in threads:
             thread.join()
     assert not bugs
+
+
+def test_what_a_run_uses_stays_until_it_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sandbox that is closed while a run begins: descriptors of the run are closed by its own thread, and not while that may still use their numbers."""
+    monkeypatch.setattr(resident, "_PATIENCE_S", 0.05)
+    begun, closed = threading.Event(), threading.Event()
+    houses: list[House] = []
+    begin = resident.Served.begin
+
+    def begin_late(start: resident.Served, *rest: Any) -> Any:
+        houses.append(start.house)
+        begun.set()
+        assert closed.wait(10)
+        return begin(start, *rest)
+
+    box = sandbox.Sandbox("judge")
+    box.run(["/bin/true"])
+    monkeypatch.setattr(resident.Served, "begin", begin_late)
+
+    def run() -> None:
+        with contextlib.suppress(sandbox.SandboxError):
+            box.run(["/bin/true"])
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert begun.wait(10)
+    box.close()
+    (house,) = houses
+    directory = house._directory
+    assert house.server is None and stat.S_ISDIR(os.fstat(directory).st_mode)
+    closed.set()
+    thread.join()
+    assert house._directory == -1 and not house.running  # the run itself is begun again without a server, or refused
