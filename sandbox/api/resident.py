@@ -258,6 +258,9 @@ class Residents:
             held: likewise.
             made: what a run of a template server is, None for `Served`.
         """
+        if self._closed:
+            # A run whose server was ended in the middle of its start comes here again: without a server nobody would end it any more.
+            raise SandboxError("start a run: this Sandbox was closed")
         kept = prepared.kept
         way: Way | None = kept.way if kept is not None else None  # type: ignore[assignment]
         if way is None:

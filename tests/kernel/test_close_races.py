@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 import sys
@@ -72,10 +71,13 @@ def test_what_a_run_uses_stays_until_it_is_given_back(monkeypatch: pytest.Monkey
     box = sandbox.Sandbox("judge")
     box.run(["/bin/true"])
     monkeypatch.setattr(resident.Served, "begin", begin_late)
+    refused: list[str] = []
 
     def run() -> None:
-        with contextlib.suppress(sandbox.SandboxError):
-            box.run(["/bin/true"])
+        try:
+            box.run(["/bin/sleep", "600"])
+        except sandbox.SandboxError as error:
+            refused.append(str(error))
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -86,4 +88,5 @@ def test_what_a_run_uses_stays_until_it_is_given_back(monkeypatch: pytest.Monkey
     assert house.server is None and stat.S_ISDIR(os.fstat(directory).st_mode)
     closed.set()
     thread.join()
-    assert house._directory == -1 and not house.running  # the run itself is begun again without a server, or refused
+    assert house._directory == -1 and not house.running
+    assert refused == ["start a run: this Sandbox was closed"], "begun again without a server, nothing would end it"

@@ -215,6 +215,8 @@ class Entry:
             handle = self._handle
         result = handle.judge(case, self._tools.limits(program, self._allowed.upper_ns))
         self._board.check()
+        if handle is not self._handle:
+            raise Stopped  # it was closed meanwhile: what came of that says nothing of the program
         self._told(case.name, alone)
         return result
 
