@@ -69,9 +69,15 @@ class _Recipe:
 
 
 class Recipes:
-    """The kept calls of one `Sandbox`; thread-safe."""
+    """The kept calls of one `Sandbox`; thread-safe.
 
-    def __init__(self) -> None:
+    Args:
+        by_processors: whether threads on different processors have calls of their own: a program is told of its processors. Warm interpreters are for
+            all threads; each run moves to its caller's processors.
+    """
+
+    def __init__(self, *, by_processors: bool = True) -> None:
+        self._by_processors = by_processors
         self._lock = threading.Lock()
         self._kept: dict[object, _Recipe] = {}
 
@@ -94,8 +100,8 @@ class Recipes:
         """
         if sum(map(len, files.values())) > KEPT_BYTES:
             return make(files)
-        # Of threads on different processors each has a call of its own: a program is told of its processors.
-        key = (key, argv[0], tuple((file, *_shape(content)) for file, content in files.items()), frozenset(os.sched_getaffinity(0)))
+        processors = frozenset(os.sched_getaffinity(0)) if self._by_processors else None
+        key = (key, argv[0], tuple((file, *_shape(content)) for file, content in files.items()), processors)
         circumstances = _circumstances()
         with self._lock:
             recipe = self._kept.get(key)

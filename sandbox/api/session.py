@@ -125,7 +125,7 @@ class Sandbox:
         )
         if (cow or resume or keep) and (pool or python is not False):
             raise PolicyError("what is made ahead writes to nothing of yours: `pool` and `python` are not to be given with `cow`, `keep` or `resume`")
-        self._recipes = Recipes()
+        self._recipes = Recipes(by_processors=parse_python(python) is None)
         _all.add(self)
         self._lock = threading.Lock()
         self._open: weakref.WeakSet[BackgroundRun] = weakref.WeakSet()

@@ -14,6 +14,7 @@ import re
 import threading
 
 import sandbox
+from sandbox.audit.events import escape_untrusted
 from sandbox.errors import InternalError, ProtocolError, SandboxError, SetupError
 from sandbox.judge.cache import Cache, Entry, open_cache
 from sandbox.judge.languages.definition import fill, fill_variables
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from sandbox.result import Result
 
 _OUTPUT = 64 << 10
+_LINE = 200
 _PROGRAM_BYTES = 64 << 20
 _TOO_LARGE = re.compile(r": \d+ bytes, of \d+ in all \d+ are left$")
 _NAMES = 512 << 10
@@ -273,7 +275,7 @@ def _why_not(job: _Job, result: Result, limits: ProblemLimits) -> str:
     if result.verdict is not Verdict.OK:
         if _out_of_time(result, limits):
             return f"`{program}` took {format_duration(result.usage.cpu_ns)} of CPU time, limit {format_duration(limits.compilation_time_ns)}"
-        return f"`{program}` ended with {result.cause}" + (f": {line}" if (line := first_line(result)) else "")
+        return f"`{program}` ended with {result.cause}" + (f": {escape_untrusted(line, _LINE)}" if (line := first_line(result)) else "")
     if any(_TOO_LARGE.search(note) for note in result.notes):
         return f"`{program}` made more than {format_size(_PROGRAM_BYTES)} of files"
     if sum(len(os.fsencode(name)) for name in result.files) > _NAMES or any(len(os.fsencode(name)) > _LONGEST_NAME for name in result.files):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sandbox
+from sandbox.audit.events import escape_untrusted
 from sandbox.errors import SandboxError
 from sandbox.judge.languages.toolchains import first_line
 from sandbox.judge.model import PROGRAM_DIRECTORY
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 NAMES = ("World", "you two", "Zoë")
 _VALID = sandbox.SealedInput(b"5\n")  # a file, as it is for validators: VIVA opens it anew
 _MEMORY = 1 << 30
+_LINE = 200
 _LIMITS = ProblemLimits(memory_bytes=_MEMORY, compilation_time_ns=180_000_000_000)  # whether it works is asked, not how fast
 
 
@@ -54,7 +56,7 @@ def try_language(builder: Builder, language: Language) -> Trial:
     expected = "".join(f"Hello, {name}!\n" for name in NAMES).encode()
     cause = ""
     if result.exit_code != (language.accepts or 0):
-        cause = f"the program ended with {result.cause}" + (f": {line}" if (line := first_line(result)) else "")
+        cause = f"the program ended with {result.cause}" + (f": {escape_untrusted(line, _LINE)}" if (line := first_line(result)) else "")
     elif language.accepts is None and result.stdout != expected:
         cause = f"the program printed {(result.stdout or b'')[:80]!r}"
     usage = result.usage

@@ -355,8 +355,8 @@ ALLOWED = """
 sandbox sandbox.abi sandbox.abi.arch sandbox.api sandbox.api.execute sandbox.api.finish sandbox.api.questions sandbox.api.registered sandbox.api.start
 sandbox.api.spawned sandbox.api.streams
 sandbox.api.request sandbox.api.stored sandbox.api.usage sandbox.audit sandbox.audit.decode sandbox.audit.events sandbox.audit.sinks sandbox.audit.summary
-sandbox.audit.tally sandbox.cgroup sandbox.cgroup.none sandbox.cgroup.unheeded sandbox.cli sandbox.cli.exec sandbox.cli.main sandbox.cli.modules sandbox.cli.options
-sandbox.cli.signals
+sandbox.audit.tally sandbox.cgroup sandbox.cgroup.none sandbox.cgroup.unheeded sandbox.cli sandbox.cli.exec sandbox.cli.main sandbox.cli.modules
+sandbox.cli.options sandbox.cli.signals
 sandbox.cli.start sandbox.enums sandbox.errors sandbox.kernel sandbox.kernel.calls sandbox.kernel.seccomp_notify sandbox.launch sandbox.launch.privileges
 sandbox.launch.spawn sandbox.plan sandbox.plan.codec sandbox.plan.fds sandbox.plan.vectors sandbox.record sandbox.registry sandbox.registry.control
 sandbox.launch.shield sandbox.registry.entry sandbox.registry.place sandbox.result sandbox.rootfs sandbox.rootfs.environment sandbox.store sandbox.supervise

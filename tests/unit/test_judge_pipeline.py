@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -18,7 +21,7 @@ from sandbox.judge.pipeline.judging import Derived, Judging, Options, Times, cho
 from sandbox.judge.pipeline.settle import RERUNS, is_enough, settle, under, wants_reruns
 from sandbox.judge.pipeline.strict import Together
 from sandbox.judge.pipeline.walk import Outcome, Rules, Walked, walk
-from sandbox.judge.pipeline.workers import Board, Gate, Stopped
+from sandbox.judge.pipeline.workers import Board, Gate, Stopped, Work
 from sandbox.judge.problem import Case, Expectation, Format, Grading, Group, Problem, ProblemLimits, Submission, cases_of  # fmt: skip
 from sandbox.judge.progress import Step
 from sandbox.judge.running import cut_of, wall_limit_of
@@ -735,3 +738,30 @@ def test_what_writes_without_an_end_is_as_slow_as_its_label_demands(words: str, 
     assert [text for text in done.warnings if "as too slow" in text] == (
         ["label of `a` holds if too much output counts as too slow: is OLE on `x/00`, and was ended before it could be too slow (a)"] if slow else []
     )
+
+
+def test_a_signal_that_another_thread_got_ends_the_wait() -> None:
+    """The kernel gives a signal to any thread; the handler runs in the main one, which waits for its workers."""
+
+    class Asked(BaseException):
+        pass
+
+    def ask(number: int, frame: object) -> None:
+        raise Asked
+
+    asked, in_time = threading.Event(), list[bool]()
+
+    def act(work: Work) -> None:
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+        in_time.append(asked.wait(10))
+
+    board = Board(1)
+    before = signal.signal(signal.SIGUSR1, ask)
+    try:
+        with pytest.raises(Asked):
+            board.run([cast("Work", SimpleNamespace(claim_ahead=lambda: None))], act)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        asked.set()
+    assert board.join(10)
+    assert in_time == [True]

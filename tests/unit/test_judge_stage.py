@@ -16,7 +16,7 @@ import pytest
 
 from sandbox.errors import SandboxError
 from sandbox.judge.errors import PackageError
-from sandbox.judge.package import confine, yaml_source
+from sandbox.judge.package import confine, places, yaml_source
 from sandbox.judge.package.confine import LinkError, Tree
 from sandbox.judge.package.places import make_place, place_of, stage_path
 from sandbox.judge.package.read import open_stage, read_package
@@ -347,3 +347,20 @@ def test_yaml_of_a_package_is_bounded_together(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(yaml_source, "MAXIMUM_TOGETHER", 300)
     with pytest.raises(PackageError, match="files of more than 300 bytes together"):
         read_package(root)
+
+
+def test_a_place_that_is_taken_for_a_stale_one_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another command removes what nobody has locked yet, also before it can be opened."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    make, removed = places.make_private, list[str]()
+
+    def make_and_lose(path: str) -> None:
+        make(path)
+        if len(removed) < 2:
+            removed.append(path)
+            os.rmdir(path)
+
+    monkeypatch.setattr(places, "make_private", make_and_lose)
+    place = places.make_place("stage")
+    assert len(removed) == 2 and os.path.isdir(place.path)
+    place.remove()

@@ -59,11 +59,17 @@ def make_place(prefix: str) -> Place:
             os.close(above)
         while True:
             path = os.path.join(base, f"{prefix}-{secrets.token_hex(8)}")
-            make_private(path)
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            # Another command may take it for a stale one before it is locked.
+            try:
+                make_private(path)
+                fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except FileNotFoundError:
+                if os.path.isdir(base):
+                    continue
+                raise
             if _lock(fd) and _is_still(path, fd):
                 break
-            os.close(fd)  # another command took it for a stale one before it was locked
+            os.close(fd)
     except OSError as error:
         raise SandboxError(f"make a stage in `{base}`: {describe_errno(error.errno or 0)}") from None
     if not _held:

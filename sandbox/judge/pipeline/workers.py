@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from sandbox.errors import SandboxError
@@ -67,6 +68,36 @@ class Gate:
                 self._turn.notify_all()
 
 
+@contextmanager
+def _woken_by_signals() -> Iterator[Callable[[int], object]]:
+    """Yield what waits until a descriptor is readable, and lets handlers of signals run meanwhile, whichever thread the kernel gives a signal to.
+
+    The wait of the main thread, where handlers run, goes on through a signal that another thread got, or that came just before it. A thread that may not
+    handle signals merely waits. Whoever was told of signals before is told of those as well, afterwards.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda fd: select.select([fd], [], [])
+        return
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    came = bytearray()
+
+    def wait(fd: int) -> None:
+        while fd not in select.select([fd, reader], [], [])[0]:
+            came.extend(os.read(reader, 4096))
+
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    try:
+        yield wait
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writer)
+        came.extend(os.read(reader, 4096))
+        os.close(reader)
+        if before >= 0 and came:
+            with suppress(OSError):
+                os.write(before, came)
+
+
 class Board:
     """What is to be done and who does it. Its lock, `turn`, guards the state of every piece of work as well.
 
@@ -113,7 +144,8 @@ class Board:
             except SandboxError:
                 os.close(end)
                 raise
-            select.select([over], [], [])
+            with _woken_by_signals() as wait:
+                wait(over)
         except BaseException:
             self.stop()
             raise
