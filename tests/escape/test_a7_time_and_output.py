@@ -102,8 +102,8 @@ def _own_memory_kib() -> int:
 def test_a_daemon_that_holds_the_pipe(tmp_path: Path) -> None:
     """Rule: the end is the end of the main process, and everything dies with it. Removed: the sandbox; then the reader waits for the daemon."""
     began = time.monotonic()
-    run = load("daemon", 1500)
-    assert run.result.ok and run.facts == {"main": "ended"} and time.monotonic() - began < 1.2
+    run = load("daemon", 15_000)
+    assert run.result.ok and run.facts == {"main": "ended"} and time.monotonic() - began < 10
     program = tmp_path / "program"
     program.write_bytes(build_program("a7_loads.c"))
     program.chmod(0o755)
