@@ -244,7 +244,7 @@ static void tables_of_many(long ask) { many(ask, tables_part); }
 static void arguments(long ask)
 {
     static char word[100 * 1024];
-    char *argv[17] = {"sleep", "0.4"}, *environment[17] = {0};
+    char *argv[17] = {"sleep", "2"}, *environment[17] = {0};
     memset(word, 'x', sizeof word - 1);
     for (int i = 0; i < 15; i++)
         environment[i] = word;
