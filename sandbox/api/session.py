@@ -125,7 +125,8 @@ class Sandbox:
         )
         if (cow or resume or keep) and (pool or python is not False):
             raise PolicyError("what is made ahead writes to nothing of yours: `pool` and `python` are not to be given with `cow`, `keep` or `resume`")
-        self._recipes = Recipes(by_processors=parse_python(python) is None)
+        wanted = parse_python(python)
+        self._recipes = Recipes(by_processors=wanted is None)
         _all.add(self)
         self._lock = threading.Lock()
         self._open: weakref.WeakSet[BackgroundRun] = weakref.WeakSet()
@@ -143,7 +144,6 @@ class Sandbox:
 
             self._launcher = Residents(ahead)
         self._interpreters: Interpreters | None = None
-        wanted = parse_python(python)
         if wanted is not None:
             settings, recipes = self._settings, self._recipes
 
