@@ -51,8 +51,6 @@ package or the judge failed. Commands besides:
 """ + "\n".join(f"  sandbox judge {name:<13}{text}" for name, text in COMMANDS.items())
 _MOST_JOBS = 1024
 _NARROWEST = 40
-_AGAIN_S = 5.0
-"""After a signal, when it is believed to have been lost: clearing up takes a second."""
 _MOST_REPEATS = 10_000
 _DESCRIPTORS = 1024
 
@@ -206,8 +204,7 @@ class _signals:
 
     def __enter__(self) -> None:
         self._before = {number: signal.getsignal(number) for number in self._NUMBERS}
-        self._asked = 0
-        self._alarm = signal.signal(signal.SIGALRM, self._again)
+        self._asked = False
         for number, before in self._before.items():
             if before is not signal.SIG_IGN:  # nohup stays nohup
                 signal.signal(number, self._ask)
@@ -215,18 +212,10 @@ class _signals:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self._asked:
             os._exit(128 + number)
-        self._asked = number
-        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S, _AGAIN_S)
+        self._asked = True
         raise Ended(number)
 
-    def _again(self, number: int, frame: FrameType | None) -> None:
-        """An exception that came while a callback of the interpreter ran (an import, a collection) is lost, and so is a signal just before a wait."""
-        if self._asked:
-            raise Ended(self._asked)
-
     def __exit__(self, *error: object) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, self._alarm)
         for number, before in self._before.items():
             signal.signal(number, before)
 
