@@ -146,8 +146,10 @@ def test_an_annotation_processor_reads_nothing(tmp_path: Path, monkeypatch: pyte
     package = make_package("one", tmp_path)
     work = tmp_path / "work"
     (work / "META-INF/services").mkdir(parents=True)
+    mark = tmp_path / "mark"  # its own: the control leaves it, and /tmp is looked at by the tests of another user too
     for name in ("Main.java", "Processor.java"):
-        (work / name).write_bytes(package.fill((SUBMISSIONS / "compile_java_processor" / name).read_bytes()))
+        source = package.fill((SUBMISSIONS / "compile_java_processor" / name).read_bytes())
+        (work / name).write_bytes(source.replace(b"/tmp/judge-mark-java", os.fsencode(mark)))
     subprocess.run(["javac", "-proc:none", "-d", str(work), "Processor.java"], cwd=work, check=True, timeout=120)
     (work / "META-INF/services/javax.annotation.processing.Processor").write_text("Processor\n")
     outside = subprocess.run(
@@ -159,10 +161,10 @@ def test_an_annotation_processor_reads_nothing(tmp_path: Path, monkeypatch: pyte
         check=False,
     )
     assert package.canary in outside.stderr
-    Path("/tmp/judge-mark-java").unlink()
+    mark.unlink()
     (work / "Processor.java").unlink()
     files = {str(path.relative_to(work)): path.read_bytes() for path in sorted(work.rglob("*")) if path.is_file()}
     package.submit("wrong_answer/java", files)
     result = judge_one(package, "wrong_answer/java")
     assert worst_code(result) in ("WA", "CE"), result
-    assert package.canary not in repr(result) and not Path("/tmp/judge-mark-java").exists()
+    assert package.canary not in repr(result) and not mark.exists()

@@ -9,6 +9,10 @@ public class Processor extends AbstractProcessor {
     static {
         try {
             new java.io.File("/tmp/judge-mark-java").createNewFile();
+        } catch (java.io.IOException error) {
+            System.err.println("no mark");
+        }
+        try {
             System.err.println(new String(java.nio.file.Files.readAllBytes(java.nio.file.Paths.get("@CANARY@"))));
         } catch (java.io.IOException error) {
             System.err.println("no canary");
