@@ -78,12 +78,15 @@ def test_without_escaping_it_would_be_there(tmp_path: Path) -> None:
     )
 
 
+_BURNER = f"burner_{os.getpid()}"  # no other session's
+
+
 @pytest.mark.orphans
 def test_a_killed_judge_leaves_nothing(sandbox_cli: Any, tmp_path: Path) -> None:
     """SIGKILL of the command while submissions burn and daemons live: every process is gone, and the next command finds and removes the stage."""
     package = make_package("one", tmp_path)
     for number in range(4):
-        package.submit(f"wrong_answer/time_children{number}.py", (SUBMISSIONS / "time_children.py").read_bytes() + b"# judge-mark-killed\n")
+        package.submit(f"wrong_answer/{_BURNER}_{number}.py", (SUBMISSIONS / "time_children.py").read_bytes() + b"# judge-mark-killed\n")
     cache = tmp_path / "cache"
     process = sandbox_cli.popen("judge", str(package.root), "--jobs", "2", "--time-limit", "100", env={"XDG_CACHE_HOME": str(cache)})
     stage = cache / "sandbox/judge/stage"
@@ -94,7 +97,7 @@ def test_a_killed_judge_leaves_nothing(sandbox_cli: Any, tmp_path: Path) -> None
         process.send_signal(signal.SIGKILL)
         process.communicate()
     _wait(lambda: not _burning())
-    _run(sandbox_cli, package, cache, "--submission", "accepted/*", "--submission", "wrong_answer/time_children0.py", "--time-limit", "0.1")
+    _run(sandbox_cli, package, cache, "--submission", "accepted/*", "--submission", f"wrong_answer/{_BURNER}_0.py", "--time-limit", "0.1")
     assert not [name for name in os.listdir(stage) if (stage / name).is_dir()]
 
 
@@ -103,10 +106,8 @@ def _burning() -> list[int]:
     for name in os.listdir("/proc"):
         if name.isdecimal():
             try:
-                if (
-                    b"time_children" in Path(f"/proc/{name}/cmdline").read_bytes()
-                    and b"judge/program" in Path(f"/proc/{name}/cmdline").read_bytes()
-                ):
+                words = Path(f"/proc/{name}/cmdline").read_bytes()
+                if _BURNER.encode() in words and b"judge/program" in words:
                     found.append(int(name))
             except OSError:
                 continue
