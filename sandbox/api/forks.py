@@ -10,7 +10,7 @@ from sandbox.abi.arch import Arch
 from sandbox.api.finish import explain_failure
 from sandbox.api.python import token, zygote_text
 from sandbox.api.requesting import build_request
-from sandbox.api.resident import House, Residents, Served
+from sandbox.api.served import Served
 from sandbox.launch.spawn import sealed_memory
 from sandbox.launch.zygote import Zygote, serving_function
 from sandbox.plan.lower import lower_plan
@@ -21,8 +21,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sandbox.api.house import House
     from sandbox.api.prepare import Prepared
     from sandbox.api.python import Python
+    from sandbox.api.resident import Residents
     from sandbox.api.start import Start
     from sandbox.errors import SandboxError
     from sandbox.launch.spawn import Launched

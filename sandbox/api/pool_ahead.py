@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from sandbox.api.house import Way
     from sandbox.api.prepare import Prepared
-    from sandbox.api.resident import Residents, Way
+    from sandbox.api.resident import Residents
     from sandbox.api.waiting import Waiting
 
 _MOST = 256

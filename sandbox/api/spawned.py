@@ -1,4 +1,4 @@
-"""A run that this process starts itself, with a janitor; `resident` has those that a server starts."""
+"""A run that this process starts itself, with a janitor; `served` has those that a server starts."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class Kept:
         self._descriptors: list[int] = []
         self._executes: dict[Hashable, tuple[Table, tuple[int, tuple[str, ...]] | None]] = {}
         self._lock = threading.Lock()
-        self.way: object = None  # see `resident.Way`; None until somebody asked
+        self.way: object = None  # see `house.Way`; None until somebody asked
         self._places: dict[Hashable, tuple[Table, dict[str, tuple[int, tuple[int, ...]]]]] = {}
 
     def find(self, variant: Hashable, build: Callable[[], tuple[Plan, Table]], *, files: bool = True) -> tuple[Plan, Table]:

@@ -8,7 +8,7 @@ import time
 
 from sandbox.api.finish import explain_failure
 from sandbox.api.requesting import build_request, inner_argv
-from sandbox.api.resident import Served
+from sandbox.api.served import Served
 from sandbox.api.start import StartGoneError
 from sandbox.api.streams import Streams, open_children
 from sandbox.errors import SandboxError
@@ -25,8 +25,9 @@ from sandbox.supervise.held import HeldFeed, HeldOutput
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from sandbox.api.house import House, Way
     from sandbox.api.prepare import Prepared
-    from sandbox.api.resident import House, Residents, Way
+    from sandbox.api.resident import Residents
     from sandbox.api.slots import Slot
     from sandbox.plan.codec import Table
     from sandbox.plan.root import RootSpec

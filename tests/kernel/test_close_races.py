@@ -14,6 +14,7 @@ import pytest
 import sandbox
 from sandbox.api import resident
 from sandbox.api.house import House
+from sandbox.api.served import Served
 
 pytestmark = [pytest.mark.userns, pytest.mark.seccomp, pytest.mark.notify]
 
@@ -60,9 +61,9 @@ def test_what_a_run_uses_stays_until_it_is_given_back(monkeypatch: pytest.Monkey
     monkeypatch.setattr(resident, "_PATIENCE_S", 0.05)
     begun, closed = threading.Event(), threading.Event()
     houses: list[House] = []
-    begin = resident.Served.begin
+    begin = Served.begin
 
-    def begin_late(start: resident.Served, *rest: Any) -> Any:
+    def begin_late(start: Served, *rest: Any) -> Any:
         houses.append(start.house)
         begun.set()
         assert closed.wait(10)
@@ -70,7 +71,7 @@ def test_what_a_run_uses_stays_until_it_is_given_back(monkeypatch: pytest.Monkey
 
     box = sandbox.Sandbox("judge")
     box.run(["/bin/true"])
-    monkeypatch.setattr(resident.Served, "begin", begin_late)
+    monkeypatch.setattr(Served, "begin", begin_late)
     refused: list[str] = []
 
     def run() -> None:

@@ -24,7 +24,7 @@ import sandbox
 from sandbox import PIPE, Sandbox
 from sandbox.api import prepare as preparing
 from sandbox.api import recipe, resident
-from sandbox.api.resident import SLOTS, House
+from sandbox.api.house import SLOTS, House
 from sandbox.audit.sinks import MemorySink
 from sandbox.cgroup.find import find_backend
 from sandbox.cgroup.run import RunBase

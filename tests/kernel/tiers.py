@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from sandbox.api import resident, session
+from sandbox.api.house import Way
 from sandbox.api.prepare import Prepared
-from sandbox.api.resident import Way
 from sandbox.record import replace
 
 TIERS = ("spawned", "anew", "template", "pool")
