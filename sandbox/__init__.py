@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from sandbox.api.pool import PoolStats, Stats
     from sandbox.api.process import DEVNULL, PIPE, Process
     from sandbox.api.python import Python
-    from sandbox.api.running import RunGone, Running, RunState, RunStats, RunUnresponsive, running
+    from sandbox.api.run_stats import RunState, RunStats
+    from sandbox.api.running import RunGone, Running, RunUnresponsive, running
     from sandbox.api.sealed import SealedInput
     from sandbox.api.session import Sandbox
     from sandbox.errors import (
@@ -40,7 +41,7 @@ _HOMES = {
     "Sandbox": "sandbox.api.session", "Process": "sandbox.api.process", "PIPE": "sandbox.api.process", "DEVNULL": "sandbox.api.process",
     "Python": "sandbox.api.python", "PoolStats": "sandbox.api.pool", "Stats": "sandbox.api.pool",
     "AsyncProcess": "sandbox.api.aio", "sandboxed": "sandbox.api.function", "SandboxedError": "sandbox.api.function",
-    "running": "sandbox.api.running", "Running": "sandbox.api.running", "RunStats": "sandbox.api.running", "RunState": "sandbox.api.running",
+    "running": "sandbox.api.running", "Running": "sandbox.api.running", "RunStats": "sandbox.api.run_stats", "RunState": "sandbox.api.run_stats",
     "RunChanges": "sandbox.api.changes", "kept_runs": "sandbox.api.changes", "ConflictError": "sandbox.api.changes", "ApplyError": "sandbox.api.changes",
     "RunGone": "sandbox.api.running", "RunUnresponsive": "sandbox.api.running",
     "Result": "sandbox.result", "Usage": "sandbox.result", "Verdict": "sandbox.result", "Enforcement": "sandbox.result",

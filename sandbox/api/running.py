@@ -10,11 +10,10 @@ import os
 import re
 import select
 import signal as signals
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from sandbox.enums import StrEnum
+from sandbox.api.run_stats import RunStats, parse_stats
 from sandbox.errors import SandboxError, describe_errno
 from sandbox.record import dataclass
 from sandbox.registry.facts import Facts
@@ -24,7 +23,6 @@ from sandbox.registry.scan import Found, Line, ask_all, await_answer, end_by_for
 ANSWER_S = 1.0
 """How long a supervisor may take to answer; one that is busy with a flood of denials takes milliseconds."""
 _END_S = 10.0
-_NUMBER = re.compile(r"[0-9]{1,19}")
 
 
 class RunGone(SandboxError):
@@ -33,54 +31,6 @@ class RunGone(SandboxError):
 
 class RunUnresponsive(SandboxError):
     """The run's supervisor does not answer: it is stopped, or its host is out of breath."""
-
-
-class RunState(StrEnum):
-    """What a run is doing."""
-
-    STARTING = "starting"
-    RUNNING = "running"
-    PAUSED = "paused"
-    ENDING = "ending"
-    UNRESPONSIVE = "unresponsive"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunStats:
-    """What a run uses at one moment; None means that this host cannot tell, or that there is no such limit.
-
-    `age_ns` counts from the run's registration, `wall_ns` from the payload's start and without pauses, as the limit does. `memory_bytes` is
-    everything charged to the run, page cache and kernel memory included, or the sum over its processes where there is no cgroup; its three parts
-    are known with a cgroup only.
-    """
-
-    state: RunState
-    age_ns: int
-    wall_ns: int | None = None
-    wall_limit_ns: int | None = None
-    cpu_ns: int | None = None
-    cpu_limit_ns: int | None = None
-    memory_bytes: int | None = None
-    memory_limit_bytes: int | None = None
-    memory_anon_bytes: int | None = None
-    memory_file_bytes: int | None = None
-    memory_kernel_bytes: int | None = None
-    processes: int | None = None
-    processes_limit: int | None = None
-    output_bytes: int | None = None
-    output_limit_bytes: int | None = None
-    denials: int | None = None
-
-    def to_dict(self) -> dict[str, object]:
-        """Return plain JSON types: times in nanoseconds, sizes in bytes."""
-        return {
-            "state": str(self.state), "age_ns": self.age_ns, "wall_ns": self.wall_ns, "wall_limit_ns": self.wall_limit_ns,
-            "cpu_ns": self.cpu_ns, "cpu_limit_ns": self.cpu_limit_ns, "memory_bytes": self.memory_bytes,
-            "memory_limit_bytes": self.memory_limit_bytes, "memory_anon_bytes": self.memory_anon_bytes,
-            "memory_file_bytes": self.memory_file_bytes, "memory_kernel_bytes": self.memory_kernel_bytes, "processes": self.processes,
-            "processes_limit": self.processes_limit, "output_bytes": self.output_bytes, "output_limit_bytes": self.output_limit_bytes,
-            "denials": self.denials,
-        }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +68,7 @@ class Running:
             RunUnresponsive: its supervisor did not answer within a second.
         """
         with self._call() as line:
-            return _parse_stats(self._ask(line, "stats"), self._facts)
+            return parse_stats(self._ask(line, "stats"), self._facts.began_ns)
 
     def pause(self) -> None:
         """Stop every process of it, at once where its cgroup has a freezer; its time limits stand still meanwhile. Harmless when it is paused.
@@ -267,6 +217,7 @@ def survey(*, all_users: bool = False) -> Survey:
         all_users: as for `running`.
     """
     handles: list[Running] = []
+    began_ns: list[int] = []
     strange: list[str] = []
     lines: list[Line | None] = []
     gone: set[int] = set()
@@ -283,6 +234,7 @@ def survey(*, all_users: bool = False) -> Survey:
                 except OSError:
                     pass  # its queue is full, no descriptor is left: nothing can be said of it
                 handles.append(_handle(one.facts, place, uid))
+                began_ns.append(one.facts.began_ns)
                 lines.append(line)
         answers = ask_all(lines, "stats", ANSWER_S)
     finally:
@@ -290,11 +242,10 @@ def survey(*, all_users: bool = False) -> Survey:
             if line is not None:
                 line.close()
     runs = []
-    for index, (handle, answer) in enumerate(zip(handles, answers, strict=True)):
+    for index, (handle, began, answer) in enumerate(zip(handles, began_ns, answers, strict=True)):
         if index in gone or answer == "":
             continue
-        stats = _parse_stats((answer or "").partition("\n")[2], handle._facts)
-        runs.append((handle, stats))
+        runs.append((handle, parse_stats((answer or "").partition("\n")[2], began)))
     return Survey(runs=tuple(sorted(runs, key=lambda pair: pair[0].run_id)), strange=tuple(strange))
 
 
@@ -365,31 +316,6 @@ def _open_places(all_users: bool) -> Iterator[tuple[Place, int, int]]:
             os.close(fd)
 
 
-def _parse_stats(text: str, facts: Facts) -> RunStats:
-    """Read an answer; what a hostile one says is numbers and one word of ours, or it is not understood."""
-    fields = {}
-    for line in text.split("\n")[:64]:
-        key, _, value = line.partition(" ")
-        fields[key] = value
-    age = max(0, time.monotonic_ns() - facts.began_ns)
-    state = fields.get("state", "")
-    if state not in RunState._value2member_map_:
-        return RunStats(state=RunState.UNRESPONSIVE, age_ns=age)
-
-    def number(key: str) -> int | None:
-        value = fields.get(key, "")
-        return int(value) if _NUMBER.fullmatch(value) else None
-
-    return RunStats(
-        state=RunState(state), age_ns=age, wall_ns=number("wall_ns"), wall_limit_ns=number("wall_limit_ns"), cpu_ns=number("cpu_ns"),
-        cpu_limit_ns=number("cpu_limit_ns"), memory_bytes=number("memory_bytes"), memory_limit_bytes=number("memory_limit_bytes"),
-        memory_anon_bytes=number("memory_anon_bytes"), memory_file_bytes=number("memory_file_bytes"),
-        memory_kernel_bytes=number("memory_kernel_bytes"), processes=number("processes"),
-        processes_limit=number("processes_limit"), output_bytes=number("output_bytes"), output_limit_bytes=number("output_limit_bytes"),
-        denials=number("denials"),
-    )  # fmt: skip
-
-
 def parse_signal(text: str) -> int:
     """Return a signal's number from ``TERM``, ``SIGTERM`` or ``15``.
 
@@ -405,4 +331,4 @@ def parse_signal(text: str) -> int:
         raise SandboxError(f"no signal is called `{text}`", hint="for example TERM, INT or 15; see `kill -l`") from None
 
 
-__all__ = ["RunGone", "RunState", "RunStats", "RunUnresponsive", "Running", "Survey", "find_runs", "parse_signal", "running", "survey"]
+__all__ = ["RunGone", "RunUnresponsive", "Running", "Survey", "find_runs", "parse_signal", "running", "survey"]

@@ -12,7 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sandbox.api.running import Running, RunStats
+    from sandbox.api.run_stats import RunStats
+    from sandbox.api.running import Running
 
 _UNITS = ("B", "K", "M", "G", "T", "P", "E")
 _COMMAND_LENGTH = 2000

@@ -6,17 +6,8 @@ import json
 import os
 import sys
 
-from sandbox.api.running import (
-    RunGone,
-    Running,
-    RunState,
-    RunStats,
-    Survey,
-    find_runs,
-    parse_signal,
-    running,
-    survey,
-)
+from sandbox.api.run_stats import RunState, RunStats
+from sandbox.api.running import RunGone, Running, Survey, find_runs, parse_signal, running, survey
 from sandbox.cli.columns import Column, lay_out, of_limit, short_count, short_size, short_time, shown_command, shown_name
 from sandbox.cli.main import error_text
 from sandbox.cli.options import Option, UsageError, format_options, parse_options

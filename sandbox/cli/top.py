@@ -7,7 +7,8 @@ import signal
 import time
 from collections.abc import Callable
 
-from sandbox.api.running import Running, RunState, RunStats, survey
+from sandbox.api.run_stats import RunState, RunStats
+from sandbox.api.running import Running, survey
 from sandbox.cli.columns import (
     Column,
     cut,
