@@ -11,12 +11,14 @@ import struct
 import termios
 from typing import TYPE_CHECKING
 
+from sandbox.api.runs import begin_run
 from sandbox.api.streams import Streams
 from sandbox.supervise.pump import Pump
 
 if TYPE_CHECKING:
     from sandbox.api.background import BackgroundRun
-    from sandbox.api.session import RunOptions, Sandbox
+    from sandbox.api.runs import RunOptions
+    from sandbox.api.session import Sandbox
 
 
 class DirectRun:
@@ -59,7 +61,7 @@ class DirectRun:
             return (made[0], made[1], sink), pumps
 
         try:
-            self.run: BackgroundRun = box._begin(argv, Streams(made=make), options)
+            self.run: BackgroundRun = begin_run(box, argv, Streams(made=make), options)
         except BaseException:
             self.close()
             raise

@@ -1,26 +1,23 @@
-"""`Sandbox`: many runs with the same settings, each in a sandbox of its own. Blocking, open-ended, over many inputs, and as coroutines."""
+"""`Sandbox`: many runs with the same settings, each in a sandbox of its own. Blocking, open-ended, over many inputs, and as coroutines.
+
+Here are the forms in which a run is asked for; how it begins, and what is kept for the next one, is in `runs`.
+"""
 
 from __future__ import annotations
 
 import os
-import threading
-import time
-import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from sandbox.api import RunFailed
-from sandbox.api.background import BackgroundRun
-from sandbox.api.call import Call, Changes, Contents, Settings, Words, execute_call, open_sink, prepare_call, read_stdin
+from sandbox.api.call import Settings, Words, execute_call, open_sink, read_stdin
 from sandbox.api.execute import Hooks
 from sandbox.api.many import Many
-from sandbox.api.pool import Stats
-from sandbox.api.pool_python import Interpreters
 from sandbox.api.process import PIPE, Process, Stream
 from sandbox.api.python import parse_python
-from sandbox.api.recipe import Recipes
+from sandbox.api.runs import RunOptions, Runs
 from sandbox.api.streams import Streams
 from sandbox.errors import PolicyError
 
@@ -28,30 +25,17 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from sandbox.api.aio import AsyncProcess
+    from sandbox.api.background import BackgroundRun
     from sandbox.api.changes import RunChanges
     from sandbox.api.pool_ahead import Ahead
     from sandbox.api.python import Python
-    from sandbox.api.resident import Residents
     from sandbox.api.sealed import SealedInput
     from sandbox.audit.sinks import Sink
     from sandbox.policy.profile import Profile, Volume
     from sandbox.result import Result
 
 
-class RunOptions(TypedDict, total=False):
-    """What one run may add to the settings of its `Sandbox`; the meanings are those of `sandbox.run`."""
-
-    files: Contents | None
-    volumes: Sequence[str | Volume]
-    limits: Mapping[str, object] | None
-    timeout: float | None
-    env: Mapping[str, str] | None
-    collect: Sequence[str]
-    collect_limit: int | str
-    name: str
-
-
-class Sandbox:
+class Sandbox(Runs):
     """Settings for runs. Each run has fresh namespaces, root, limits and filter; nothing is left of one when the next begins.
 
     Safe to use from any thread. As a context manager it ends, on leaving, whatever is still running.
@@ -104,7 +88,7 @@ class Sandbox:
         pool: Ahead | Mapping[str, Any] | int | None = None,
         python: Python | Mapping[str, Any] | Iterable[str] | bool = False,
     ) -> None:
-        self._settings = Settings(
+        settings = Settings(
             profile=profile,
             policy=policy,
             volumes=tuple(volumes),
@@ -126,12 +110,6 @@ class Sandbox:
         if (cow or resume or keep) and (pool or python is not False):
             raise PolicyError("what is made ahead writes to nothing of yours: `pool` and `python` are not to be given with `cow`, `keep` or `resume`")
         wanted = parse_python(python)
-        self._recipes = Recipes(by_processors=wanted is None)
-        _all.add(self)
-        self._lock = threading.Lock()
-        self._open: weakref.WeakSet[BackgroundRun] = weakref.WeakSet()
-        self._closed = False
-        self._launcher: Residents | None = None
         ahead: Ahead | None = None
         if pool:
             from sandbox.api.pool_ahead import parse_ahead
@@ -139,25 +117,7 @@ class Sandbox:
             ahead = parse_ahead(pool)
             if not resident:
                 raise PolicyError("a pool needs a server", hint="leave out `resident=False`")
-        if resident:
-            from sandbox.api.resident import Residents
-
-            self._launcher = Residents(ahead)
-        self._interpreters: Interpreters | None = None
-        if wanted is not None:
-            settings, recipes = self._settings, self._recipes
-
-            def prepare_waiting(argv: tuple[str, ...], changes: Changes) -> Call:  # not a method: it would keep us alive
-                return prepare_call(argv, settings, changes, origin="argument of `Sandbox`", recipes=recipes)
-
-            self._interpreters = Interpreters(wanted, prepare_waiting, self._launcher)
-            # Not a `__del__`: members live in threads, which the end of the interpreter would meet in the middle of what they do.
-            weakref.finalize(self, self._interpreters.close)
-            self._interpreters.fill()
-        if ahead is not None and self._launcher is not None and self._launcher.pool is not None:
-            weakref.finalize(self, self._launcher.close_pool)  # what waits keeps its launcher
-            # Runs of most commands are alike but for the command; what is made for this one fits them.
-            self._launcher.fill(self._prepare(("true",), {}).prepared)
+        super().__init__(settings, resident=resident, ahead=ahead, python=wanted)
 
     def run(
         self,
@@ -251,73 +211,6 @@ class Sandbox:
         feed = read_stdin(stdin)
         return self._begin(words, Streams(stdin=feed), cast("RunOptions", {**options, **given}))
 
-    def _begin(self, argv: Words, streams: Streams, options: RunOptions, owned: tuple[int, ...] = ()) -> BackgroundRun:
-        """Start a run with a thread of its own; the descriptors in `owned` are closed at its end, or here when it cannot be started."""
-        run: BackgroundRun | None = None
-        try:
-            run = self._take_member(argv, streams, options, owned)
-            if run is None:
-                call = self._prepare(argv, options)
-                sink, owns_sink = open_sink(self._settings.audit)
-                given, owned = owned, ()
-                run = BackgroundRun(call, streams, sink=sink, owns_sink=owns_sink, owned=given, launcher=self._launcher)
-        finally:
-            if run is None:
-                for fd in owned:
-                    os.close(fd)
-        self._remember(run)
-        return run
-
-    def _check_stdin(self, stdin: object) -> None:
-        """Refuse a file for runs that may have waited: their standard input was made before it.
-
-        Raises:
-            PolicyError: it is one.
-        """
-        if self._interpreters is not None or (self._launcher is not None and self._launcher.pool is not None):
-            from sandbox.api.sealed import SealedInput
-
-            if isinstance(stdin, SealedInput):
-                raise PolicyError("a run that was made ahead has a pipe as standard input: a `SealedInput` is not to be given with `pool` or `python`")
-
-    def _take_member(self, argv: Words, streams: Streams, options: RunOptions, owned: tuple[int, ...] = ()) -> BackgroundRun | None:
-        """Give a run to a warm interpreter, if there is one for it."""
-        if self._interpreters is None or isinstance(argv, (str, bytes)) or self._closed:
-            return None
-        words = [os.fspath(word) for word in argv]
-        return self._interpreters.start(words, Changes(**options), streams, lambda: open_sink(self._settings.audit), owned)
-
-    def _prepare(self, argv: Words, options: RunOptions) -> Call:
-        if self._closed:
-            raise ValueError("this Sandbox is closed")
-        return prepare_call(argv, self._settings, Changes(**options), origin="argument of `Sandbox`", recipes=self._recipes)
-
-    def stats(self) -> Stats:
-        """Return how the runs of this Sandbox were started, as far as it keeps something ahead."""
-        pool = self._launcher.pool if self._launcher is not None else None
-        return Stats(
-            pool=None if pool is None else pool.stats(), python=None if self._interpreters is None else self._interpreters.stats()
-        )  # fmt: skip
-
-    def warm(self, timeout: float | None = None) -> bool:
-        """Wait until everything that is to be kept ahead is there; return whether it is.
-
-        Args:
-            timeout: seconds; None waits as long as it takes. It returns at once when nothing more is being made, because it failed: see `stats`.
-        """
-        began = time.monotonic()
-        if self._launcher is not None and not self._launcher.warm(timeout):
-            return False
-        left = None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
-        return self._interpreters is None or self._interpreters.wait(left)
-
-    def _remember(self, run: BackgroundRun) -> None:
-        with self._lock:
-            closed = self._closed
-            self._open.add(run)
-        if closed:
-            run.kill()
-
     # ---- as coroutines -------------------------------------------------------------------------------------
 
     async def run_async(
@@ -372,45 +265,11 @@ class Sandbox:
 
         await aio.in_thread(self.close)
 
-    # ---- the end -------------------------------------------------------------------------------------------
-
-    def _begin_anew(self) -> None:
-        """In a fork: let go of what is the parent's, the locks of its threads first."""
-        self._lock = threading.Lock()
-        self._open = weakref.WeakSet()
-        self._recipes.begin_anew()
-
-    def close(self) -> None:
-        """End every run that is still going on and wait for that; idempotent."""
-        with self._lock:
-            self._closed = True
-            runs = list(self._open)
-        for run in runs:
-            run.kill()
-        for run in runs:
-            run.join()
-        if self._interpreters is not None:
-            self._interpreters.close()
-        self._recipes.forget()
-        if self._launcher is not None:
-            self._launcher.close()
-
     def __enter__(self) -> Sandbox:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-
-_all: weakref.WeakSet[Sandbox] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for box in list(_all):
-        box._begin_anew()
-
-
-os.register_at_fork(after_in_child=_after_fork)
 
 
 def checked(result: Result, check: bool) -> Result:
