@@ -211,7 +211,11 @@ def _is_zombie(pid: int) -> bool:
 
 
 def _mounts() -> set[str]:
-    return {f"{line.split()[0]} on {line.split()[4]}" for line in _lines("/proc/self/mountinfo")}
+    """Return the mounts that this user can have made: an ordinary one only those of FUSE, for what root's session beside us mounts is not ours."""
+    lines = _lines("/proc/self/mountinfo")
+    if os.geteuid() != 0:
+        lines = [line for line in lines if f"user_id={os.geteuid()}," in line]
+    return {f"{line.split()[0]} on {line.split()[4]}" for line in lines}
 
 
 @functools.cache

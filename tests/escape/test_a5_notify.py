@@ -205,8 +205,12 @@ def test_a_storm_of_signals() -> None:
     run = run_payload("a5_notify.c", "storm", "500", limits={"wall": 15})
     assert run.result.ok and run.out == b"500\n"
     assert run.result.denials["sethostname"] == 500  # each refused once: none was restarted behind the listener's back
-    run = run_payload("a5_notify.c", "storm", "500", alter=change(("payload", InstallFilter), wait_killable=False), limits={"wall": 2})
-    assert run.result.denials["sethostname"] > 500 or run.result.verdict is Verdict.WALL_LIMIT
+    for _ in range(10):  # where the timer is late, on a busy host, no call may be interrupted
+        run = run_payload("a5_notify.c", "storm", "500", alter=change(("payload", InstallFilter), wait_killable=False), limits={"wall": 2})
+        if run.result.denials["sethostname"] > 500 or run.result.verdict is Verdict.WALL_LIMIT:
+            break
+    else:
+        pytest.fail("not one call came twice")
 
 
 def test_the_payload_cannot_reach_the_listener() -> None:
