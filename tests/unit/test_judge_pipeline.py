@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from sandbox.errors import SandboxError
 from sandbox.judge.errors import PackageError
 from sandbox.judge.model import Built, CaseResult, Code, GroupResult, Program, RunLimits
+from sandbox.judge.pipeline import workers
 from sandbox.judge.pipeline.entry import Handle, Limits
 from sandbox.judge.pipeline.judging import Derived, Judging, Options, Times, choose, matches
 from sandbox.judge.pipeline.settle import RERUNS, is_enough, settle, under, wants_reruns
@@ -558,10 +559,14 @@ def test_what_slept_beyond_the_limit_is_late_whatever_it_was_allowed() -> None:
 @pytest.mark.parametrize("busy", [False, True])
 def test_a_wall_time_on_a_busy_host_is_doubted(busy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sandbox.judge.pipeline.entry.is_busy", lambda: busy)
-    problem = problem_of({"w": label("w", "WTL"), "t": label("t", "TLE")}, group("", *names(1, "x")))
-    answers = {"w": lambda n, b: result(n, Code.WTL, 5), "t": lambda n, b: result(n, Code.TLE, 3 * S)}
-    asleep, late = Judging(problem, Fakes(problem, answers), Options()).run().submissions
+    problem = problem_of({"w": label("w", "WTL"), "t": label("t", "TLE"), "d": label("d", "WTL")}, group("", *names(1, "x")))
+    answers = {
+        "w": lambda n, b: replace(result(n, Code.WTL, 5), wall_ns=9 * S), "t": lambda n, b: result(n, Code.TLE, 3 * S),
+        "d": lambda n, b: replace(result(n, Code.WTL, 5), wall_ns=9 * S, own_ns=S // 10, cause="deadlock: both wait"),
+    }  # fmt: skip
+    asleep, late, stuck = Judging(problem, Fakes(problem, answers), Options()).run().submissions
     assert any("the host's doing" in note for note in asleep.cases[0].notes) is busy and not late.cases[0].notes
+    assert not stuck.cases[0].notes, "a deadlock is proved, and no host's doing"
 
 
 def test_what_waits_is_too_slow() -> None:
@@ -738,6 +743,22 @@ def test_what_writes_without_an_end_is_as_slow_as_its_label_demands(words: str, 
     assert [text for text in done.warnings if "as too slow" in text] == (
         ["label of `a` holds if too much output counts as too slow: is OLE on `x/00`, and was ended before it could be too slow (a)"] if slow else []
     )
+
+
+def test_signals_are_waited_for_before_there_is_a_worker_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler that raised while the pair of descriptors was made left both open, and signals were told to one that was closed."""
+    told: list[int] = []
+
+    def begin(*arguments: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            told.append(signal.set_wakeup_fd(-1))
+            signal.set_wakeup_fd(told[0])
+        real(*arguments)
+
+    real = workers._begin
+    monkeypatch.setattr(workers, "_begin", begin)
+    Board(1).run([cast("Work", SimpleNamespace(claim_ahead=lambda: None))], lambda work: None)
+    assert told == [fd for fd in told if fd >= 0] and told
 
 
 def test_a_signal_that_another_thread_got_ends_the_wait() -> None:

@@ -183,7 +183,9 @@ class Entry:
         result = settle(runs)
         if repeated:
             result = replace(result, reruns=(*((run.code, run.cpu_ns) for run in repeated), *result.reruns))
-        if result.code is Code.WTL and is_busy():
+        # What was ended in less was not waited for: a deadlock was proved.
+        waited_ns = result.wall_ns if result.own_ns is None else result.own_ns
+        if result.code is Code.WTL and waited_ns > limit_ns and is_busy():
             result = replace(result, notes=(*result.notes, "more programs want a processor than there are: the wall time may be the host's doing"))
         self._settled[case.name] = result
         return result

@@ -139,12 +139,12 @@ class Board:
         self._failure = None
         self._workers = 1
         try:
-            try:
-                _begin("judge-start", self._start, act, end)
-            except SandboxError:
-                os.close(end)
-                raise
-            with _woken_by_signals() as wait:
+            with _woken_by_signals() as wait:  # made before there is a worker that may get a signal: nothing of it is left half made
+                try:
+                    _begin("judge-start", self._start, act, end)
+                except SandboxError:
+                    os.close(end)
+                    raise
                 wait(over)
         except BaseException:
             self.stop()
