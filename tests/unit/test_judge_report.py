@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import jsonschema
 import pytest
 
+from sandbox.judge.interactive.transcript import Entry
 from sandbox.judge.model import Built, CaseResult, Code, GroupResult, PackageResult, SubmissionResult
 from sandbox.judge.problem import Format
 from sandbox.judge.progress import Display, Stage, Step
@@ -165,6 +166,18 @@ def test_a_terminal_gets_no_line_that_is_too_long() -> None:
     assert painted != text == re.sub(r"\x1b\[[0-9]+m", "", painted)
     narrow = [package(ACCEPTED, WRONG)]
     assert render_table(narrow, width=200) == render_table(narrow), "nothing is done where all fits"
+
+
+def test_a_row_is_a_line_on_sixty_columns() -> None:
+    long = replace(WRONG, name="accepted/a_solution_by_somebody_who_likes_long_names_above_all.cpp", decided_by="secret/group_of_the_large_ones/0001")
+    rows = render_table([package(ACCEPTED, long)], width=60).split("\n\n")[0].split("\n")
+    assert len(rows) == 4 and max(map(len, rows)) <= 60, "title, head and two submissions"
+
+
+def test_a_dialogue_is_escaped_once() -> None:
+    lines = (str(Entry(at_ns=S, source="a", sink="b", size=900, head=b"pass 1\n\xff\\n")), "1.5 b has ended: exit 0")
+    text = render_table([package(replace(JUDGE_ERROR, cases=(replace(JUDGE_ERROR.cases[0], transcript=lines),)))])
+    assert r"    1.000000 a > b 900 B 'pass 1\n\xff\\n'..." in text and "    1.5 b has ended: exit 0" in text
 
 
 @pytest.mark.parametrize("form", ["table", "narrow", "json", "junit"])

@@ -20,6 +20,8 @@ _WIDTH = 160
 _GAP = 2
 _LEAST = {"SUBMISSION": 20, "DECIDED BY": 12, "LABEL": 18}
 """How narrow a column may be made for a terminal; the others are as wide as they are."""
+_NARROW = {**_LEAST, "SUBMISSION": 14, "DECIDED BY": 9}
+"""Where that is not enough, before a row goes on below."""
 _COLOURS = {"good": "32", "bad": "31", "doubtful": "33", "faint": "2", "title": "1"}
 
 
@@ -100,7 +102,8 @@ def describe_case(case: CaseResult) -> Iterator[str]:
     if case.blame:
         yield f"  ended by: {_line(case.blame)}"
     if case.transcript:
-        yield from _block("transcript", "\n".join(case.transcript[-_LINES:]))
+        yield "  transcript:"
+        yield from (f"    {_said(line)}" for line in case.transcript[-_LINES:])
     for note in case.notes:
         yield f"  note: {_line(note)}"
 
@@ -137,8 +140,9 @@ def _submissions(result: PackageResult, paint: Paint, width: int | None) -> list
     if width is not None and sum(widths) + _GAP * (len(widths) - 1) > width:
         rows = [[*row[:-1], _short_label(row, each)] for row, each in zip(rows, result.submissions, strict=True)]
         widths[-1] = min(max(len(row[-1]) for row in [titles, *rows]), _LEAST["LABEL"])
-        least = [min(size, _LEAST.get(title, size)) for size, title in zip(widths, titles, strict=True)]
-        widths = shrink(widths, least, sum(widths) + _GAP * (len(widths) - 1) - width)
+        for bounds in (_LEAST, _NARROW):
+            least = [min(size, bounds.get(title, size)) for size, title in zip(widths, titles, strict=True)]
+            widths = shrink(widths, least, sum(widths) + _GAP * (len(widths) - 1) - width)
         left = max(_LEAST["LABEL"], width - sum(widths[:-1]) - _GAP * (len(widths) - 1))
         rows = [[*(shorten(text, size) for text, size in zip(row[:-1], widths, strict=False)), cut(row[-1], left)] for row in rows]
     right = {"SLOWEST", "SCORE"}
@@ -281,6 +285,12 @@ def _block(name: str, text: str) -> Iterator[str]:
             yield f"    {_line(line.rstrip())}"
         if len(lines) > _LINES:
             yield f"    ({len(lines) - _LINES} more lines)"
+
+
+def _said(line: str) -> str:
+    """Return a transcript's line, whose messages are escaped already: twice, `\\n` would be told from nothing."""
+    text = line.replace("…", "...")
+    return text[:_WIDTH] if text.isascii() and text.isprintable() else _line(text)
 
 
 def _line(text: str) -> str:
