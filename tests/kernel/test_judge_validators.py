@@ -84,6 +84,7 @@ def test_what_a_validator_may_do(bench: Bench, source: str, accepted: bool | Non
         accepted, cause = True, ""  # root's supervisor reads it all the same
     found = check(bench, source, limits=limits)
     assert found.accepted is accepted, found
+    assert cause not in ("(cpu-limit)", "(wall-limit)") or found.cause.endswith("; `limits.validation_time` says how much")
     assert found.failed == (cause == "(wall-limit)"), "for that alone a busy host may be the reason"
     if code is not None:
         assert found.exit == code, found

@@ -86,6 +86,26 @@ def test_kinds_of_problems(tmp_path: Path) -> None:
     assert problem.output_validators[0].files == {"v.cc": b"x", "v.h": b"y"}
 
 
+def test_what_is_named_almost_right_is_told(tmp_path: Path) -> None:
+    misnamed = doubts(read(tmp_path, {**LEGACY, "data/secret/testdata.yml": "on_reject: break\n", "data/secret/test_group.yml": ""}))
+    assert misnamed == [
+        "~/data/secret/test_group.yml: is not read: the name is `test_group.yaml`", "~/data/secret/testdata.yml: is not read: the name is `testdata.yaml`",
+    ]  # fmt: skip
+
+
+def test_doubts_come_in_the_order_of_cases(tmp_path: Path) -> None:
+    names = [f"{number:02}" for number in range(20)]
+    found = doubts(read(tmp_path, {**LEGACY, **{f"data/secret/x/{name}.in": "" for name in names}}))
+    assert [each for each in found if "no answer" in each] == [f"~/data/secret/x/{name}.in: has no answer; it is no case" for name in names]
+
+
+@pytest.mark.parametrize(("most", "told"), [(60, False), (70, True)])
+def test_groups_that_earn_more_than_there_is_are_told(tmp_path: Path, most: int, told: bool) -> None:
+    found = doubts(read(tmp_path, {**NEW_SCORING, "data/secret/g2/test_group.yaml": f"max_score: {most}\n"}))
+    text = "~/data/secret: groups can earn 110 together, and `max_score` of `secret` is 100: more than that is an error of the judge"
+    assert found == ([text] if told else [])
+
+
 def test_constants_are_filled_into_programs_and_groups_only(tmp_path: Path) -> None:
     text = HEAD + "constants:\n  N: 5\n  BIG: {value: 1e6, tex: ten}\n  S: '{{N}}'\nsource: '{{N}}'\n"
     files: Files = {

@@ -39,6 +39,11 @@ _WALL_EXTRA_NS = 5_000_000_000
 _CUT_EXTRA_NS = 50_000_000
 _ROOM_BYTES = 1 << 20
 _STDERR = 500
+_KEYS = {
+    Verdict.CPU_LIMIT: "; `limits.validation_time` says how much", Verdict.WALL_LIMIT: "; `limits.validation_time` says how much",
+    Verdict.MEMORY_LIMIT: "; `limits.validation_memory` says how much", Verdict.OUTPUT_LIMIT: "; `limits.validation_output` says how much",
+}  # fmt: skip
+"""Which key of a package the limits of its validators are."""
 
 
 class ValidatorChecker:
@@ -198,7 +203,8 @@ def judge_validator(name: str, result: Result, problem: Problem, *, stderr: byte
     total = result.usage.output_bytes + written
     bound = problem.limits.validation_output_bytes
     if code is None or accepted is None:
-        cause = f"{name}: {result.cause}" + (f", which is neither {ACCEPT} nor {REJECT}" if code is not None else f" ({result.verdict})")
+        why = f", which is neither {ACCEPT} nor {REJECT}" if code is not None else f" ({result.verdict}){_KEYS.get(result.verdict, '')}"
+        cause = f"{name}: {result.cause}{why}"
     elif total > bound:
         cause = f"{name} wrote {total} bytes to its outputs and feedback files, more than {format_size(bound)}"
     elif feedback.problem:

@@ -74,7 +74,7 @@ class _Reader:
         made: dict[str, Group] = {}
         for name in reversed(order):
             directory = self._listing.directories[name]
-            cases = {base: self._case(f"{name}/{base}", keys[name]) for base in directory.inputs if self._has_answer(f"{name}/{base}")}
+            cases = {base: self._case(f"{name}/{base}", keys[name]) for base in sorted(directory.inputs) if self._has_answer(f"{name}/{base}")}
             clash = sorted(set(cases) & set(directory.directories))
             if clash:
                 self._tree.warn(f"`{clash[0]}` is both a case and a group", f"data/{name}")

@@ -219,6 +219,10 @@ class _Reader:
             for each in grading.require_pass:
                 if each in groups and groups[each].grading.aggregation != "pass-fail":
                     raise keys[name]["require_pass"].error(f"`require_pass` names `{each}`, which does not pass or fail but has scores")
+        together, most = sum(group.grading.max_score or 0.0 for group in groups.values()), secret.grading.max_score
+        if secret.grading.aggregation == "sum" and most is not None and together > most:
+            path = f"data/secret/{FILE}" if FILE in self._listing.directories["secret"].files else "data/secret"
+            self._tree.warn(f"groups can earn {together:g} together, and `max_score` of `secret` is {most:g}: more than that is an error of the judge", path)
         if secret.grading.aggregation == "pass-fail" and secret.grading.max_score is None:
             raise PackageError("`secret` passes or fails, so it needs a `max_score`", origin=self._tree.place(f"data/secret/{FILE}"))
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 _MAXIMUM_CASES = 20_000
 _MAXIMUM_DEPTH = 32
 _NEEDED = (".in", ".ans", ".out", ".yaml")
+_MISNAMED = {"testdata.yml": "testdata.yaml", "test_group.yml": "test_group.yaml"}
+"""Names that are read by nobody, beside those that were meant."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +80,8 @@ def list_data(tree: Tree, *, legacy: bool) -> Listing:
                 listing.paths.add(below)
             else:
                 directories.append(entry.name)
+        for name in sorted(files & _MISNAMED.keys()):
+            tree.warn(f"is not read: the name is `{_MISNAMED[name]}`", f"{path}/{name}")
         inputs = {name[:-3] for name in files if name.endswith(".in")}
         for name in tuple(directories):
             if name.endswith(".files") and name[:-6] in inputs:

@@ -48,7 +48,10 @@ def read_package(path: str, *, follow: Sequence[str] = ()) -> Problem:
     """
     if not path:  # a variable of a script that is not set; the system would take the working directory
         raise PackageError("open a package: its path is empty")
-    name = os.path.basename(os.path.abspath(path))
+    try:
+        name = os.path.basename(os.path.abspath(path))
+    except OSError as error:
+        raise PackageError(f"open package `{path}`: the working directory: {error.strerror}") from None
     if is_archive(path):
         name = name.rpartition(".")[0]
         root = unpack_archive(path, name)
