@@ -327,8 +327,13 @@ def _name(fd: int, target: str) -> None:
 
 
 def _print(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise SandboxError(f"write the report to standard output: {error.strerror}") from None
 
 
 def _columns(stream: TextIO) -> int | None:

@@ -6,12 +6,14 @@ import errno
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from sandbox.cli import judge
 from sandbox.cli.options import UsageError
+from sandbox.errors import SandboxError
 from tests.conftest import ROOT
 
 
@@ -76,3 +78,13 @@ def _umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
+
+
+def test_a_report_that_cannot_be_printed_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(SandboxError, match="write the report to standard output: No space left on device"):
+            judge._print("a report\n")
+        monkeypatch.undo()
+        with suppress(OSError):  # what is left of it in the buffer
+            full.close()
