@@ -74,6 +74,13 @@ def merge(files: Mapping[str, bytes], language: Language, include: Mapping[str, 
     return Sources(files=merged, entrypoint=entrypoint, included=frozenset(included))
 
 
+def _is_name(part: str) -> bool:
+    try:
+        return part not in ("", ".", "..") and "\0" not in part and len(os.fsencode(part)) <= _NAME_BYTES
+    except UnicodeEncodeError:  # a surrogate that stands for no byte
+        return False
+
+
 def check_names(files: Mapping[str, bytes]) -> None:
     """Check the names of files.
 
@@ -86,7 +93,7 @@ def check_names(files: Mapping[str, bytes]) -> None:
         raise BadSource(f"{len(files)} files are more than {_NAMES}")
     for name in files:
         parts = name.split("/")
-        if not all(parts) or any(part in (".", "..") or len(os.fsencode(part)) > _NAME_BYTES for part in parts) or "\0" in name or len(parts) > _DEPTH:
+        if not all(map(_is_name, parts)) or len(parts) > _DEPTH:
             raise BadSource(f"`{show(name)}` cannot be the name of a source file")
         for depth in range(1, len(parts)):
             if "/".join(parts[:depth]) in files:

@@ -20,7 +20,7 @@ from sandbox.judge.languages.table import Languages, load_languages
 from sandbox.judge.pipeline.cores import count_cores
 from sandbox.judge.progress import Display, Progress, Stage, Step
 from sandbox.judge.task_check import Output
-from sandbox.judge.task_parts import Contents, Files, Part, SubmissionError, Submitted, Test, read_files, settle_test
+from sandbox.judge.task_parts import Contents, Files, Part, SubmissionError, Submitted, Test, check_callable, read_files, settle_test
 from sandbox.judge.task_result import TaskResult, TestResult
 from sandbox.judge.task_run import Rules
 from sandbox.judge.task_work import Work
@@ -185,6 +185,7 @@ class Task:
                 raise ValueError(f"group `{group}`: points must be 0 or more, not {points}")
             if all(test.group != group for test in self.tests):
                 raise ValueError(f"no test is in the group `{group}`")
+        check_callable(rules.checker, "checker")
         _check_seconds(rules.time_limit, "time_limit")
         _check_seconds(rules.wall_limit, "wall_limit")
         self._check_parts()
@@ -285,6 +286,8 @@ def _name_of(submission: Submitted) -> str:
 
 
 def _check_seconds(seconds: float | None, what: str) -> None:
+    if seconds is not None and not isinstance(seconds, (int, float)):
+        raise TypeError(f"{what} must be a number of seconds, not {type(seconds).__name__}")
     if seconds is not None and not 0.001 <= seconds <= 86_400:
         raise ValueError(f"{what}: from 0.001 s to a day, not {seconds}")
 

@@ -101,14 +101,14 @@ class Judged:
 def call_checker(checker: Callable[[Output], object], output: Output) -> Judged:
     """Call a function of the author's and read its answer: a bool, a fraction from 0 to 1, ``(fraction, message)``, or an `Outcome`.
 
-    A failed ``assert`` in it is a wrong answer, with its message; whatever else it raises is a failure of the judge's, and so is None: a forgotten
-    ``return`` must not pass everybody.
+    A failed ``assert`` in it is a wrong answer, with its message; whatever else it raises is a failure of the judge's, also the `SystemExit` of what was
+    a program once, and so is None: a forgotten ``return`` must not pass everybody.
     """
     try:
         answer = checker(output)
     except AssertionError as error:
         return Judged(outcome=Outcome(fraction=0.0, message=_text(error)))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return Judged(outcome=None, cause=f"the checker raised {describe(error)}")
     return read_answer(answer)
 

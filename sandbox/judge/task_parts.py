@@ -129,6 +129,12 @@ def read_files(files: Files) -> dict[str, bytes]:
     return {name: read_contents(contents) for name, contents in files.items()}
 
 
+def check_callable(checker: object, what: str) -> None:
+    """Refuse a checker that cannot be called, before anybody's submission is judged by it."""
+    if checker is not None and not callable(checker):
+        raise TypeError(f"{what} must be a function, not {type(checker).__name__}")
+
+
 def settle_test(test: Test, number: int) -> Test:
     """Return a test with its contents read, its name and its points.
 
@@ -136,6 +142,8 @@ def settle_test(test: Test, number: int) -> Test:
         TypeError: something is of the wrong kind.
         ValueError: it contradicts itself.
     """
+    if not isinstance(test, Test):
+        raise TypeError(f"test {number} must be a `Test`, not {type(test).__name__}")
     name = test.name or f"test {number}"
     ways = [way for way in ("call", "code", "talk") if getattr(test, way)]
     if len(ways) > 1 or (ways and (test.expected is not None or test.checker is not None or test.expected_files or test.collect)):
@@ -144,6 +152,13 @@ def settle_test(test: Test, number: int) -> Test:
         )
     if isinstance(test.args, (str, bytes)) or isinstance(test.collect, (str, bytes)):
         raise TypeError(f"`{name}`: `args` and `collect` are sequences of texts")
+    args = tuple(test.args)
+    for word in args:
+        if not isinstance(word, (str, os.PathLike)):
+            raise TypeError(f"`{name}`: arguments must be texts, not {type(word).__name__}")
+        if "\0" in os.fspath(word):
+            raise ValueError(f"`{name}`: no argument of a program can have a NUL in it")
+    check_callable(test.checker, f"checker of `{name}`")
     if test.group and test.points is not None:
         raise ValueError(f"`{name}`: the points of a test in a group are the group's: leave `points` out")
     points = 0.0 if test.group else 1.0 if test.points is None else float(test.points)
@@ -155,7 +170,7 @@ def settle_test(test: Test, number: int) -> Test:
         points=points,
         stdin=read_contents(test.stdin),
         expected=None if test.expected is None else read_contents(test.expected),
-        args=tuple(test.args),
+        args=args,
         collect=tuple(test.collect),
         files=read_files(test.files),
         expected_files=read_files(test.expected_files),
@@ -170,17 +185,18 @@ def read_submission(submitted: Submitted, source_name: str = "") -> dict[str, by
         source_name: the file that text becomes.
 
     Raises:
-        SubmissionError: a directory holds too much, or what is neither a regular file nor a directory.
+        SubmissionError: a directory holds too much, or what is neither a regular file nor a directory; text is not all characters.
         SandboxError: something cannot be read.
         TypeError: it is something else.
         ValueError: it is text, and no language was stated.
     """
-    if isinstance(submitted, Mapping):
-        return read_files(submitted)
-    if isinstance(submitted, str):
-        if not source_name:
-            raise ValueError("the submission is text: state the task's `language`, or give names and contents, or a path object for a file")
-        return {source_name: submitted.encode()}
+    if isinstance(submitted, str) and not source_name:
+        raise ValueError("the submission is text: state the task's `language`, or give names and contents, or a path object for a file")
+    if isinstance(submitted, (str, Mapping)):
+        try:
+            return read_files({source_name: submitted} if isinstance(submitted, str) else submitted)
+        except UnicodeEncodeError as error:  # what was JSON may have it
+            raise SubmissionError(f"the submission's text has a lone surrogate, U+{ord(error.object[error.start]):04X}, which is no character") from None
     if not isinstance(submitted, os.PathLike):
         raise TypeError(f"a submission must be names and contents, a path object or text, not {type(submitted).__name__}")
     path = os.fspath(submitted)

@@ -111,6 +111,9 @@ def run_parts(test: Test, rules: Rules, seats: Mapping[str, Runner]) -> TestResu
         return answer
     played = answer[0]
     code, cause, who = _first_cause(played, rules, limits)
+    said = (played.parties[who].result.stderr or b"").decode("utf-8", "replace")[-_SHOWN:] if code is Code.JE and who in played.parties else ""
+    if said.strip():
+        cause = f"{cause}: {_last_line(said)}"
     shown = who if who in played.parties and rules.parts[who].program is None else output or next(iter(seats))
     ended = played.parties[shown]
     judged = Judged(outcome=Outcome(fraction=float(code is Code.AC), message=cause if code is Code.WA else ""))
@@ -118,10 +121,11 @@ def run_parts(test: Test, rules: Rules, seats: Mapping[str, Runner]) -> TestResu
         judged = judge_output(test, rules, ended.result, ended.stdout, ended.result.stderr or b"")
         code, _, cause = code_of_judged(judged)
     flags = () if code is Code.AC else (code,)
-    return make_result(
+    made = make_result(
         test, code, flags, cause, judged, ended.result, limits[shown], stdout=ended.stdout, stderr=ended.result.stderr or b"",
         transcript=tuple(played.transcript_lines), notes=played.notes, blame=who,
     )  # fmt: skip
+    return replace(made, private=said) if said else made
 
 
 def _first_cause(played: Played, rules: Rules, limits: Mapping[str, RunLimits]) -> tuple[Code, str, str]:

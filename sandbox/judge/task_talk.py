@@ -85,7 +85,7 @@ def _converse(test: Test, rules: Rules, runner: Runner, function: Callable[[Dial
             except StudentError as error:
                 code, cause = Code.RTE, f"raised {error}"
                 judged = Judged(outcome=Outcome(fraction=0.0, message=cause, private=error.traceback))
-            except TestError as error:
+            except (TestError, SystemExit) as error:
                 judged = Judged(outcome=None, cause=f"the test is wrong: {describe(error)}")
             except Flooded:
                 code, cause, judged = _flooded(limits)

@@ -233,6 +233,18 @@ def test_a_wrong_test_is_not_the_submissions_fault() -> None:
     assert _codes(_task(Test(call=wrong), Test(code="add(object(), 1)")).grade(ADD)) == [Code.JE, Code.JE]
 
 
+def test_a_test_that_exits_ends_no_grader() -> None:
+    task = _task(Test(call=lambda _: sys.exit(1)), Test(talk=lambda _: sys.exit(0)), Test("1 2\n", checker=lambda _: sys.exit(42)))
+    for result in task.grade_all({"ada": ADD, "ben": ADD}):
+        assert _codes(result) == [Code.JE] * 3 and not result.complete
+        assert "SystemExit: 42" in result.tests[2].cause
+
+
+def test_text_that_is_not_all_characters_keeps_no_other_from_being_graded() -> None:
+    results = list(_task(Test("1 2\n", "3\n")).grade_all({"eve": json.loads('"print(\'\\ud800\')"'), "ada": ADD}))
+    assert [result.code for result in results] == [Code.CE, Code.AC] and "U+D800" in results[0].cause
+
+
 def test_tests_that_loop_are_not_the_submissions_fault() -> None:
     result = _task(Test(code="while True: pass"), time_limit=0.2, wall_limit=1).grade(ADD)
     assert result.code is Code.JE and not result.complete, result.render(private=True)
@@ -365,7 +377,9 @@ def test_the_authors_own_part_that_fails_blames_nobody() -> None:
     broken = _task(
         Test(), parts={"referee": Part({"r.py": "1 / 0"}), "a": Part()}, referee="referee", pipes=[("referee", "a"), ("a", "referee")]
     )
-    assert broken.grade("input()").code is Code.JE
+    failed = broken.grade("input()").tests[0]
+    assert failed.code is Code.JE and failed.cause.endswith("referee: exit 1: ZeroDivisionError: division by zero")
+    assert "Traceback" in failed.private and "Zero" not in failed.feedback, "for the author alone"
     unbuilt = _task(
         Test(), parts={"referee": Part({"r.py": "def f(:"}), "a": Part()}, referee="referee", pipes=[("referee", "a"), ("a", "referee")]
     )

@@ -78,7 +78,9 @@ def test_names_that_lead_out_are_refused() -> None:
         check_names({})
     with pytest.raises(BadSource, match="1001 files are more than 1000"):
         check_names({f"f{number}": b"" for number in range(1001)})
-    check_names({"a b.c": b"", "dir/deep/-o.c": b"", "é.c": b""})
+    check_names({"a b.c": b"", "dir/deep/-o.c": b"", "é.c": b"", "\udce9.c": b""})
+    with pytest.raises(BadSource, match="cannot be the name"):
+        check_names({"\ud800.c": b""})  # what JSON may hold, and no file can be called
 
 
 def test_no_name_becomes_an_option_or_a_list_of_arguments() -> None:

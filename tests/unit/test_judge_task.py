@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,6 +77,11 @@ def test_another_exception_is_the_judges_failure_with_its_place() -> None:
     judged = call_checker(check, _output(b"seven"))
     assert judged.outcome is None
     assert "ValueError" in judged.cause and "test_judge_task.py" in judged.cause
+
+
+def test_a_checker_that_was_a_program_once_ends_no_grader() -> None:
+    judged = call_checker(lambda _: sys.exit(42), _output(b""))
+    assert judged.outcome is None and "SystemExit: 42" in judged.cause
 
 
 def test_numbers_of_a_stranger() -> None:
@@ -181,6 +187,12 @@ def test_submissions_as_they_come(tmp_path: Path) -> None:
         read_submission("print()")
 
 
+@pytest.mark.parametrize("submitted", ["print('\ud800')", {"main.py": "print('\ud800')"}])
+def test_text_that_json_allows_and_no_file_can_have_is_the_submissions_fault(submitted: str | dict[str, str]) -> None:
+    with pytest.raises(SubmissionError, match=r"lone surrogate, U\+D800"):
+        read_submission(submitted, "main.py")
+
+
 @pytest.mark.parametrize("kind", ["link", "directory link", "link to itself", "fifo", "link as the submission"])
 def test_what_a_student_may_not_hand_in(tmp_path: Path, kind: str) -> None:
     """A link to the answers beside the upload would hand them to the program."""
@@ -281,6 +293,7 @@ def _never(_: object) -> bool:
         ({"tests": [Test()], "parts": {"a": Part(), "b": Part()}, "pipes": [("a", "b"), ("b", "a")]}, "exactly one part"),
         ({"tests": [Test()], "parts": {"a": Part()}, "referee": "a"}, "program of your own"),
         ({"tests": [Test(call=_never)], "parts": {"a": Part()}}, "several parts"),
+        ({"tests": [Test(args=["a\0b"])]}, "`test 1`: no argument of a program can have a NUL"),
     ],
 )
 def test_tasks_that_contradict_themselves(arguments: dict[str, object], message: str) -> None:
@@ -289,10 +302,24 @@ def test_tasks_that_contradict_themselves(arguments: dict[str, object], message:
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("test", [Test(args="x"), Test(collect="x"), Test(files=["x"]), Test(stdin=3)])  # type: ignore[arg-type]
-def test_wrong_kinds(test: Test) -> None:
-    with pytest.raises(TypeError):
+@pytest.mark.parametrize(
+    ("test", "message"),
+    [
+        (Test(args="x"), "sequences of texts"), (Test(collect="x"), "sequences of texts"), (Test(args=[1]), "arguments must be texts, not int"),  # type: ignore[list-item]
+        (Test(files=["x"]), "must be a mapping"), (Test(stdin=3), "must be bytes"),  # type: ignore[arg-type]
+        (Test(checker="x"), "checker of `test 1` must be a function, not str"), ("x", "test 1 must be a `Test`, not str"),  # type: ignore[arg-type]
+        (Test(time_limit="2s"), "time_limit of `test 1` must be a number of seconds, not str"),  # type: ignore[arg-type]
+    ],
+)  # fmt: skip
+def test_wrong_kinds(test: Test, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
         Task([test])
+
+
+@pytest.mark.parametrize(("name", "value"), [("checker", "x"), ("time_limit", "2s"), ("wall_limit", "2s")])
+def test_wrong_kinds_of_a_task(name: str, value: str) -> None:
+    with pytest.raises(TypeError, match=f"^{name} must be"):
+        Task([Test()], **{name: value})  # type: ignore[arg-type]
 
 
 def test_points_of_a_task() -> None:
