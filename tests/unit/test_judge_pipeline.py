@@ -712,6 +712,9 @@ def test_steps_are_told_one_at_a_time() -> None:
         ("accepted/", ["accepted/a.py", "accepted/b.c"]),
         ("*.c", ["accepted/b.c"]),
         ("wrong/*", ["wrong/a.py"]),
+        ("submissions/wrong/a.py", ["wrong/a.py"]),
+        ("./submissions/wrong/", ["wrong/a.py"]),
+        ("/home/me/p/submissions/accepted/*.py", ["accepted/a.py"]),
     ],
 )
 def test_globs(glob: str, expected: list[str]) -> None:
@@ -724,6 +727,9 @@ def test_a_glob_that_names_nothing() -> None:
         choose(problem_of({"a": None}, ROOT), ("a", "c"))
     assert caught.value.hint == "there are `a`"
     assert not matches("a/b", "")
+    for path in ("other/submissions/a", "p/submissions/", "p/submissions", "p/xsubmissions/a"):
+        with pytest.raises(PackageError, match=f"is called `{path}`"):
+            choose(problem_of({"a": None}, ROOT), (path,))
 
 
 def test_a_stopped_board_refuses() -> None:

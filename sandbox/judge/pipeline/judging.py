@@ -82,13 +82,20 @@ def choose(problem: Problem, globs: Sequence[str]) -> tuple[Submission, ...]:
     Raises:
         PackageError: a glob names none.
     """
-    for glob in globs:
-        if not any(matches(each.name, glob) for each in problem.submissions):
+    below = [_below(glob, problem) for glob in globs]
+    for glob, wanted in zip(globs, below, strict=True):
+        if not any(matches(each.name, wanted) for each in problem.submissions):
             known = ", ".join(f"`{each.name}`" for each in problem.submissions[:8])
             raise PackageError(
                 f"no submission of `{problem.name}` is called `{glob}`", hint=f"there are {known}" if known else "it has none"
             )
-    return tuple(each for each in problem.submissions if not globs or any(matches(each.name, glob) for glob in globs))
+    return tuple(each for each in problem.submissions if not globs or any(matches(each.name, glob) for glob in below))
+
+
+def _below(glob: str, problem: Problem) -> str:
+    """Return a glob for names below ``submissions/``; a path to there, as a shell completes it, is taken for its end."""
+    package, found, end = f"/{glob}".rpartition("/submissions/")
+    return end if found and package.rpartition("/")[2] in ("", ".", problem.name) else glob
 
 
 def matches(name: str, glob: str) -> bool:
