@@ -48,6 +48,10 @@ class Pass:
     failed: bool = False
 
 
+UNREAD = "the output validator asks for another pass by `nextpass.in`, and the problem is not `multi-pass`: there was none"
+"""A note: half of the problem may be missing."""
+
+
 def failed_pass(cause: str, *, failed: bool = False) -> Pass:
     """Return a pass in which the judge failed, or something of the package, and nothing ran; `failed` as in `CaseResult`."""
     return Pass(code=Code.JE, flags=(Code.JE,), cause=cause, failed=failed)
@@ -69,7 +73,11 @@ def judge_passes(problem: Problem, case: Case, play: Callable[[bytes | None, Map
             passes[-1] = replace(passes[-1], code=Code.JE, flags=(Code.JE,), cause=cause, blame=blame)
             break
         passes.append(play(checked.next_pass, checked.feedback))
-    return _sum_up(case, passes)
+    found = _sum_up(case, passes)
+    asked = passes[-1].checked
+    if not problem.multi_pass and asked is not None and asked.next_pass is not None:
+        found = replace(found, notes=(*found.notes, UNREAD))
+    return found
 
 
 def _sum_up(case: Case, passes: list[Pass]) -> CaseResult:
@@ -121,4 +129,4 @@ def _transcript(passes: list[Pass]) -> tuple[str, ...]:
     return tuple(lines)
 
 
-__all__ = ["Pass", "failed_pass", "judge_passes"]
+__all__ = ["UNREAD", "Pass", "failed_pass", "judge_passes"]

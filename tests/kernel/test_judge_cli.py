@@ -173,6 +173,17 @@ def test_a_command_that_is_misspelt_is_no_package(sandbox_cli: Any) -> None:
     assert done.returncode == 2 and b"\n  hint: did you mean `sandbox judge languages`?\n" in done.stdout
 
 
+def test_a_validator_that_asks_for_passes_that_there_are_none_of_is_told(place: Place) -> None:
+    place.write("problem.yaml", "name: Sum\nvalidation: custom\n")
+    place.write("output_validators/v.py", "import sys\nopen(sys.argv[3] + 'nextpass.in', 'w').write('1 1')\nsys.exit(42)\n")
+    place.write("submissions/accepted/a.py", ADDS)
+    found = place.report()
+    assert found["submissions"][0]["verdict"] == "AC"
+    assert [text for text in found["warnings"] if "nextpass.in" in text] == [
+        "the output validator asks for another pass by `nextpass.in`, and the problem is not `multi-pass`: there was none"
+    ]
+
+
 def test_several_packages_are_judged_though_one_is_none(place: Place) -> None:
     place.write("submissions/accepted/adds.py", ADDS)
     done = place.cli("judge", "-q", "-t", "5", "/nowhere", str(place.package), env=place.env)

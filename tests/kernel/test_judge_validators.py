@@ -276,6 +276,8 @@ def test_input_validators(bench: Bench) -> None:
         found = checker.check(bad)
         assert [each.accepted for each in found] == [True, False] and "AssertionError" in found[1].message and found[1].cause == "exit 1"
         assert all_accept(checker.check(good)) is True and all_accept(found) is False
+    with InputChecker([bench.program("import sys; sys.exit(0)", profile="judge-validate")], problem) as checker:
+        assert checker.check(good)[0].cause == "exit 0, and only 42 accepts"
     spin = bench.program("while True: pass", profile="judge-validate")
     with InputChecker([spin], problem) as checker:
         found = checker.check(good)

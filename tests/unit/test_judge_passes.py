@@ -10,7 +10,7 @@ import pytest
 
 from sandbox.judge.check import Checked
 from sandbox.judge.model import CaseResult, Code
-from sandbox.judge.passes import Pass, failed_pass, judge_passes
+from sandbox.judge.passes import UNREAD, Pass, failed_pass, judge_passes
 from sandbox.judge.problem import Case, Format, Grading, Group, Problem, ProblemLimits
 from sandbox.result import Result, Usage, Verdict
 
@@ -67,7 +67,8 @@ def test_the_next_pass_gets_what_was_asked_for() -> None:
 ])  # fmt: skip
 def test_there_is_no_other_pass(one: Pass, multi_pass: bool) -> None:
     """Not in a problem of one, nor after a rejection or a failure."""
-    assert judge(one, multi_pass=multi_pass).passes == 1
+    found = judge(one, multi_pass=multi_pass)
+    assert found.passes == 1 and found.notes == (() if multi_pass else (UNREAD,)), "a type that was forgotten is told"
 
 
 @pytest.mark.parametrize("most", [2, 1, 0])

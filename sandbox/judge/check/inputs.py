@@ -78,9 +78,9 @@ class InputChecker:
             return InputVerdict(
                 validator=name, case=case.name, accepted=None, cause=f"{result.cause} ({result.verdict})", message=said, result=result
             )
-        return InputVerdict(
-            validator=name, case=case.name, accepted=accepted, cause="" if accepted else result.cause, message=said, result=result
-        )  # fmt: skip
+        ended_well = program.rejects is None and result.exit_code == 0  # what most programs mean by 0 is not what it means here
+        cause = "" if accepted else f"{result.cause}, and only {program.accepts} accepts" if ended_well else result.cause
+        return InputVerdict(validator=name, case=case.name, accepted=accepted, cause=cause, message=said, result=result)
 
     def close(self) -> None:
         """End the validators' servers; idempotent."""

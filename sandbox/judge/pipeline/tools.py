@@ -23,6 +23,7 @@ from sandbox.judge.languages.table import undefined_language
 from sandbox.judge.model import Built, CaseResult, Code, GroupResult, Program, RunLimits
 from sandbox.judge.naming import make_run_name, runs_named
 from sandbox.judge.package.stage import stage_root
+from sandbox.judge.passes import UNREAD
 from sandbox.judge.pipeline.entry import Handle, Limits
 from sandbox.judge.pipeline.judging import Derived, Times
 from sandbox.judge.pipeline.strict import DataCheck, Together
@@ -108,9 +109,13 @@ class RealTools:
     def judge(self, runner: Runner, case: Case, limits: RunLimits) -> CaseResult:
         """Run and check."""
         if self._interactor is not None:
-            return self._interactor.judge(runner, case, limits)
-        assert self._checker is not None
-        return judge_case(runner, self._checker, self.problem, case, limits)
+            result = self._interactor.judge(runner, case, limits)
+        else:
+            assert self._checker is not None
+            result = judge_case(runner, self._checker, self.problem, case, limits)
+        if UNREAD in result.notes:
+            self._doubts.append(UNREAD)
+        return result
 
     def validate_static(self, submission: Submission, built: Built, group: Group) -> CaseResult:
         """Have the static validator look at a submission's files."""
