@@ -17,6 +17,7 @@ import math
 
 from sandbox.judge.model import Code
 from sandbox.judge.package.words import Glob
+from sandbox.judge.problem import Format
 from sandbox.judge.verdict import WORDS
 
 TYPE_CHECKING = False
@@ -114,7 +115,9 @@ def _check_whole(
     groups: Sequence[GroupResult],
 ) -> Iterable[str]:
     if expectation.final is not None and (final is None or not _is_one_of(final, expectation.final)):
-        yield f"is {final or 'without a verdict'}, must be {_list(expectation.final)}"
+        part = expectation.partial and bool(score) and problem.format is not Format.V2025_09
+        hint = f", though it scores {score:g}: `accept_if_any_accepted` among the `grader_flags` of its groups accepts a part" if part else ""
+        yield f"is {final or 'without a verdict'}, must be {_list(expectation.final)}{hint}"
     if expectation.message and not any(expectation.message in each.judge_message for each in _matching(expectation, judged)):
         yield f"no judge's message has `{expectation.message[:80]}`"
     if expectation.score is not None:

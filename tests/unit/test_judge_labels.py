@@ -97,8 +97,9 @@ def test_messages_of_judges() -> None:
 
 @pytest.mark.parametrize(
     ("score", "final", "problems"),
-    [(50.0, AC, ()), (100.0, AC, ("has the full score, 100 (here)",)), (0.0, AC, ()), (50.0, WA, ("is WA, must be AC (here)",))],
-)
+    [(50.0, AC, ()), (100.0, AC, ("has the full score, 100 (here)",)), (0.0, AC, ()), (0.0, WA, ("is WA, must be AC (here)",)),
+     (50.0, WA, ("is WA, must be AC, though it scores 50: `accept_if_any_accepted` among the `grader_flags` of its groups accepts a part (here)",))],
+)  # fmt: skip
 def test_partially_accepted(score: float, final: Code, problems: tuple[str, ...]) -> None:
     assert check(want(final="AC", partial=True), [AC, WA], final, score) == problems
 
