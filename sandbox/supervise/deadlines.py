@@ -1,6 +1,6 @@
 """The moments at which the supervisor must look up from its descriptors: values, and the one timer that ends its wait.
 
-The monitor acts on them. Nothing polls: each moment is the earliest at which a limit could be passed, so between two of them there is nothing to
+`clock` looks at them. Nothing polls: each moment is the earliest at which a limit could be passed, so between two of them there is nothing to
 look for. While a run is paused no moment of its limits comes: they are all moved by the length of the pause.
 """
 
@@ -24,6 +24,8 @@ PATIENCE_NS = 50_000_000
 _QUOTA_PERIOD_NS = 100_000_000
 _STEP_NS = 1_000_000  # between two looks at CPU time
 _LAZY_STEP_NS = 4_000_000  # the same, while the run hardly uses any
+_SOON_NS, _LATE_NS = 20_000_000, 160_000_000  # between two looks at a pause without a freezer
+_NOISE_NS = 1_000_000  # of CPU time, that the end of being stopped may take
 
 
 class Deadlines:
@@ -56,9 +58,27 @@ class Deadlines:
             self.wall_at = now + self._limits.wall_ns
         self.cpu_at = self._next_look(now, 0)
 
+    @property
+    def begun(self) -> bool:
+        """Whether the payload was let go."""
+        return self._began != 0
+
+    @property
+    def phase(self) -> str:
+        """``starting``, ``running``, ``paused`` or, when it is being killed, ``ending``."""
+        if self.kill_at is not None:
+            return "ending"
+        if not self._began:
+            return "starting"
+        return "running" if self.paused_at is None else "paused"
+
     def lived_ns(self, now: int) -> int:
         """How long the payload has had, pauses taken off."""
         return max(0, (now if self.paused_at is None else self.paused_at) - self._began - self.paused_ns) if self._began else 0
+
+    def stood_ns(self, now: int) -> int:
+        """How long all pauses were, with the present one."""
+        return self.paused_ns + (now - self.paused_at if self.paused_at is not None else 0)
 
     def judge_cpu(self, now: int, used: int) -> str:
         """Return ``cpu`` or ``idle`` when that limit is passed, and nothing otherwise; then the time of the next look is set.
@@ -129,6 +149,37 @@ class Deadlines:
     def next_ns(self) -> int | None:
         """Return the earliest moment of all."""
         return earliest(self.setup_at, self.kill_at, *(() if self.paused_at is not None else (self.wall_at, self.cpu_at)))
+
+
+class StopWatch:
+    """Whether what SIGSTOP has stopped goes on by itself, as by a SIGCONT of a timer: its CPU time is looked at, ever more rarely while nothing happens."""
+
+    def __init__(self) -> None:
+        self._looked = self._used = 0
+        self._step = _SOON_NS
+
+    def begin(self, now: int, used: int) -> None:
+        """Everything has been told to stop."""
+        self._looked, self._used, self._step = now, used, _SOON_NS
+
+    @property
+    def next_ns(self) -> int:
+        """When to look."""
+        return self._looked + self._step
+
+    def look(self, now: int, used: int) -> int | None:
+        """Return since when it may have run, None when it has not.
+
+        Args:
+            now: the time.
+            used: its CPU time.
+        """
+        since = self._looked
+        if used - self._used > _NOISE_NS:
+            self.begin(now, used)
+            return since
+        self._looked, self._step = now, min(_LATE_NS, 2 * self._step)
+        return None
 
 
 class Alarm:

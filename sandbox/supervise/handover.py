@@ -13,19 +13,30 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandbox.plan.codec import Record
     from sandbox.supervise.records import Collected
+    from sandbox.supervise.reins import Reins
     from sandbox.supervise.watched import Watched
 
 
-def open_init(watched: Watched, pid: int, parent: int) -> tuple[int, bytes]:
-    """Return a pidfd of init, which the caller owns, and its ``stat``.
-
-    It is -1 when that process is gone, even if its number is somebody else's by now: only the janitor or server has init as a child.
+def take_init(watched: Watched, reins: Reins, pid: int, parent: int) -> bool:
+    """Have a run by its init from now on; False when that process is gone, even if its number is somebody else's by now.
 
     Args:
         watched: of the run.
+        reins: where its descriptor and its number are put.
         pid: init's number, as it was reported.
         parent: the janitor's; a server's is `watched.parent`.
     """
+    reins.init_pid = pid
+    reins.init, stat = _open_init(watched, pid, parent)
+    if reins.init < 0:
+        return False
+    if watched.adopted is not None:
+        watched.adopted(pid, stat)
+    return True
+
+
+def _open_init(watched: Watched, pid: int, parent: int) -> tuple[int, bytes]:
+    """Return a pidfd and ``stat`` of that number if the janitor or server has it as a child, which only init is; else -1."""
     pidfd, content = -1, b""
     try:
         if watched.arrived is not None:

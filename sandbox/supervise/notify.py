@@ -34,12 +34,14 @@ if TYPE_CHECKING:
 
     from sandbox.audit.sinks import Sink
     from sandbox.audit.summary import DenialSummary
+    from sandbox.supervise.loop import Loop
     from sandbox.supervise.machine_view import Emulator
 else:
     Protocol = object
 
 _SECOND_NS = 1_000_000_000
 _PAUSE_NS = 10_000_000  # when the rate is used up, wait for this much of it, not for one call: fewer wake-ups
+_CALLS_A_TURN = 64  # of the loop, whose other work (limits, output) has its turn, too
 _CACHE_ENTRIES = 1024
 _COMM_BYTES = 64  # the kernel's TASK_COMM_LEN is 16, kernel threads show more
 _ALLOWING = ("allow", "log")
@@ -88,9 +90,9 @@ class _Answer:
 class NotifyListener:
     """Answers the denied calls of one run.
 
-    Put `fileno()` into epoll for EPOLLIN; when it is ready call `handle_ready`. While `resume_at_ns()` is not None, leave it out until
-    then; once `hung_up` is true, every process under the filter is gone and it can be left out for good. (Linux 6.1 says so only after they
-    were reaped: the run's end is what the pidfd says, not this.) When the run has ended, `close`.
+    `arm` has the supervisor's loop call `handle_ready` when `fileno()` is readable, but not before `resume_at_ns()`; once `hung_up` is true, every
+    process under the filter is gone and it is left out for good. (Linux 6.1 says so only after they were reaped: the run's end is what the pidfd
+    says, not this.) When the run has ended, `close`.
 
     Args:
         fd: the listener; taken. It is made close-on-exec.
@@ -146,6 +148,7 @@ class NotifyListener:
         self._suppressed_at_ns = now_ns
         self._mismatches = 0
         self._interrupted = 0
+        self._armed = False
         self.hung_up = False
         self.sync_wake_up = set_sync_wake_up(fd)
 
@@ -156,6 +159,18 @@ class NotifyListener:
     def resume_at_ns(self) -> int | None:
         """Return the time on `monotonic` before which `handle_ready` does nothing, or None when there is no pause."""
         return self._resume_at_ns
+
+    def arm(self, loop: Loop) -> int | None:
+        """Have a loop wait for denied calls, but not while they are held up, nor once nobody can make any; return until when they are held up."""
+        resume = self._resume_at_ns
+        wanted = not self.hung_up and (resume is None or resume <= self._monotonic())
+        if wanted != self._armed:
+            self._armed = wanted
+            if wanted:
+                loop.add(self._fd, lambda: self.handle_ready(_CALLS_A_TURN))
+            else:
+                loop.remove(self._fd)
+        return None if wanted else resume
 
     def summary(self) -> DenialSummary:
         """Return what was denied so far."""
@@ -178,7 +193,7 @@ class NotifyListener:
         """Answer the calls that wait, without blocking, and return how many were looked at.
 
         Args:
-            budget: how many at most, so that the loop's other work (limits, output) has its turn.
+            budget: how many at most.
 
         Raises:
             InternalError: the listener itself does not work; the caller must end the run, and closing the fd fails closed.

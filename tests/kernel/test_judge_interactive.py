@@ -33,7 +33,7 @@ from sandbox.judge.problem import Case, Submission
 from sandbox.judge.running import Runner
 from sandbox.record import replace
 from sandbox.result import Verdict
-from sandbox.supervise.monitor import Monitor
+from sandbox.supervise.reins import Reins
 
 pytestmark = [
     pytest.mark.userns, pytest.mark.seccomp, pytest.mark.skipif(shutil.which("gcc") is None, reason="the parties are written in C and gcc is not installed"),
@@ -81,11 +81,11 @@ class SlowStart:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, looks: int) -> None:
         self._left = looks
         self._over = threading.Event()
-        let_go, look = Monitor._let_go, playing.Seat.look
+        let_go, look = Reins.let_go, playing.Seat.look
 
-        def let_go_late(monitor: Monitor, word: bytes) -> None:
+        def let_go_late(reins: Reins, words: bytes) -> None:
             assert self._over.wait(30)
-            let_go(monitor, word)
+            let_go(reins, words)
 
         def count(seat: playing.Seat) -> Look:
             self._left -= 1
@@ -93,7 +93,7 @@ class SlowStart:
                 self._over.set()
             return look(seat)
 
-        monkeypatch.setattr(Monitor, "_let_go", let_go_late)
+        monkeypatch.setattr(Reins, "let_go", let_go_late)
         monkeypatch.setattr(playing.Seat, "look", count)
 
 

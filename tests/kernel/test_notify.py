@@ -31,6 +31,7 @@ from sandbox.audit.tally import Tally
 from sandbox.errors import InternalError
 from sandbox.kernel import seccomp_notify
 from sandbox.policy.model import Action, Decision, RuleRef
+from sandbox.supervise.loop import Loop
 from sandbox.supervise.notify import DecisionLike, NotifyListener
 
 pytestmark = pytest.mark.notify
@@ -323,6 +324,8 @@ def test_flood_is_answered_at_a_rate_and_callers_wait(start: Start) -> None:
     clock = Clock()
     child = start(lambda: int(any(raw_call(GETPPID) != errno.EACCES for _ in range(8))))
     listener = listen(child, MemorySink(), Options(monotonic=clock, burst=5, rate_per_s=100))
+    loop = Loop()
+    assert listener.arm(loop) is None
     handled = 0
     while listener.resume_at_ns() is None:
         assert select.select([listener], [], [], 10)[0]
@@ -331,12 +334,16 @@ def test_flood_is_answered_at_a_rate_and_callers_wait(start: Start) -> None:
     assert listener.resume_at_ns() == clock.now + SECOND // 100
     assert select.select([listener], [], [], 10)[0]  # the sixth waits
     assert listener.handle_ready(100) == 0
+    assert listener.arm(loop) == clock.now + SECOND // 100 and loop.poll.poll(0) == []  # nor does it wake the supervisor
     clock.now += SECOND // 100
+    assert listener.arm(loop) is None and [fd for fd, _ in loop.poll.poll(0)] == [listener.fileno()]
     assert listener.handle_ready(100) == 1
     clock.now += SECOND
     serve(listener, child)
     assert child.reap() == 0
     assert listener.resume_at_ns() is None and listener.summary().total == 8
+    listener.handle_ready(1)
+    assert listener.hung_up and listener.arm(loop) is None and loop.poll.poll(0) == []
     listener.close()
 
 

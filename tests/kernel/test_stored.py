@@ -360,9 +360,9 @@ sandbox.cli.options sandbox.cli.signals
 sandbox.cli.start sandbox.enums sandbox.errors sandbox.kernel sandbox.kernel.calls sandbox.kernel.seccomp_notify sandbox.launch sandbox.launch.privileges
 sandbox.launch.spawn sandbox.plan sandbox.plan.codec sandbox.plan.fds sandbox.plan.vectors sandbox.record sandbox.registry sandbox.registry.control
 sandbox.launch.shield sandbox.registry.entry sandbox.registry.place sandbox.result sandbox.rootfs sandbox.rootfs.environment sandbox.store sandbox.supervise
-sandbox.supervise.deadlines sandbox.supervise.handover sandbox.supervise.instructions sandbox.supervise.loop sandbox.supervise.monitor sandbox.supervise.notify
-sandbox.supervise.pausing sandbox.supervise.pump sandbox.supervise.records sandbox.supervise.sampling sandbox.supervise.streams sandbox.supervise.watched
-sandbox.verdict sandbox.api.machine sandbox.supervise.machine_view
+sandbox.supervise.deadlines sandbox.supervise.handover sandbox.supervise.loop sandbox.supervise.monitor sandbox.supervise.notify
+sandbox.supervise.clock sandbox.supervise.pump sandbox.supervise.records sandbox.supervise.reins sandbox.supervise.sampling sandbox.supervise.streams
+sandbox.supervise.watched sandbox.verdict sandbox.api.machine sandbox.supervise.machine_view
 """.split()
 # Of the standard library: what an interpreter has anyway, `os`, and compiled modules; nothing that imports a dozen others.
 LIBRARY = """
