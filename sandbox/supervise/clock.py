@@ -133,7 +133,7 @@ class RunClock:
         """
         due = self._due.next_ns()
         if self._sampling is None:
-            return due, None
+            return due, resume_ns  # a payload that is executed ahead is denied calls, too
         phase = self._due.phase
         sample = self._sampling.next_ns if phase == "running" else None
         if phase == "paused" and not self._reins.frozen:

@@ -238,6 +238,16 @@ def test_cpu_limit_counts_from_the_command(tmp_path: Path) -> None:
     assert 1_000_000_000 <= spun.usage.cpu_ns < 1_900_000_000
 
 
+def test_a_warm_up_that_is_denied_thousands_of_calls_goes_on(tmp_path: Path) -> None:
+    """More than are answered at once: the rest is held up for moments, not until the set-up has taken too long."""
+    tmp_path.chmod(0o755)
+    (tmp_path / "many.py").write_text("import ctypes\nmount = ctypes.CDLL(None).mount\nfor _ in range(8000): mount(0, 0, 0, 0, 0)\n")
+    settings: dict[str, Any] = {"volumes": [f"{tmp_path}:/lib-of-mine"], "env": {"PYTHONPATH": "/lib-of-mine"}}
+    with Sandbox("python", **settings, python={"command": COMMAND, "modules": ["many"], "size": 1}) as box:
+        assert box.warm(20)
+        assert box.run([PYTHON, "-c", "pass"]).launched == "interpreter"
+
+
 def test_memory_is_a_limit_on_all_that_the_sandbox_has(box: Sandbox) -> None:
     result = box.run([PYTHON, "-c", "x = bytearray(3 << 30); x[:: 4096] = b'1' * len(x[:: 4096]); print(len(x))"])
     assert result.launched == "interpreter"

@@ -75,6 +75,7 @@ def at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Time]:
 def test_a_set_up_that_takes_too_long_is_said_again_after_some_patience(at: Time) -> None:
     clock = at.clock(Limits(wall_ns=1))
     assert (clock.phase, clock.begun, clock.next_moments(None)) == ("starting", False, (T + SETUP_NS, None))
+    assert clock.next_moments(T + 5 * MS) == (T + SETUP_NS, T + 5 * MS)  # it is executed ahead, and was denied too much for now
     late = T + SETUP_NS
     assert [clock.judge(now) for now in (late - 1, late, late + PATIENCE_NS - 1, late + PATIENCE_NS)] == [
         None, Verdict.SETUP_FAILED, None, Verdict.SETUP_FAILED,
