@@ -1,10 +1,7 @@
 """Built programs, kept by the digest of everything that they were made of.
 
-An entry is a directory ``KEY/`` with ``files/`` and ``entry.json``, which names the key and every file with its size and SHA-256. It is made under another
-name and renamed when whole, and believed only where nobody but the caller can write, nothing is missing, nothing is there that it does not name, and every
-byte has its digest: at every use, because a program out of here is run as somebody's submission. What cannot be believed is taken away and made again.
-
-Attacks that this stops: an entry put there under another's key, a file changed, added or linked in, a directory of another user's.
+An entry is made under another name and renamed when whole. It is looked at whole at every use (`cache_entry`), because a program out of here is run as
+somebody's submission; what cannot be believed is taken away and made again. The directory itself has to be the caller's, and no way to it somebody else's.
 """
 
 from __future__ import annotations
@@ -12,29 +9,24 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
-import json
 import os
 import posixpath
 import shutil
-import stat
 import tempfile
 import threading
 import time
 
-from sandbox.audit.events import escape_untrusted
 from sandbox.errors import SandboxError, describe_errno
+from sandbox.judge.cache_entry import verify_entry, write_entry
 from sandbox.record import dataclass, field
-from sandbox.store import cache_path, is_ours, open_private, why_not_private
+from sandbox.store import cache_path, open_private, why_not_private
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SCHEMA = 1
 DEFAULT_BYTES = 2 << 30
 DEFAULT_AGE_NS = 30 * 24 * 3600 * 1_000_000_000
-_MANIFEST_BYTES = 8 << 20
 _NEW = ".new-"
 _LOCK = "lock"
 _PRIVATE = "run-"
@@ -89,7 +81,7 @@ class Cache:
         if not os.path.lexists(path):
             return None
         try:
-            notes = _verify(path, key)
+            notes = verify_entry(path, key)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             with self._lock:
@@ -122,7 +114,7 @@ class Cache:
         try:
             new = tempfile.mkdtemp(prefix=_NEW, dir=self.directory)
             try:
-                _write(new, key, files, notes)
+                write_entry(new, key, files, notes)
                 os.rename(new, path)
             except BaseException as error:
                 _remove(new)
@@ -271,121 +263,9 @@ def prune(directory: str, *, bytes_limit: int, age_limit_ns: int) -> int:
     return removed
 
 
-def _verify(path: str, key: str) -> dict[str, str]:
-    """Check all of an entry and return its notes.
-
-    Raises:
-        ValueError: it cannot be believed, with the reason.
-        OSError: it cannot be read.
-    """
-    status = os.lstat(path)
-    if not stat.S_ISDIR(status.st_mode) or not is_ours(status):
-        raise ValueError("somebody else can write to it")
-    try:
-        manifest = json.loads(_read(posixpath.join(path, "entry.json"), _MANIFEST_BYTES, 0o600))
-        files = manifest["files"]
-        named, notes = manifest["key"], manifest["notes"]
-        if not isinstance(files, dict) or not isinstance(notes, dict) or manifest["schema"] != SCHEMA:
-            raise ValueError("it is of another form")
-    except (KeyError, TypeError, RecursionError, json.JSONDecodeError):
-        raise ValueError("`entry.json` is damaged") from None
-    if named != key:
-        raise ValueError(f"it is the entry of another program, `{_show(str(named)[:12])}`")
-    if sorted(os.listdir(path)) != ["entry.json", "files"]:
-        raise ValueError("a file was put beside it")
-    present = set(_walk(posixpath.join(path, "files")))
-    if present != set(files):
-        odd = sorted(present ^ set(files))[0]
-        raise ValueError(f"`{_show(odd)}` {'was put there' if odd in present else 'is missing'}")
-    for name, facts in files.items():
-        size, digest = facts
-        content = _read(posixpath.join(path, "files", name), size, 0o555)
-        if hashlib.sha256(content).hexdigest() != digest:
-            raise ValueError(f"`{_show(name)}` was changed")
-    return {str(name): str(text) for name, text in notes.items()}
-
-
-def _walk(root: str) -> list[str]:
-    """Return the relative paths of all files below a directory of ours.
-
-    Raises:
-        ValueError: something there is neither a directory nor a file of the caller's alone.
-    """
-    found: list[str] = []
-    pending = [""]
-    while pending:
-        prefix = pending.pop()
-        directory = posixpath.join(root, prefix) if prefix else root
-        if not is_ours(status := os.lstat(directory)) or stat.S_IMODE(status.st_mode) != 0o755:
-            raise ValueError(f"the mode or owner of `{_show(prefix or 'files')}` was changed")
-        for item in _items(directory):
-            name = prefix + item.name
-            if item.is_dir(follow_symlinks=False):
-                pending.append(name + "/")
-            elif item.is_file(follow_symlinks=False):
-                found.append(name)
-            else:
-                raise ValueError(f"`{_show(name)}` is a link or no file")
-    return found
-
-
-def _read(path: str, limit: int, mode: int) -> bytes:
-    """Return the bytes of a file with that mode.
-
-    Raises:
-        ValueError: it is longer than `limit`, has another name or mode, or others can write to it.
-    """
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        status = os.fstat(fd)
-        name = posixpath.basename(path)
-        if not stat.S_ISREG(status.st_mode) or not is_ours(status) or status.st_nlink != 1:
-            raise ValueError(f"`{_show(name)}` is not the caller's alone")
-        if stat.S_IMODE(status.st_mode) != mode:
-            raise ValueError(f"the mode of `{_show(name)}` was changed")
-        if status.st_size > limit:
-            raise ValueError(f"`{_show(name)}` was changed")
-        content = bytearray()
-        while len(content) <= limit and (part := os.read(fd, limit + 1 - len(content))):
-            content += part
-        return bytes(content)
-    finally:
-        os.close(fd)
-
-
-def _write(new: str, key: str, files: Mapping[str, bytes], notes: Mapping[str, str]) -> None:
-    root = posixpath.join(new, "files")
-    os.mkdir(root)
-    os.chmod(root, 0o755)  # a payload of root's runs under an id that is nobody's; `new` keeps everybody else out
-    for name, content in files.items():
-        path = root
-        for part in name.split("/")[:-1]:
-            path = posixpath.join(path, part)
-            if not os.path.isdir(path):
-                os.mkdir(path)
-                os.chmod(path, 0o755)
-        path = posixpath.join(root, name)
-        # Whether a file is a program is for whoever starts it to know: all may be executed, none can be written.
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o700)
-        with open(fd, "wb") as file:
-            file.write(content)
-            os.fchmod(fd, 0o555)
-    manifest = {
-        "schema": SCHEMA, "key": key, "notes": dict(notes),
-        "files": {name: [len(content), hashlib.sha256(content).hexdigest()] for name, content in files.items()},
-    }  # fmt: skip
-    fd = os.open(posixpath.join(new, "entry.json"), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with open(fd, "w") as file:
-        json.dump(manifest, file)
-
-
 def _items(directory: str) -> list[os.DirEntry[str]]:
     with os.scandir(directory) as found:
         return list(found)
-
-
-def _show(name: object) -> str:
-    return escape_untrusted(str(name), 100)
 
 
 def _size(path: str) -> int:

@@ -56,7 +56,7 @@ def test_a_changed_entry_is_not_run(cache: Path, tmp_path: Path, monkeypatch: py
     _poison(cache)
     assert _judge(package, cache) == "AC"
     _poison(cache)
-    monkeypatch.setattr(sandbox.judge.cache, "_verify", lambda path, key: json.loads(Path(path, "entry.json").read_text())["notes"])
+    monkeypatch.setattr(sandbox.judge.cache, "verify_entry", lambda path, key: json.loads(Path(path, "entry.json").read_text())["notes"])
     assert _judge(package, cache) == "WA"
 
 

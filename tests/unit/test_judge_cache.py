@@ -228,7 +228,7 @@ def test_nothing_is_left_of_an_entry_that_cannot_be_written(cache: Cache, monkey
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sandbox.judge.cache.os.fchmod", full)
+    monkeypatch.setattr("sandbox.judge.cache_entry.os.fchmod", full)
     with pytest.raises(SandboxError, match=r"keep a compiled program in .*: No space left on device \(ENOSPC\)"):
         cache.add(KEY, FILES, {})
     assert os.listdir(cache.directory) == ["lock"]
