@@ -76,14 +76,16 @@ def verify_entry(path: str, key: str) -> dict[str, str]:
     status = os.lstat(path)
     if not stat.S_ISDIR(status.st_mode) or not is_ours(status):
         raise ValueError("somebody else can write to it")
+    text = _read(posixpath.join(path, "entry.json"), _MANIFEST_BYTES, 0o600)
     try:
-        manifest = json.loads(_read(posixpath.join(path, "entry.json"), _MANIFEST_BYTES, 0o600))
-        files = manifest["files"]
-        named, notes = manifest["key"], manifest["notes"]
-        if not isinstance(files, dict) or not isinstance(notes, dict) or manifest["schema"] != SCHEMA:
-            raise ValueError("it is of another form")
-    except (KeyError, TypeError, RecursionError, json.JSONDecodeError):
+        manifest = json.loads(text)
+        named, files, notes, schema = (manifest[word] for word in ("key", "files", "notes", "schema"))
+    except (KeyError, TypeError, ValueError, RecursionError):  # ValueError also for what is not UTF-8, and numbers too long to be read
         raise ValueError("`entry.json` is damaged") from None
+    if not isinstance(files, dict) or not isinstance(notes, dict) or schema != SCHEMA:
+        raise ValueError("it is of another form")
+    if not all(type(facts) is list and list(map(type, facts)) == [int, str] for facts in files.values()):
+        raise ValueError("`entry.json` is damaged")
     if named != key:
         raise ValueError(f"it is the entry of another program, `{_show(str(named)[:12])}`")
     if sorted(os.listdir(path)) != ["entry.json", "files"]:
@@ -92,8 +94,7 @@ def verify_entry(path: str, key: str) -> dict[str, str]:
     if present != set(files):
         odd = sorted(present ^ set(files))[0]
         raise ValueError(f"`{_show(odd)}` {'was put there' if odd in present else 'is missing'}")
-    for name, facts in files.items():
-        size, digest = facts
+    for name, (size, digest) in files.items():
         content = _read(posixpath.join(path, "files", name), size, 0o555)
         if hashlib.sha256(content).hexdigest() != digest:
             raise ValueError(f"`{_show(name)}` was changed")
@@ -143,7 +144,8 @@ def _read(path: str, limit: int, mode: int) -> bytes:
         if status.st_size > limit:
             raise ValueError(f"`{_show(name)}` was changed")
         content = bytearray()
-        while len(content) <= limit and (part := os.read(fd, limit + 1 - len(content))):
+        most = min(limit, status.st_size) + 1  # one more shows that it grows
+        while len(content) < most and (part := os.read(fd, most - len(content))):
             content += part
         return bytes(content)
     finally:
