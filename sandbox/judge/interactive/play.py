@@ -16,7 +16,7 @@ import time
 from collections import deque
 
 from sandbox.judge.interactive.clocks import Clocks
-from sandbox.judge.interactive.played import Ended, Ending, Played, Stuck
+from sandbox.judge.interactive.played import Ending, Played, Stuck
 from sandbox.judge.interactive.seat import Seat, Used
 from sandbox.judge.interactive.transcript import Transcript
 from sandbox.judge.interactive.waits import Look, is_ending
@@ -331,7 +331,7 @@ class _Game:
         # Whose end has begun is on its way, however long that takes.
         stuck = all(looks[seat.name].stuck and seat.place < 0 and seat.stderr_waiting() == 0 for seat in live)
         # Between two such looks nothing was ready, for the poll before this one came back empty.
-        if stuck and before is not None and all(_unmoved(before.get(name), look) for name, look in looks.items()):
+        if stuck and before is not None and all(look.unmoved_since(before.get(name)) for name, look in looks.items()):
             self._deadlock = tuple(Stuck(name=name, words=look.words, for_others=look.waits_for_others) for name, look in looks.items())
             for seat in live:
                 self._end(seat, Ending.DEADLOCK, now)
@@ -354,29 +354,9 @@ class _Game:
     # ---- what came of it -----------------------------------------------------------------------------------
 
     def _told(self, now: int) -> Played:
-        ended = {}
-        for name, seat in self._seats.items():
-            assert seat.result is not None and seat.out is not None
-            seat.out.drain()
-            cpu_ns = seat.result.usage.cpu_ns
-            counted = Used(cpu_ns, self._clocks.own_ns[name], self._clocks.idle_ns[name]) if seat.at_word is None else seat.at_word
-            ended[name] = Ended(
-                name=name,
-                result=seat.result,
-                place=seat.place,
-                ending=seat.ending,
-                meanwhile=seat.meanwhile,
-                told=seat.told,
-                cpu_ns=min(cpu_ns, counted.cpu_ns),
-                own_ns=counted.own_ns,
-                idle_ns=counted.idle_ns,
-                sent_bytes=seat.out.came,
-                lost_bytes=seat.out.lost,
-                received_bytes=seat.into.moved if seat.into is not None else len(seat.party.stdin),
-                stdout=bytes(seat.out.kept),
-            )
+        own, idle = self._clocks.own_ns, self._clocks.idle_ns
         return Played(
-            parties=ended,
+            parties={name: seat.ended(own[name], idle[name]) for name, seat in self._seats.items()},
             deadlock=self._deadlock,
             wall_ns=now - self._began,
             transcript=self._transcript.entries(),
@@ -395,8 +375,3 @@ class _Game:
         with self._lock:  # a thread may be about to tell of an end that nobody waits for any more
             wake, self._wake = self._wake, -1
         os.close(wake)
-
-
-def _unmoved(before: Look | None, look: Look) -> bool:
-    """Whether a party was stuck at both looks and none of its threads has run in between."""
-    return before is not None and before.stuck and before.marks == look.marks

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from sandbox.api.direct import DirectRun
 from sandbox.judge.interactive.graph import Party, Pipe
-from sandbox.judge.interactive.played import Ending
+from sandbox.judge.interactive.played import Ended, Ending
 from sandbox.judge.interactive.relay import Channel
 from sandbox.judge.interactive.waits import Look, look_at
 from sandbox.judge.model import RunLimits
@@ -129,6 +129,33 @@ class Seat:
         assert self._direct is not None
         self.result = self._direct.run.result()
         return self.result
+
+    def ended(self, own_ns: int, idle_ns: int) -> Ended:
+        """Return how it ended, with what is left in its pipe; its result was taken.
+
+        Args:
+            own_ns: wall time that the clocks have charged to it.
+            idle_ns: of that, with none of its threads running.
+        """
+        assert self.result is not None and self.out is not None
+        self.out.drain()
+        cpu_ns = self.result.usage.cpu_ns
+        counted = Used(cpu_ns, own_ns, idle_ns) if self.at_word is None else self.at_word
+        return Ended(
+            name=self.name,
+            result=self.result,
+            place=self.place,
+            ending=self.ending,
+            meanwhile=self.meanwhile,
+            told=self.told,
+            cpu_ns=min(cpu_ns, counted.cpu_ns),
+            own_ns=counted.own_ns,
+            idle_ns=counted.idle_ns,
+            sent_bytes=self.out.came,
+            lost_bytes=self.out.lost,
+            received_bytes=self.into.moved if self.into is not None else len(self.party.stdin),
+            stdout=bytes(self.out.kept),
+        )
 
     def close(self) -> None:
         """Wait for its end, and let go of what is ours."""

@@ -64,6 +64,10 @@ class Look:
                     return each.words
         return "has no thread"
 
+    def unmoved_since(self, before: Look | None) -> bool:
+        """Whether it was stuck at an earlier look already and none of its threads has run in between."""
+        return before is not None and before.stuck and before.marks == self.marks
+
 
 def look_at(pids: Sequence[int], graph: frozenset[str]) -> Look:
     """Look at every thread of one party.
