@@ -48,7 +48,7 @@ _ABOUT = """Judge the submissions of problem packages (Kattis and ICPC) and comp
 verdict with its label. Exit status: 0 all labels hold, 1 one does not, 2 a
 package or the judge failed. Commands besides:
 
-""" + "\n".join(f"  sandbox judge {name:<13}{text}" for name, text in COMMANDS.items())
+""" + "\n".join(f"  sandbox judge {name:<13}{text}" for name, text in COMMANDS.items()) + "\n\nMore: sandbox-judge(1)."
 _MOST_JOBS = 1024
 _NARROWEST = 40
 _MOST_REPEATS = 10_000

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 OPTIONS = (
-    Option(name="format", metavar="FORMAT", values=("table", "json"), help="how to print: table (default) or json"),
+    Option(name="format", short="f", metavar="FORMAT", values=("table", "json"), help="how to print: table (default) or json"),
     Option(name="time", metavar="SECONDS", help="how long the probe may take, 4 unless given"),
     Option(name="jobs", short="j", metavar="N", help="how many workers to measure with, one for each processor unless given"),
     Option(name="no-probe", help="read the settings only"),

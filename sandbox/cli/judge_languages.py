@@ -26,7 +26,7 @@ OPTIONS = (
     Option(name="directory", metavar="DIR", values=("@files",), help="more definitions; they win over the others", many=True),
     Option(name="help", short="h", help="this text"),
 )
-_ABOUT = "List the languages of the judge, or describe those that are named, by id, alias,\nname or extension."
+_ABOUT = "List the languages of the judge, or describe those that are named, by id, alias,\nname or extension. More: sandbox-judge-languages(1)."
 _WORKERS = 2
 _LEAST = (13, 12, 12)
 _LEAST_VERSION = 30

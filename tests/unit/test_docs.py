@@ -16,7 +16,10 @@ from sandbox.cli import image, policy
 from sandbox.cli.doctor import USAGE as DOCTOR_USAGE
 from sandbox.cli.exec import OPTIONS
 from sandbox.cli.judge import OPTIONS as JUDGE_OPTIONS
+from sandbox.cli.judge_environment import OPTIONS as ENVIRONMENT_OPTIONS
+from sandbox.cli.judge_languages import OPTIONS as LANGUAGES_OPTIONS
 from sandbox.cli.main import VERBS
+from sandbox.cli.options import Option
 from sandbox.policy import load
 from sandbox.policy.locate import names
 from sandbox.policy.model import Action
@@ -45,7 +48,8 @@ def _entries(text: str) -> set[str]:
 
 
 def _options(page: str) -> set[str]:
-    return {word for word in _entries(_section((MAN / page).read_text(), "OPTIONS")) if re.fullmatch("--?[a-z-]+", word)}
+    words = {word.split(" ")[0] for word in _entries(_section((MAN / page).read_text(), "OPTIONS"))}
+    return {word for word in words if re.fullmatch("--?[a-z-]+", word)}
 
 
 def test_every_option_of_exec_has_an_entry_and_every_entry_an_option() -> None:
@@ -53,9 +57,12 @@ def test_every_option_of_exec_has_an_entry_and_every_entry_an_option() -> None:
     assert _options("sandbox-exec.1.md") == existing
 
 
-def test_every_option_of_judge_has_an_entry_and_every_entry_an_option() -> None:
-    existing = {f"--{option.name}" for option in JUDGE_OPTIONS} | {f"-{option.short}" for option in JUDGE_OPTIONS if option.short}
-    assert _options("sandbox-judge.1.md") == existing
+@pytest.mark.parametrize(
+    ("page", "options"), [("judge", JUDGE_OPTIONS), ("judge-environment", ENVIRONMENT_OPTIONS), ("judge-languages", LANGUAGES_OPTIONS)]
+)
+def test_every_option_of_judge_has_an_entry_and_every_entry_an_option(page: str, options: tuple[Option, ...]) -> None:
+    existing = {f"--{option.name}" for option in options} | {f"-{option.short}" for option in options if option.short}
+    assert _options(f"sandbox-{page}.1.md") == existing
 
 
 def test_every_option_of_doctor_has_an_entry() -> None:

@@ -1,9 +1,13 @@
-"""The page about problem packages against the code: keys, limits, directories, flags and bounds are those that are read."""
+"""The page about problem packages against the code: keys, limits, directories, flags and bounds are those that are read. The reference likewise."""
 
 from __future__ import annotations
 
+import inspect
 import re
 
+import pytest
+
+from sandbox import judge
 from sandbox.judge.package import (
     archive,
     confine,
@@ -17,9 +21,11 @@ from sandbox.judge.package import (
     submissions,
     yaml_source,
 )
+from sandbox.record import fields
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "reference" / "problem-packages.md").read_text()
+REFERENCE = (ROOT / "docs" / "reference" / "python.md").read_text()
 
 
 def section(title: str) -> str:
@@ -76,3 +82,28 @@ def test_bounds_are_those_of_the_code() -> None:
     ):
         assert f"{size} {unit}" in text
     assert f"nesting of {listing._MAXIMUM_DEPTH}" in text
+
+
+@pytest.mark.parametrize("name", ["Task", "Task.grade", "Task.grade_all", "run_case", "run_package", "pass_at_k"])
+def test_every_parameter_of_a_function_is_in_the_reference_with_its_default(name: str) -> None:
+    (text,) = re.findall(rf"`{name.rpartition('.')[2]}\(([^`]*)\)(?: -> \w+)?`", REFERENCE)
+    function = judge
+    for part in name.split("."):
+        function = getattr(function, part)
+    parameters = [each for each in inspect.signature(function).parameters.values() if each.name != "self"]  # type: ignore[arg-type]
+    wanted = [each.replace(annotation=inspect.Parameter.empty) for each in parameters]
+    assert text.replace("\n", " ").replace('"', "'") == str(inspect.Signature(wanted))[1:-1]
+
+
+@pytest.mark.parametrize("name", ["Test", "Part"])
+def test_every_field_of_what_a_grader_states_is_in_the_reference(name: str) -> None:
+    (text,) = re.findall(rf"`{name}\(([^`]*)\)`", REFERENCE)
+    assert re.findall(r"(\w+)=", text) == [field.name for field in fields(getattr(judge, name))]
+
+
+@pytest.mark.parametrize("name", ["TaskResult", "TestResult", "Output", "Outcome", "Step", "Student", "Dialogue"])
+def test_everything_that_a_class_shows_is_in_the_reference(name: str) -> None:
+    (row,) = re.findall(rf"^\| `{name}` \|(.*)\|$", REFERENCE, re.MULTILINE)
+    named = {word.partition("(")[0] for word in words(row)}
+    shown = {each for each in dir(getattr(judge, name)) if not each.startswith("_")} - {"close", "drain"}
+    assert shown <= named
