@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from sandbox.plan.steps_ids import AwaitMaps, BecomeUser, MapPayload, PrepareMaps
+from sandbox.plan.steps_ids import AwaitMaps, BecomeIds, BecomeUser, DropGroups, MapIds, MapPayload, PrepareMaps
 from sandbox.plan.steps_mounts import (
     AttachTree,
     BeginSkeleton,
@@ -36,14 +36,12 @@ from sandbox.plan.steps_mounts import (
 from sandbox.plan.steps_processes import (
     AwaitGo,
     AwaitSupervisor,
-    BecomeIds,
     CloexecFrom,
     CloneInit,
     ClonePayload,
     CloseFrom,
     DieWithJanitor,
     DropCapabilities,
-    DropGroups,
     Execute,
     ForbidNamespaces,
     Guard,
@@ -51,7 +49,6 @@ from sandbox.plan.steps_processes import (
     JoinCgroups,
     LimitWatches,
     LoopbackUp,
-    MapIds,
     NewKeyring,
     NewSession,
     NewTimeNamespace,

@@ -1,4 +1,7 @@
-"""Steps of a run with a range of ids. Values only; `steps.py` says what a step is, `lower_ids.py` makes rows of them."""
+"""Steps about ids: the maps of both user namespaces, and whom init and the program become; first of every run, then of one with a range of ids.
+
+Values only; `steps.py` says what a step is, `lower.py` and `lower_ids.py` make rows of them.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,42 @@ from sandbox.record import dataclass
 
 CAPABILITIES = {"chown": 0, "dac_override": 1, "fowner": 3, "fsetid": 4, "kill": 5, "setgid": 6, "setuid": 7}
 """What the root of an image needs to be the owner of its files and to become its other users; nothing here says anything of a mount, a network or a host."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropGroups:
+    """setgroups(0) as root, before the user namespace: no supplementary group reaches the payload."""
+
+    def describe(self) -> str:
+        return "drop supplementary groups"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapIds:
+    """Single-id user namespace map, written by the process itself; setgroups denied first (CVE-2014-8989), which an inner namespace inherits."""
+
+    inside_uid: int
+    inside_gid: int
+    outside_uid: int
+    outside_gid: int
+    inner: bool = False
+
+    def describe(self) -> str:
+        which = "inner" if self.inner else "outer"
+        return f"map uid {self.outside_uid} to {self.inside_uid}, gid {self.outside_gid} to {self.inside_gid} ({which} user namespace)" + (
+            "" if self.inner else ", deny setgroups"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BecomeIds:
+    """setresgid(2), setresuid(2) to the mapped ids."""
+
+    uid: int
+    gid: int
+
+    def describe(self) -> str:
+        return f"become uid {self.uid}, gid {self.gid}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,4 +87,4 @@ class BecomeUser:
         return f"become uid {self.uid}, gid {self.gid}, no other groups"
 
 
-__all__ = ["CAPABILITIES", "AwaitMaps", "BecomeUser", "MapPayload", "PrepareMaps"]
+__all__ = ["CAPABILITIES", "AwaitMaps", "BecomeIds", "BecomeUser", "DropGroups", "MapIds", "MapPayload", "PrepareMaps"]

@@ -100,23 +100,6 @@ class JoinCgroups:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MapIds:
-    """Single-id user namespace map, written by the process itself; setgroups denied first (CVE-2014-8989), which an inner namespace inherits."""
-
-    inside_uid: int
-    inside_gid: int
-    outside_uid: int
-    outside_gid: int
-    inner: bool = False
-
-    def describe(self) -> str:
-        which = "inner" if self.inner else "outer"
-        return f"map uid {self.outside_uid} to {self.inside_uid}, gid {self.outside_gid} to {self.inside_gid} ({which} user namespace)" + (
-            "" if self.inner else ", deny setgroups"
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class AwaitSupervisor:
     """Wait until the supervisor has written the id maps (root, a range) and made the cgroups.
 
@@ -129,25 +112,6 @@ class AwaitSupervisor:
     def describe(self) -> str:
         things = [name for name, wanted in (("id maps", self.maps), ("cgroups", self.cgroups)) if wanted]
         return f"wait for the supervisor to make {' and '.join(things)}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BecomeIds:
-    """setresgid(2), setresuid(2) to the mapped ids."""
-
-    uid: int
-    gid: int
-
-    def describe(self) -> str:
-        return f"become uid {self.uid}, gid {self.gid}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DropGroups:
-    """setgroups(0) as root, before the user namespace: no supplementary group reaches the payload."""
-
-    def describe(self) -> str:
-        return "drop supplementary groups"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
