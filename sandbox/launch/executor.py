@@ -46,7 +46,7 @@ _SETNS, _UNSHARE, _CLOSE_RANGE, _PRCTL, _MMAP, _MADVISE, _MINCORE = (
     _number(name) for name in ("setns", "unshare", "close_range", "prctl", "mmap", "madvise", "mincore")
 )  # fmt: skip
 _PRESENT = b"01" * 128
-_NEWNET, _NEWUSER, _IDLE_NETWORKS, _LAST, _MOST = 0x40000000, 0x10000000, 16, 0xFFFFFFFF, 1024
+_NEWNET, _NEWUSER, _IDLE_NETWORKS, _LAST = 0x40000000, 0x10000000, 16, 0xFFFFFFFF
 
 
 def _call(number: int, *args: int) -> int:
@@ -388,35 +388,6 @@ class _Server:
             os.write(fd, record)
         except OSError:
             pass  # nobody listens any more
-
-
-def fit_to_fork() -> str:
-    """Return why a fork of this interpreter would not be whole, or nothing."""
-    if len(os.listdir("/proc/self/task")) > 1:
-        return "a module has started threads, which a fork would not have"
-    if len(os.listdir("/proc/self/fd")) > 4:  # one is the listing's own
-        return "a module keeps descriptors open, which a fork would not have"
-    if _shares_memory():
-        return "a module has mapped memory that all forks would write to"
-    return ""
-
-
-def _shares_memory() -> bool:
-    """Whether a mapping is one that forks share, and can be written to or made so. Source: proc_pid_smaps(5), ms and mw."""
-    with open("/proc/self/smaps", "rb") as file:
-        flags = [line.split() for line in file if line.startswith(b"VmFlags:")]
-    return any(b"ms" in words and b"mw" in words for words in flags)
-
-
-def serve_forked() -> None:
-    """The life of a zygote, whose requests come on standard input; comes back in each member, with that one's streams, confined."""
-    import signal
-
-    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    os.dup2(0, fds.REQUESTS)
-    _call(_CLOSE_RANGE, 0, fds.REQUESTS - 1, 0)
-    _call(_PRCTL, 4, 0)  # PR_SET_DUMPABLE: its members have the same user
-    _Server(fds.REQUESTS, _MOST, -1, forked=True).serve()
 
 
 if __name__ == "__main__":

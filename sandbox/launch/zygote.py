@@ -1,6 +1,7 @@
 """A zygote: an interpreter in a server's root, with modules imported, of which each run is a fork; see docs/explanation/launching.md.
 
-To its client it is a server like any other. Inside, the loop is the reference executor's, whose text is handed over because none of our files are there.
+To its client it is a server like any other. Inside, the loop is the reference executor's, whose text is handed over, with that of `zygote_inside`, because none
+of our files are there.
 May import plan, kernel, abi.
 """
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 READY = b"+"
 FAILED = b"-"
+_INSIDE = os.path.join(os.path.dirname(__file__), "zygote_inside.py")
 _IMPORT_MS = 120_000
 _CALLS = (
     "clone3", "wait4", "ppoll", "read", "write", "kill", "getrusage", "signalfd4", "clock_gettime", "exit_group", "setns", "unshare", "close_range", "prctl",
@@ -43,11 +45,11 @@ def serving_text(arch: Arch) -> str:
     for kind in (codec.Op, codec.Kind, codec.Flag, codec.Ask):
         lines += [f"class {kind.__name__}:", *(f"    {member.name} = {int(member)}" for member in kind)]
     lines += ["class fds:", *(f"    {name} = {value}" for name, value in vars(fds).items() if name.isupper() and isinstance(value, int))]
-    with open(REFERENCE, encoding="utf-8") as file:
-        source = file.read()
-    kept = [line for line in source.split("\n") if not line.startswith(("from sandbox.", "sys.path.insert(", "from __future__"))]
-    body = "\n".join(kept)
-    return "\n".join(lines) + "\n" + body[: body.index('if __name__ == "__main__":')]
+    for path in (REFERENCE, _INSIDE):
+        with open(path, encoding="utf-8") as file:
+            source = file.read().partition('if __name__ == "__main__":')[0]
+        lines += [line for line in source.split("\n") if not line.startswith(("from sandbox.", "sys.path.insert(", "from __future__"))]
+    return "\n".join(lines)
 
 
 def serving_function(arch: Arch, *, token: bytes = b"", forget: tuple[str, ...] = ()) -> str:
