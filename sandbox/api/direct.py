@@ -9,13 +9,17 @@ import fcntl
 import os
 import struct
 import termios
+import threading
 from typing import TYPE_CHECKING
 
 from sandbox.api.runs import begin_run
 from sandbox.api.streams import Streams
+from sandbox.errors import SandboxError
 from sandbox.supervise.pump import Pump
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from sandbox.api.background import BackgroundRun
     from sandbox.api.runs import RunOptions
     from sandbox.api.session import Sandbox
@@ -42,52 +46,77 @@ class DirectRun:
     """
 
     def __init__(self, box: Sandbox, argv: tuple[str, ...], *, stdin: int, stdout: int, options: RunOptions) -> None:
+        self._lock = threading.Lock()
         self._stderr = -1
+        self._ends: tuple[int, ...] = ()
 
         def make() -> tuple[tuple[int, int, int], list[Pump]]:
             # Called again when whoever was to start the run has died; what was returned is closed each time.
             made: list[int] = []
             try:
-                made += (os.dup(stdin), os.dup(stdout))
+                with self._lock:
+                    if not self._ends:
+                        raise SandboxError("start a run: its pipes were closed")
+                    made += map(os.dup, self._ends)
                 source, sink = os.pipe2(os.O_CLOEXEC)
                 made += (source, sink)
-                self.close()
-                self._stderr = os.dup(source)
+                copy = os.dup(source)
+                with self._lock:
+                    before, self._stderr = self._stderr, copy
+                _close((before,))
                 pumps = [Pump(-1, -1), Pump(-1, -1), Pump(source, -1, count=True, writer=sink)]
             except BaseException:
-                for fd in made:
-                    os.close(fd)
+                _close(made)
                 raise
             return (made[0], made[1], sink), pumps
 
         try:
+            # Its thread takes them at a moment of its own, when the caller's numbers may be other files: what it takes are these.
+            for fd in (stdin, stdout):
+                self._ends += (os.dup(fd),)
             self.run: BackgroundRun = begin_run(box, argv, Streams(made=make), options)
         except BaseException:
             self.close()
             raise
 
     def wait_for_start(self) -> None:
-        """Wait until the program is about to be executed: it has its ends of the pipes by then.
+        """Wait until the program is about to be executed: it has its ends of the pipes by then, and nobody else but the caller.
 
         Raises:
             SandboxError: it could not be set up; the run is over.
         """
-        self.run.started()
+        try:
+            self.run.started()
+        finally:
+            self._let_go()
 
     def stderr_waiting(self) -> int:
         """Return how many bytes of standard error are on their way to us: until they have come, the program may be waiting for that.
 
         Source: ioctl_pipe(2), FIONREAD.
         """
-        if self._stderr < 0:
-            return 0
-        return int(struct.unpack("i", fcntl.ioctl(self._stderr, termios.FIONREAD, bytes(4)))[0])
+        with self._lock:
+            if self._stderr < 0:
+                return 0
+            return int(struct.unpack("i", fcntl.ioctl(self._stderr, termios.FIONREAD, bytes(4)))[0])
 
     def close(self) -> None:
-        """Let go of what is ours; the run goes on. Idempotent."""
-        stderr, self._stderr = self._stderr, -1
-        if stderr >= 0:
-            os.close(stderr)
+        """Let go of what is ours; the run goes on, if it has started. Idempotent."""
+        self._let_go()
+        with self._lock:
+            stderr, self._stderr = self._stderr, -1
+        _close((stderr,))
+
+    def _let_go(self) -> None:
+        with self._lock:
+            ends, self._ends = self._ends, ()
+            _close(ends)  # within it: `make` may be about to copy them
+
+
+def _close(fds: Iterable[int]) -> None:
+    for fd in fds:
+        if fd >= 0:
+            os.close(fd)
 
 
 __all__ = ["DirectRun"]

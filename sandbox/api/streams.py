@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import stat
 
+from sandbox.errors import InternalError
 from sandbox.record import dataclass
 from sandbox.supervise.pump import Pump
 
@@ -41,11 +43,23 @@ def open_children(pumps: list[Pump], streams: Streams, host_id: HostId | None) -
         try:
             # Pipes belong to who made them; `echo >/dev/stderr` opens one anew, which only its owner may.
             for fd in children:
-                os.fchown(fd, host_id.number, host_id.number)
+                give_away(fd, host_id.number)
         except BaseException:
             close_children(children, pumps)
             raise
     return children
+
+
+def give_away(fd: int, number: int) -> None:
+    """Make a pipe the payload's; nothing else, whatever went wrong: root would give it any file.
+
+    Raises:
+        InternalError: it is no pipe, nor a file without a name.
+    """
+    found = os.fstat(fd)
+    if not stat.S_ISFIFO(found.st_mode) and (found.st_nlink or not stat.S_ISREG(found.st_mode)):
+        raise InternalError(f"a stream of a run is descriptor {fd}, which is {os.readlink(f'/proc/self/fd/{fd}')}")
+    os.fchown(fd, number, number)
 
 
 def close_children(children: tuple[int, ...], pumps: list[Pump]) -> None:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import select
+import threading
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 import sandbox
+from sandbox.api import streams
 from sandbox.api.direct import DirectRun
-from sandbox.errors import SandboxError
+from sandbox.api.streams import Streams
+from sandbox.errors import InternalError, SandboxError
 
 pytestmark = [pytest.mark.userns, pytest.mark.seccomp]
 
@@ -62,6 +67,68 @@ def test_the_payload_has_the_pipes_themselves(pipes: Pipes, resident: bool) -> N
         direct.close()
     assert said.decode().split() == wanted
     assert (result.exit_code, result.stderr, result.stdout or b"") == (7, b"said five\n", b"")
+
+
+def test_the_pipes_are_taken_at_once(pipes: Pipes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The caller's ends may be other files before the run's thread comes to them: the payload never has those, and root gives them to nobody."""
+    closed = threading.Event()
+    make = streams._open_streams
+
+    def make_late(asked: Streams) -> Any:
+        if asked.made is not None:
+            assert closed.wait(20)
+        return make(asked)
+
+    monkeypatch.setattr(streams, "_open_streams", make_late)
+    (tmp_path / "secret").write_text("another's\n")
+    with sandbox.Sandbox() as box:
+        direct = DirectRun(box, ("sh", "-c", "cat; echo said"), stdin=pipes.stdin, stdout=pipes.stdout, options={})
+        for fd in (pipes.stdin, pipes.stdout):
+            os.close(fd)
+        others = [os.open(tmp_path / "secret", os.O_RDONLY), os.open(tmp_path, os.O_DIRECTORY)]
+        assert {pipes.stdin, pipes.stdout} <= set(others)
+        owner = os.fstat(others[1]).st_uid
+        closed.set()
+        direct.wait_for_start()
+        os.write(pipes.writer, b"ours\n")
+        os.close(pipes.writer)
+        pipes.writer = -1
+        said = b""
+        while data := pipes.read():
+            said += data
+        assert direct.run.wait(20).ok and said == b"ours\nsaid\n"
+        direct.close()
+        assert os.fstat(others[1]).st_uid == owner
+        for fd in others:
+            os.close(fd)
+
+
+def test_one_that_is_let_go_before_it_begins(pipes: Pipes, monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go = threading.Event()
+    make = streams._open_streams
+    monkeypatch.setattr(streams, "_open_streams", lambda asked: make(asked) if asked.made is None or let_go.wait(20) else None)
+    with sandbox.Sandbox() as box:
+        direct = DirectRun(box, ("true",), stdin=pipes.stdin, stdout=pipes.stdout, options={})
+        direct.close()
+        let_go.set()
+        with pytest.raises(SandboxError, match="its pipes were closed"):
+            direct.wait_for_start()
+    os.close(pipes.stdin)
+    os.close(pipes.stdout)
+
+
+def test_only_a_pipe_is_given_away(tmp_path: Path) -> None:
+    """The second line of defence: whatever descriptor comes here by a bug, root gives the payload's id no file that has a name."""
+    nobodys = os.memfd_create("input")
+    for fd in (*os.pipe(), nobodys):
+        streams.give_away(fd, os.geteuid())
+        os.close(fd)
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "file", "/dev/null"):
+        fd = os.open(path, os.O_RDONLY)
+        with pytest.raises(InternalError, match=f"descriptor {fd}, which is {path}"):
+            streams.give_away(fd, os.geteuid())
+        os.close(fd)
 
 
 def test_its_end_is_seen_on_both_pipes(pipes: Pipes) -> None:

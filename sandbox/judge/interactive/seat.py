@@ -68,7 +68,7 @@ class Seat:
         """Start its run.
 
         Args:
-            stdin: the end for reading, borrowed until `wait_for_start` returns.
+            stdin: the end for reading, borrowed until this returns.
             stdout: the end for writing, likewise.
             wall_ns: when its sandbox ends it whatever it waits for.
             on_end: called in another thread when everything of it is dead.
