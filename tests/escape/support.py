@@ -75,6 +75,7 @@ _direct: contextvars.ContextVar[Mapping[int, int]] = contextvars.ContextVar("dir
 _seen: contextvars.ContextVar[list[Plan]] = contextvars.ContextVar("seen")
 _same_user: contextvars.ContextVar[bool] = contextvars.ContextVar("same_user", default=False)
 _open_streams = streams_of._open_streams
+_give_away = streams_of.give_away
 _claim_host_id = idmap.claim_host_id
 
 
@@ -99,6 +100,13 @@ def _open_direct(streams: Any) -> tuple[tuple[int, int, int], list[Pump]]:
     return (ends[0], ends[1], ends[2]), pumps
 
 
+def _give_direct(fd: int, number: int) -> None:
+    if _direct.get({}):
+        os.fchown(fd, number, number)  # what the payload gets itself need not be a pipe
+    else:
+        _give_away(fd, number)
+
+
 def _claim_chosen() -> HostId:
     return HostId(PAYLOAD_ID, None) if _same_user.get() else _claim_host_id()
 
@@ -106,6 +114,7 @@ def _claim_chosen() -> HostId:
 # By context variable and for good, not patched for the time of a run: two runs may overlap in two threads.
 spawned._make_table = _make_altered  # type: ignore[assignment]
 streams_of._open_streams = _open_direct
+streams_of.give_away = _give_direct
 idmap.claim_host_id = _claim_chosen  # imported where it is called
 
 
