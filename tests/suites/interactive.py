@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -39,6 +40,8 @@ def main() -> int:
     parser.add_argument("--out", help="file for the figures, as JSON")
     asked = parser.parse_args()
     edges = {name: edge for name, edge in EDGES.items() if asked.only in name}
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # every party's sandbox is kept, some thirty descriptors each
     with ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory())
         for _ in range(asked.busy):
