@@ -71,11 +71,12 @@ def test_the_payload_has_the_pipes_themselves(pipes: Pipes, resident: bool) -> N
 
 def test_the_pipes_are_taken_at_once(pipes: Pipes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The caller's ends may be other files before the run's thread comes to them: the payload never has those, and root gives them to nobody."""
-    closed = threading.Event()
+    arrived, closed = threading.Event(), threading.Event()
     make = streams._open_streams
 
     def make_late(asked: Streams) -> Any:
         if asked.made is not None:
+            arrived.set()
             assert closed.wait(20)
         return make(asked)
 
@@ -83,6 +84,7 @@ def test_the_pipes_are_taken_at_once(pipes: Pipes, tmp_path: Path, monkeypatch: 
     (tmp_path / "secret").write_text("another's\n")
     with sandbox.Sandbox() as box:
         direct = DirectRun(box, ("sh", "-c", "cat; echo said"), stdin=pipes.stdin, stdout=pipes.stdout, options={})
+        assert arrived.wait(20)  # from here on no other thread opens anything
         for fd in (pipes.stdin, pipes.stdout):
             os.close(fd)
         others = [os.open(tmp_path / "secret", os.O_RDONLY), os.open(tmp_path, os.O_DIRECTORY)]
