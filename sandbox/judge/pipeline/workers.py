@@ -91,7 +91,8 @@ def _woken_by_signals() -> Iterator[Callable[[int], object]]:
     finally:
         signal.set_wakeup_fd(before)
         os.close(writer)
-        came.extend(os.read(reader, 4096))
+        with suppress(BlockingIOError):  # there is no end yet where a worker is just starting a process, which has a copy until its execve
+            came.extend(os.read(reader, 4096))
         os.close(reader)
         if before >= 0 and came:
             with suppress(OSError):
