@@ -24,7 +24,7 @@ from sandbox.judge.pipeline.strict import Together
 from sandbox.judge.pipeline.walk import Outcome, Rules, Walked, walk
 from sandbox.judge.pipeline.workers import Board, Gate, Stopped, Work
 from sandbox.judge.problem import Case, Expectation, Format, Grading, Group, Problem, ProblemLimits, Submission, cases_of  # fmt: skip
-from sandbox.judge.progress import Step
+from sandbox.judge.progress import Stage, Step
 from sandbox.judge.running import cut_of, wall_limit_of
 from sandbox.record import replace
 
@@ -589,6 +589,17 @@ def test_a_limit_that_hangs_on_little_is_said(spent: int, words: list[str]) -> N
     fakes = Fakes(problem, {"accepted/a": lambda name, before: result(name, Code.AC, spent * S // 1000)})
     warnings = Judging(problem, fakes, Options()).run().warnings
     assert len(warnings) == bool(words) and all(word in warnings[0] for word in words)
+
+
+@pytest.mark.parametrize("stated", [False, True])
+def test_how_long_measuring_may_take_is_said_before_it_begins(stated: bool) -> None:
+    labels = {name: label("accepted", "AC", sets_limit=True) for name in ("accepted/a", "accepted/b")}
+    problem = problem_of({**labels, "wrong/c": label("wrong", "WA")}, ROOT, time_ns=S if stated else None)
+    steps: list[Step] = []
+    Judging(problem, Fakes(problem, {**dict.fromkeys(labels, accepts), "wrong/c": fails_at("secret/00")}), Options(), steps.append).run()
+    said = [step for step in steps if step.stage is Stage.MEASURE and step.text]
+    assert [step.text for step in said] == ([] if stated else ["2 submissions, each case up to 300.00 s of CPU time"])
+    assert stated or steps.index(said[0]) == 0
 
 
 def test_a_limit_without_a_time_is_doubtful() -> None:

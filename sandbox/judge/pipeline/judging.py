@@ -215,6 +215,9 @@ class Judging:
             return self._tools.derive({}, given)
         setters = self._tools.setters()
         self._stage = Stage.MEASURE
+        if setters:  # the longest that anybody waits for: nothing says yet when a program that goes on and on is too slow
+            count = f"{len(setters)} submission{'s' if len(setters) > 1 else ''}"
+            self._tell(stage=Stage.MEASURE, text=f"{count}, each case up to {format_duration(UNKNOWN.limit_ns)} of CPU time")
         walks: dict[str, Walked] = {}
 
         def measure(work: Work) -> None:
