@@ -34,6 +34,9 @@ The entry point is the stated one; else, of the package's included files and the
 For Java, Kotlin and Scala the compiled classes are read: of those with a method `public static void main(String[])` the default name counts, then the one
 named like the main file, then the first.
 
+A submission that is text (`judge.Task`) has no file's name. In Java it is that of the public class, in Erlang and Modula-2 that of the module, as their
+compilers want it (`named-after` in a definition); comments and texts are passed over, and a name of other than ASCII letters, digits and `_` does not count.
+
 ## How a program is built
 
 - The compiler runs under the profile `judge-compile`: it sees the sources, in `/judge/program`, and the system read-only; no test data, no other submission,

@@ -10,6 +10,7 @@ from contextlib import ExitStack, suppress
 from sandbox.api.running import RunGone, running
 from sandbox.errors import PolicyError, SandboxError, UnsupportedError
 from sandbox.judge.building import Builder
+from sandbox.judge.languages.named_after import find_name
 from sandbox.judge.model import Built, Code, Program
 from sandbox.judge.naming import make_run_name, runs_named
 from sandbox.judge.pipeline.cores import is_busy
@@ -51,7 +52,7 @@ class Work:
         task = self._task
         self._tell(Stage.BUILD, name)
         try:
-            files = read_submission(submitted, self._source_name())
+            files = read_submission(submitted, self._source_name(submitted))
         except SubmissionError as error:
             return self._done(name, [], Built(name=name, code=Code.CE, cause=error.message))
         except SandboxError as error:  # nothing was handed in, say: the others are graded all the same
@@ -173,13 +174,19 @@ class Work:
         with runs_named(self._name):
             return self._builder.build(submission, include=include, limits=ProblemLimits(code_bytes=_CODE_BYTES, memory_bytes=memory))
 
-    def _source_name(self) -> str:
-        """Return the name of the file that a submission's text becomes, "" where the task states no language."""
+    def _source_name(self, submitted: Submitted) -> str:
+        """Return the name of the file that a submission's text becomes, "" where the task states no language.
+
+        It is the stated entry point's, else what the compiler wants the text's file to be called, else the default name.
+        """
         task = self._task
         if not task.language:
             return ""
         language = self._builder.languages.find(task.language)
-        entry = task.entrypoint or (language.main[0] if language.main and language.entry == "class" else "")
+        if not isinstance(submitted, str):
+            return ""
+        named = find_name(submitted, language.named_after) if language.named_after and not task.entrypoint else ""
+        entry = task.entrypoint or named or (language.main[0] if language.main and language.entry == "class" else "")
         extensions = (*language.extensions, *language.shared)
         return entry if entry.endswith(extensions) else f"{entry or 'main'}{extensions[0]}"
 

@@ -147,6 +147,44 @@ def test_text_in_a_stated_language(language: str) -> None:
         assert result.ok and result.language == language, result.render(private=True)
 
 
+NAMED = {
+    "java": (
+        "javac",
+        "/* public class Main */\nimport java.util.*;\nclass Doubler { static int of(int n) { return 2 * n; } }\npublic class Solution {\n"
+        "    public static void main(String[] args) { System.out.println(Doubler.of(new Scanner(System.in).nextInt())); }\n}\n",
+        "Solution",
+        "Other",
+    ),
+    "erlang": (
+        "erlc",
+        '-module(solution).\n-export([main/1]).\nmain(_) -> {ok, [N]} = io:fread("", "~d"), io:format("~w~n", [2 * N]).\n',
+        "solution.erl",
+        "other.erl",
+    ),
+    "modula2": (
+        "gm2",
+        "MODULE solution;\nFROM StrIO IMPORT WriteString, WriteLn;\nBEGIN\n  WriteString (\"42\"); WriteLn\nEND solution.\n",
+        "solution",
+        "",  # its compiler starts the file that there is
+    ),
+}
+
+
+@pytest.mark.parametrize("language", NAMED)
+def test_text_becomes_a_file_of_the_name_that_its_compiler_wants(language: str) -> None:
+    compiler, text, name, other = NAMED[language]
+    if shutil.which(compiler) is None:
+        pytest.skip(f"{compiler} is not installed")
+    limits = {"time_limit": 10, "wall_limit": LONG, "memory_limit": "512M"}
+    made = judge.run_case(text, "21", "42", language=language, **limits)  # type: ignore[arg-type]
+    assert made.ok, (made.cause, made.stderr)
+    stated = judge.run_case(text, "21", "42", language=language, entrypoint=name, **limits)  # type: ignore[arg-type]
+    assert stated.ok, (stated.cause, stated.stderr)
+    if other:
+        wrong = judge.run_case(text, "21", "42", language=language, entrypoint=other, **limits)  # type: ignore[arg-type]
+        assert wrong.code is Code.CE and name.removesuffix(".erl").encode() in wrong.stderr, "what the author states wins"
+
+
 def test_an_absent_language_is_nobodys_fault(tmp_path: Path) -> None:
     (tmp_path / "none.toml").write_text(
         'name = "None"\nextensions = [".none"]\npriority = 1\nentry = "file"\n[[toolchain]]\nneeds = { none = "no-such-compiler" }\n'

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 
+from sandbox.judge.languages.named_after import RULES
 from sandbox.policy.nearest import suggest
 from sandbox.policy.places import Where
 from sandbox.policy.profile_values import string
@@ -31,7 +32,7 @@ _PLACE = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 _OWN = frozenset({"files", "main", "class", "binary", "program", "memory", "stem"})
 TOP_KEYS = {
     "name", "aliases", "extensions", "shared", "interpreters", "include", "priority", "entry", "main", "time-factor", "memory-extra", "processes",
-    "accepts", "rejects", "hello", "hello-file", "toolchain",
+    "accepts", "rejects", "hello", "hello-file", "named-after", "toolchain",
 }  # fmt: skip
 TOOLCHAIN_KEYS = {"needs", "version", "compile", "binary", "run", "mounts", "environment", "compile-environment", "hint"}
 
@@ -84,6 +85,7 @@ class Language:
         rejects: likewise, that it is not.
         hello: a program that prints ``Hello, NAME!`` for each line NAME of its input, in a file called `hello_file`; of an input validator one that accepts
             the line ``5``.
+        named_after: of a language whose compiler wants a file to be called like something in it, what: one of `named_after.RULES`; "" for none.
         digest: SHA-256 of the file that defined it.
         origin: that file.
     """
@@ -106,6 +108,7 @@ class Language:
     rejects: int | None = None
     hello: str = ""
     hello_file: str = ""
+    named_after: str = ""
     digest: str = ""
     origin: str = ""
 
@@ -144,6 +147,10 @@ def parse_language(source: TomlSource, identity: str) -> Language:
     accepts, rejects = (_whole(table[key], where(key), 0, 255) if key in table else None for key in ("accepts", "rejects"))
     if (accepts is None) != (rejects is None) or (accepts is not None and accepts == rejects):
         where("accepts" if "accepts" in table else "rejects").fail("`accepts` and `rejects` must be two exit codes")
+    named_after = string(table.get("named-after", ""), where("named-after"))
+    if "named-after" in table and named_after not in RULES:
+        listed = ", ".join(f"`{word}`" for word in RULES)
+        where("named-after").fail(f"`named-after` must be one of {listed}, not `{named_after}`", hint=suggest(named_after, tuple(RULES)))
     return Language(
         id=identity,
         name=string(table["name"], where("name")),
@@ -163,6 +170,7 @@ def parse_language(source: TomlSource, identity: str) -> Language:
         rejects=rejects,
         hello=_multiline(table.get("hello", ""), where("hello")),
         hello_file=string(table.get("hello-file", ""), where("hello-file")),
+        named_after=named_after,
         digest=hashlib.sha256(source.data).hexdigest(),
         origin=source.path,
     )
