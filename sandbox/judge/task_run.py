@@ -9,6 +9,7 @@ from sandbox.errors import PolicyError, SandboxError, UnsupportedError
 from sandbox.judge.check.default import compare, parse_flags
 from sandbox.judge.model import CaseResult, Code, RunLimits
 from sandbox.judge.running import cut_of, wall_limit_of
+from sandbox.judge.task_call import Caller, call_here
 from sandbox.judge.task_check import Judged, Outcome, Output, call_checker
 from sandbox.judge.task_result import TestResult
 from sandbox.judge.verdict import PRECEDENCE, code_of, doubts, near_limits
@@ -30,7 +31,10 @@ _SECOND = 1_000_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What holds for every test of a task; its `Task` has checked it. `patience` is what wall and idle limits that nobody stated are multiplied with."""
+    """What holds for every test of a task; its `Task` has checked it.
+
+    `patience` is what wall and idle limits that nobody stated are multiplied with, `call` how functions of the author's are called.
+    """
 
     time_limit: float
     wall_limit: float | None
@@ -43,6 +47,7 @@ class Rules:
     pipes: Sequence[tuple[str, str]]
     referee: str
     patience: int = 1
+    call: Caller = call_here
 
 
 def limits_of(test: Test, rules: Rules, program: Program) -> RunLimits:
@@ -105,7 +110,7 @@ def judge_output(test: Test, rules: Rules, result: Result, stdout: bytes, stderr
         expected=None if test.expected is None else _bytes(test.expected),
     )  # fmt: skip
     if checker is not None:
-        return call_checker(checker, output)  # type: ignore[arg-type]
+        return rules.call(lambda: call_checker(checker, output))  # type: ignore[arg-type]
     return compare_output(output, _files(test.expected_files), test.flags or rules.flags)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import linecache
 import os
+from contextlib import ExitStack
 
 from sandbox.errors import PolicyError, SandboxError, UnsupportedError
 from sandbox.judge.dialogue import Closed, Dialogue, Flooded
 from sandbox.judge.model import PROGRAM_DIRECTORY, Code
 from sandbox.judge.remote import Student, StudentError, TestError, begin
 from sandbox.judge.remote_inside import DRIVER
+from sandbox.judge.task_call import Left
 from sandbox.judge.task_check import Judged, Outcome, describe, read_answer
 from sandbox.judge.task_run import code_of_judged, failed, limits_of, make_result, settle_exit
 from sandbox.judge.verdict import code_of
@@ -77,9 +79,13 @@ def _converse(test: Test, rules: Rules, runner: Runner, function: Callable[[Dial
     process: BackgroundRun | None = None
     try:
         dialogue, process = _start(test, runner, limits, _ANSWER_BYTES if quiet else limits.output_bytes)
-        with dialogue:
+        with ExitStack() as closing:
+            closing.callback(dialogue.close)
             try:
-                judged = read_answer(function(dialogue))
+                judged = read_answer(rules.call(lambda: function(dialogue), dialogue.close))
+            except Left:
+                closing.pop_all()  # the function may be using it
+                raise
             except Closed as error:
                 cause = str(error)
             except StudentError as error:

@@ -17,6 +17,7 @@ from sandbox.judge.pipeline.cores import is_busy
 from sandbox.judge.problem import ProblemLimits, Submission
 from sandbox.judge.progress import Stage
 from sandbox.judge.running import Runner
+from sandbox.judge.task_call import Calls, Left
 from sandbox.judge.task_parts import SubmissionError, Submitted, Test, read_files, read_submission
 from sandbox.judge.task_play import run_code, run_parts, tests_program
 from sandbox.judge.task_result import TaskResult, TestResult, sum_up
@@ -33,6 +34,7 @@ _CODE_BYTES = 64 << 20
 _OUTPUT = 4000
 _PATIENCE = 4
 _SWEEP_S = 0.1
+_ENDED = "grading was ended"
 
 
 class Work:
@@ -46,6 +48,8 @@ class Work:
         self._lock = threading.Lock()
         self._name = make_run_name(task.name or "task")
         self._cancelled = False
+        self._calls = Calls()
+        self._rules = replace(task.rules, call=self._calls)
 
     def grade(self, name: str, submitted: Submitted) -> TaskResult:
         """Grade one submission."""
@@ -78,10 +82,13 @@ class Work:
 
         def run(test: Test) -> TestResult:
             if self._cancelled:
-                return failed(test, Code.JE, "", skipped="grading was ended")
+                return failed(test, Code.JE, "", skipped=_ENDED)
             if task.stop and (test.group in lost if test.group else "" in lost):
                 return failed(test, Code.WA, "", skipped="an earlier test failed")
-            made = self._run_patiently(test, seats, program, extra)
+            try:
+                made = self._run_patiently(test, seats, program, extra)
+            except Left:
+                return failed(test, Code.JE, "", skipped=_ENDED)
             if not made.ok:
                 lost.add(test.group)
             self._tell(Stage.JUDGE, name, test.name)
@@ -96,7 +103,7 @@ class Work:
         self, test: Test, seats: Mapping[str, Runner], program: Program, extra: Callable[[str], Runner | None]
     ) -> TestResult:
         """Run a test, and once more where it ended for wall time on a host so busy that waiting for a processor may have been why."""
-        rules = self._task.rules
+        rules = self._rules
         made = self._run(test, rules, seats, program, extra)
         if made.code is not Code.WTL or rules.wall_limit is not None or self._cancelled or not is_busy():
             return made
@@ -205,7 +212,7 @@ class Work:
         return result
 
     def cancel(self, waiting: Sequence[Future[TaskResult]]) -> None:
-        """End every run, also those that a thread is about to begin, until no thread is at work any more."""
+        """End every run, also those that a thread is about to begin, and leave functions of the author's, until no thread is at work any more."""
         self._cancelled = True
         left = {future for future in waiting if not future.cancel()}
         while left := wait(left, timeout=0).not_done:
@@ -214,11 +221,13 @@ class Work:
                     with suppress(RunGone, SandboxError):
                         run.kill(timeout=0)
             wait(left, timeout=_SWEEP_S)
+            self._calls.end()  # not before: a function that talks with a program hears of its end, and comes to one of its own
 
     def __enter__(self) -> Work:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._calls.close()
         self._builder.close()
 
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -542,6 +543,63 @@ for result in task.grade_all({"quick": "print(3)", "a": "while True: pass", "b":
             assert grader.stderr.read().rstrip().endswith("KeyboardInterrupt")
         finally:
             grader.kill()
+
+
+NEVER = {
+    "checker": "Test('1 2', checker=never)",
+    "checker of parts": "Test('1 2', checker=never)",
+    "talk": "Test(talk=never)",
+    "call": "Test(call=never)",
+}
+
+
+@pytest.mark.parametrize("waits", ["while True: pass", "threading.Event().wait()"], ids=["busy", "asleep"])
+@pytest.mark.parametrize("way", NEVER)
+def test_an_interrupt_leaves_a_function_that_never_returns(way: str, waits: str) -> None:
+    """One interrupt: two submissions' functions stand still, and Python ends no thread."""
+    parts = "parts={'a': Part()}" if way == "checker of parts" else ""
+    script = f"""
+import os, signal, sys, threading
+from sandbox.judge import Part, Task, Test
+signal.signal(signal.SIGINT, signal.default_int_handler)
+def never(given):
+    os.write(1, b"called\\n")
+    {waits}
+task = Task([{NEVER[way]}], language="python3", time_limit=60, wall_limit=300, {parts})
+source = "def add(a, b): return a + b\\nif __name__ == '__main__': print(3)\\n"
+for result in task.grade_all({{"a": source, "b": source}}, jobs=2, tests_at_a_time=2):
+    print(result.name, result.code, result.cause, flush=True)
+"""
+    root = Path(judge.__file__).parent.parent.parent
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root) as grader:
+        assert grader.stdout is not None and grader.stderr is not None
+        try:
+            assert [grader.stdout.readline() for _ in range(2)] == ["called\n"] * 2
+            grader.send_signal(signal.SIGINT)
+            assert grader.wait(120) == -signal.SIGINT
+            assert grader.stdout.read() == ""
+            assert grader.stderr.read().rstrip().endswith("KeyboardInterrupt")
+        finally:
+            grader.kill()
+
+
+def test_giving_up_leaves_a_checker_that_never_returns() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def checker(output: judge.Output) -> bool:
+        if output.text == "quick\n":
+            return True
+        begun.set()
+        return go_on.wait()
+
+    grading = _task(Test(checker=checker)).grade_all({"quick": "print('quick')", "slow": "print('slow')"}, jobs=2)
+    assert next(grading).ok and begun.wait(60)
+    grading.close()  # type: ignore[attr-defined]
+    (left,) = (thread for thread in threading.enumerate() if thread.name == "author")
+    assert left.daemon, "or no exit of the interpreter would be without it"
+    go_on.set()
+    left.join(60)
+    assert not left.is_alive()
 
 
 def test_an_exception_of_the_callers_ends_everything() -> None:
