@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sandbox.errors import PolicyError, SandboxError, UnsupportedError
-from sandbox.judge.interactive.blame import SUBMISSION, VALIDATOR, Referee, Side, blame
+from sandbox.judge.interactive.blame import SUBMISSION, VALIDATOR, Referee, Side, blame, unread_words
 from sandbox.judge.interactive.graph import Graph, Party, PartyLimits, Pipe
 from sandbox.judge.interactive.play import play
 from sandbox.judge.interactive.played import Ending
@@ -69,8 +69,10 @@ def run_code(test: Test, rules: Rules, driver: Runner, tests: Runner) -> TestRes
     words = {PASSED: "", ENDED: "ended before the tests did"}.get(exit_code, _last_line(said))
     cause = words if accepted is not None else f"the tests came to no end of theirs ({referee.result.cause}): {words}"
     blamed = blame(
-        _side(ended, limits, SUBMISSION), Referee(accepted=accepted, cause=cause, ending=referee.ending, place=referee.place), played[0].deadlock
-    )  # fmt: skip
+        _side(ended, limits, SUBMISSION),
+        Referee(accepted=accepted, cause=cause, ending=referee.ending, place=referee.place, unread_bytes=referee.lost_bytes),
+        played[0].deadlock,
+    )
     code, flags = blamed.code, blamed.flags
     if code is Code.WA and exit_code == RAISED:
         code, flags = Code.RTE, (Code.RTE,)
@@ -99,6 +101,7 @@ def run_parts(test: Test, rules: Rules, seats: Mapping[str, Runner]) -> TestResu
             limits=_party_limits(limits[name]) if part.program is None else _others_limits(limits[name]),
             stdin=b"" if name in heard else test.stdin, collect=(*test.collect, *test.expected_files) if name == output else (),
             collect_bytes=limits[name].output_bytes, patient=part.program is not None,
+            ends_with_reader=part.program is not None and name != rules.referee,
         )
         for name, part in rules.parts.items()
     )  # fmt: skip
@@ -165,6 +168,7 @@ def _side(ended: Ended, limits: RunLimits, name: str) -> Side:
                 Ending.IDLE: f"was ended after {ended.idle_ns / 1e9:.3f} s in which it did nothing and waited for nobody",
                 Ending.OUTPUT: f"wrote more than {limits.output_bytes} bytes",
             }[ended.ending]
+            cause += unread_words(ended.lost_bytes)
     return Side(flags=flags, cause=cause, ending=ended.ending, place=ended.place, told=ended.told)
 
 

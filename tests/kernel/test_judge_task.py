@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from sandbox import judge
-from sandbox.judge import Code, Part, Task, Test
+from sandbox.judge import Code, Part, Task, Test, task_play
 
 pytestmark = [pytest.mark.userns, pytest.mark.seccomp]
 
@@ -424,6 +424,36 @@ def test_the_authors_own_part_that_fails_blames_nobody() -> None:
     )
     result = unbuilt.grade("input()")
     assert result.code is Code.JE and "the author's part `referee`" in result.cause
+
+
+YES = "import os\nos.write(1, b'4\\n')\nwhile True: os.write(1, bytes(65536))\n"
+FEEDERS = {"a great deal": YES, "a little at a time": "print(4)\nwhile True: print(0, flush=True)\n"}
+
+
+def _feed(feeder: str) -> judge.TaskResult:
+    parts = {"feeder": Part(program={"main.py": feeder}, language="python3"), "solver": Part()}
+    return _task(Test(expected="8"), parts=parts, pipes=[("feeder", "solver")]).grade("print(2 * int(input()))")
+
+
+@pytest.mark.parametrize("feeder", FEEDERS.values(), ids=FEEDERS)
+def test_the_authors_own_part_may_write_for_ever_to_one_that_ends(feeder: str) -> None:
+    result = _feed(feeder)
+    assert result.ok, result.render(private=True)
+    assert any("feeder has ended: signal 9" in line for line in result.tests[0].transcript[-3:]), "it would have gone on"
+
+
+def test_without_an_end_with_its_reader_it_would_have_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    party = task_play.Party
+    monkeypatch.setattr(task_play, "Party", lambda **settings: party(**{**settings, "ends_with_reader": False}))
+    result = _feed(YES)
+    assert result.code is Code.JE and "feeder: wrote more than" in result.tests[0].cause and "nobody read" in result.tests[0].cause
+
+
+def test_a_submissions_part_that_writes_for_ever_to_one_that_ends_is_to_blame() -> None:
+    source = "import os, sys\nif sys.argv[1] == 'encode':\n    while True: os.write(1, bytes(65536))\n"
+    parts = {"sender": Part(args=["encode"]), "receiver": Part(args=["decode"])}
+    result = _task(Test(expected=""), parts=parts, pipes=[("sender", "receiver")]).grade(source)
+    assert result.code is Code.OLE and result.tests[0].case is not None and result.tests[0].case.blame == "sender"
 
 
 # ---- what submissions cannot reach ------------------------------------------------------------------------------

@@ -148,3 +148,11 @@ def _check(found: Blamed, flags: tuple[Code, ...], ending: Ending, said: bool | 
         assert found.code in found.flags
     if found.code not in (Code.AC, Code.WA, Code.JE):
         assert failed, "no verdict without its condition"
+
+
+@pytest.mark.parametrize("ending", [Ending.OWN_TIME, Ending.OUTPUT])
+@pytest.mark.parametrize("unread", [0, 5 << 20])
+def test_a_validator_that_wrote_to_nobody_is_told_so(ending: Ending, unread: int) -> None:
+    found = blame(ENDED_WELL, Referee(accepted=None, cause="killed", ending=ending, place=SECOND, unread_bytes=unread))
+    assert (found.code, found.who) == (Code.JE, V) and found.cause.startswith("the validator was ended: it ")
+    assert found.cause.endswith("; of what it wrote 5 MiB came when nobody read any more") is bool(unread)

@@ -10,6 +10,7 @@ from sandbox.judge.interactive.played import Ending
 from sandbox.judge.model import Code
 from sandbox.judge.verdict import PRECEDENCE
 from sandbox.record import dataclass
+from sandbox.units import format_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,12 +45,16 @@ class Side:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Referee:
-    """How the validator ended: what it said (None for neither 42 nor 43, or for more than that allows), why, and the rest as for `Side`."""
+    """How the validator ended: what it said (None for neither 42 nor 43, or for more than that allows), why, and the rest as for `Side`.
+
+    `unread_bytes` is what of its words came when nobody read them any more.
+    """
 
     accepted: bool | None
     cause: str = ""
     ending: Ending = Ending.ITSELF
     place: int = 0
+    unread_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +125,12 @@ def _ended_words(validator: Referee) -> str:
         Ending.OUTPUT: "the validator was ended: it wrote more to the submission than a validator may",
         Ending.LINGERED: "the validator was ended: it went on after the submission had ended",
     }
-    return words.get(validator.ending, validator.cause)
+    return words[validator.ending] + unread_words(validator.unread_bytes) if validator.ending in words else validator.cause
+
+
+def unread_words(unread_bytes: int) -> str:
+    """Return for the cause of a party's end that it wrote to nobody, which a pipe's SIGPIPE would have told it; "" where it did not."""
+    return f"; of what it wrote {format_size(unread_bytes)} came when nobody read any more" if unread_bytes else ""
 
 
 def _add(flags: tuple[Code, ...], code: Code | None) -> tuple[Code, ...]:

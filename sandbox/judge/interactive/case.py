@@ -132,7 +132,9 @@ def _judge(played: Played, limits: RunLimits, checked: Checked) -> Blamed:
         cause = _our_words(submission, limits)
     return blame(
         Side(flags=flags, cause=cause, ending=submission.ending, place=submission.place, told=submission.told),
-        Referee(accepted=checked.accepted, cause=checked.cause, ending=validator.ending, place=validator.place),
+        Referee(
+            accepted=checked.accepted, cause=checked.cause, ending=validator.ending, place=validator.place, unread_bytes=validator.lost_bytes
+        ),
         played.deadlock,
     )
 

@@ -44,6 +44,8 @@ class Party:
         collect: what to take out of its working directory at the end, `collect_bytes` at most.
         home_bytes: how much it may write there, None for what its profile says.
         patient: where everybody waits for everybody, its time does not count: the others are to move.
+        ends_with_reader: it is there for whoever reads it: what it writes when nobody reads any more ends it, after `Graph.linger_ns` and in place of
+            SIGPIPE, and that is no failure of its.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Party:
     collect_bytes: int = 1 << 20
     home_bytes: int | None = None
     patient: bool = False
+    ends_with_reader: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +84,7 @@ class Graph:
         referee: the party whose end decides, "" for none.
         accepts: exit codes of the referee after which the others may go on to their own ends; after any other they are ended.
         hearing: exit codes of the referee before which another party's own end counts, if it came without being told; see `play`.
-        linger_ns: how long the referee may go on after another party has failed.
+        linger_ns: how long the referee may go on after another party has failed, and who ends with its reader after that has gone.
 
     Raises:
         PolicyError: the pipes do not fit the parties.

@@ -172,6 +172,8 @@ class _Game:
         for seat in self._seats.values():
             if not seat.over and seat.place < 0:
                 moments.append(time.monotonic_ns() + seat.party.limits.own_ns - self._clocks.own_ns[seat.name])
+                if seat.unheard_at is not None and seat.unheard_at > time.monotonic_ns():  # later it ends with the next that it writes
+                    moments.append(seat.unheard_at)
         return min(moments)
 
     # ---- bytes ---------------------------------------------------------------------------------------------
@@ -206,7 +208,8 @@ class _Game:
             self._clocks.said(pipe.source, pipe.sink, blocked=channel.behind)
             self._given(channel)
             if channel.exceeded:
-                self._end(self._seats[pipe.source], Ending.OUTPUT, now)
+                seat = self._seats[pipe.source]
+                self._end(seat, Ending.OUTPUT if seat.unheard_at is None else Ending.LINGERED, now)
         elif channel.source < 0:
             seat = self._seats[pipe.source]
             if not self._notice(seat):
@@ -216,10 +219,17 @@ class _Game:
 
     def _on_reader_gone(self, channel: Channel, now: int) -> None:
         channel.broken = False
-        channel.close_sink()
+        self._close_unheard(channel, now)
         seat = self._seats[channel.pipe.sink]
         if not self._notice(seat):
             self._transcript.happened(now - self._began, seat.name, "closed its input")
+
+    def _close_unheard(self, channel: Channel, now: int) -> None:
+        """Nobody reads any more what comes by this channel."""
+        channel.close_sink()
+        writer = self._seats.get(channel.pipe.source)
+        if writer is not None and writer.party.ends_with_reader and writer.unheard_at is None:
+            writer.unheard_at = now + self._graph.linger_ns
 
     def _given(self, channel: Channel) -> None:
         if channel.pipe.sink in self._seats:
@@ -273,7 +283,7 @@ class _Game:
         self._moved(now)
         self._transcript.happened(now - self._began, seat.name, f"has ended: {result.cause}")
         if seat.into is not None:
-            seat.into.close_sink()
+            self._close_unheard(seat.into, now)
         others = [other for other in self._seats.values() if not other.over]
         if seat.name == self._graph.referee and (seat.ending is not Ending.ITSELF or result.exit_code not in self._graph.accepts):
             self._decide(seat, result.exit_code if seat.ending is Ending.ITSELF else -1, others, now)
@@ -349,6 +359,8 @@ class _Game:
             elif limits.idle_ns is not None and self._clocks.idle_ns[seat.name] >= limits.idle_ns:
                 self._end(seat, Ending.IDLE, now)
             elif self._linger_at is not None and now >= self._linger_at and seat.name == self._graph.referee:
+                self._end(seat, Ending.LINGERED, now)
+            elif seat.unheard_at is not None and now >= seat.unheard_at and seat.out is not None and seat.out.lost:
                 self._end(seat, Ending.LINGERED, now)
 
     # ---- what came of it -----------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ class Ending(StrEnum):
     OUTPUT = "output"
     DEADLOCK = "deadlock"
     DECIDED = "decided"  # the referee's end
-    LINGERED = "lingered"  # it went on too long after another had failed
+    LINGERED = "lingered"  # it went on too long after another had failed, or wrote on after its reader had gone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

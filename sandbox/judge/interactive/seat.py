@@ -38,6 +38,7 @@ class Seat:
         ending: who ended it.
         meanwhile: what all waited for when it was ended, where that could be a deadlock.
         told: whether it was told of another's end before its own.
+        unheard_at: when it is to have come to its end, because it ends with its reader and that has gone; None for never.
         over: whether everything of it is dead.
         at_word: what it had used when the referee ended the game before its own end; None where it did not.
     """
@@ -51,6 +52,7 @@ class Seat:
         self.ending = Ending.ITSELF
         self.meanwhile = ""
         self.told = False
+        self.unheard_at: int | None = None
         self.over = False
         self.at_word: Used | None = None
         self.result: Result | None = None
