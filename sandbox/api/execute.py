@@ -255,13 +255,15 @@ def _run(make: Callable[[Prepared, bool], Start], prepared: Prepared, streams: S
         try:
             if monitor is not None:
                 monitor.close()  # an interrupt may have come before it ran
-            for pump in pumps:
-                pump.close()
-            if monitor is None or launched.pids:
-                launched.close()
         finally:
-            if start is not None:
-                start.close()
+            try:
+                for pump in pumps:
+                    pump.close()
+                if monitor is None or launched.pids:
+                    launched.close()
+            finally:
+                if start is not None:
+                    start.close()
 
 
 def _import_the_end() -> None:

@@ -72,9 +72,9 @@ def parse_release(release: str) -> tuple[int, int]:
 
 def _root_looks_pivotable() -> bool:
     """Guess where no /proc tells: a memory file system at "/" may be the initial rootfs, where the way without pivot_root works as well."""
-    from sandbox.kernel.probe_calls import RAMFS_MAGIC, TMPFS_MAGIC, root_magic
-
     try:
+        from sandbox.kernel.probe_calls import RAMFS_MAGIC, TMPFS_MAGIC, root_magic
+
         return root_magic() not in (RAMFS_MAGIC, TMPFS_MAGIC)
     except OSError:
         return True

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+from sandbox.errors import SandboxError
 from sandbox.kernel.calls import pidfd_send_signal
 from sandbox.plan import fds
 
@@ -131,7 +132,10 @@ class Reins:
         except ProcessLookupError:
             pass
         if begun and self._cgroup is not None:
-            self._cgroup.kill()  # on v1 it only thaws it, whoever froze it, for there SIGKILL waits for that
+            try:
+                self._cgroup.kill()  # on v1 it only thaws it, whoever froze it, for there SIGKILL waits for that
+            except SandboxError:
+                pass  # no descriptor is left for its file; who removes the cgroup thaws it, too
             self._frozen = False
 
     def drop(self) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import sandbox
 
-DEADLINE_S = 30.0
+DEADLINE_S = 90.0
+"""Only where something hangs: no test is passed because of it, and on a busy machine what takes a moment takes many."""
 
 
 class Runs:
@@ -23,9 +25,9 @@ class Runs:
         self.started: list[subprocess.Popen[bytes]] = []
 
     def start(self, name: str, script: str = "exec sleep 600", *options: str, profile: str = "strict") -> subprocess.Popen[bytes]:
-        """Start a shell script and return when it runs."""
+        """Start a shell script and return when it runs; what it does after the line ``started`` may be still to come."""
         process: subprocess.Popen[bytes] = self.cli.popen(
-            "exec", "-p", profile, "--cwd", "no", "-l", "wall=120", "--name", name, *options, "--", "sh", "-c", f"echo started\n{script}"
+            "exec", "-p", profile, "--cwd", "no", "-l", "wall=600", "--name", name, *options, "--", "sh", "-c", f"echo started\n{script}"
         )  # fmt: skip
         self.started.append(process)
         assert process.stdout is not None
@@ -57,6 +59,26 @@ def end_of(process: subprocess.Popen[bytes]) -> tuple[int, bytes]:
     """Wait for a command line's end; return its exit code and what it said."""
     _, err = process.communicate(timeout=DEADLINE_S)
     return process.returncode, err
+
+
+def said(process: subprocess.Popen[bytes], line: bytes) -> None:
+    """Wait until a run prints this line next."""
+    assert process.stdout is not None
+    assert process.stdout.readline() == line + b"\n"
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the children of a process, none where it is gone."""
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def stands_still(pids: Collection[int]) -> bool:
+    """Whether none of these processes, of which each would spin if it could, runs or waits for a processor: stopped, or frozen in the kernel."""
+    states = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in pids]
+    return bool(states) and "R" not in states
 
 
 def eventually(condition: Callable[[], bool], what: str) -> None:

@@ -7,18 +7,23 @@ import errno
 import json
 import os
 import resource
-import select
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kernel.running import DEADLINE_S, eventually
 
 import sandbox
+from sandbox.cgroup.find import find_backend
+from sandbox.cgroup.v1 import V1Run
+from sandbox.cgroup.v2 import V2Run
 from sandbox.plan.render import render_text
 from sandbox.plan.steps import MakeDirectory, Plan
+from sandbox.supervise.sampling import Sampling
 
 pytestmark = [pytest.mark.userns, pytest.mark.seccomp, pytest.mark.notify]
 
@@ -27,7 +32,7 @@ STRICT = ("exec", "-q", "-p", "strict")
 
 def run_apart(program: str) -> subprocess.CompletedProcess[str]:
     """Run a Python program that imports `sandbox` in a process of its own."""
-    return subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, timeout=600, check=False)
 
 
 CHILDREN = """
@@ -63,6 +68,34 @@ print(refused > 10, wrong)
 """
     )
     assert (done.stdout, done.stderr) == ("True []\n", "")
+
+
+@pytest.mark.parametrize("resident", [False, True])
+def test_no_descriptor_left_for_the_files_of_a_cgroup_while_the_run_goes_on(resident: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The look at the run fails, and so does the cgroup's part of killing it: it is over all the same, and its janitor and descriptors are not left."""
+    backend = find_backend()
+    if backend is None:
+        pytest.skip("no cgroups here")
+    calls: list[str] = []
+
+    def refuse(name: str) -> Callable[..., None]:
+        def call(*_: object) -> None:
+            calls.append(name)
+            raise sandbox.SetupError(f"open `{name}`", errno.EMFILE, step="cgroup")
+
+        return call
+
+    with sandbox.Sandbox(resident=resident, limits={"wall": "300s", "memory": "64M"}) as box:
+        assert box.run(["true"]).ok
+        before = len(os.listdir("/proc/self/fd"))
+        with monkeypatch.context() as patch:
+            patch.setattr(Sampling, "look", refuse("memory.stat"))
+            patch.setattr(V1Run if backend.name == "cgroup1" else V2Run, "kill", refuse("freezer.state"))
+            with pytest.raises(sandbox.SandboxError, match=r"open `memory\.stat`"):
+                box.run(["sleep", "600"])
+        assert calls == ["memory.stat", "freezer.state"]
+        eventually(lambda: len(os.listdir("/proc/self/fd")) <= before, "everything is let go of")
+        assert box.run(["true"]).ok
 
 
 def test_a_limit_of_open_files_that_is_too_low_is_said() -> None:
@@ -125,7 +158,7 @@ def test_standard_input_that_cannot_be_read_is_empty(sandbox_cli: Any) -> None:
     """nohup(1) opens /dev/null for writing as standard input."""
     with sandbox_cli.popen(*STRICT, "--", "wc", "-c", stdin=(fd := os.open("/dev/null", os.O_WRONLY))) as process:
         os.close(fd)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=DEADLINE_S)
     assert (process.returncode, out, err) == (0, b"0\n", b"")
 
 
@@ -133,29 +166,22 @@ def test_a_signal_ends_the_wait_for_a_reader_who_does_not_read(sandbox_cli: Any)
     reader, writer = os.pipe()
     try:
         # More than the caller's pipe holds and less than that and the payload's own: the payload ends, its output is stuck with us.
-        with sandbox_cli.popen(*STRICT, "--", "head", "-c", "100000", "/dev/zero", stdout=writer) as process:
-            os.set_blocking(reader, False)
-            watch = select.poll()
-            watch.register(reader, select.POLLIN)
-            assert watch.poll(30_000)
-            while any(children_of(janitor) for janitor in children_of(process.pid)):
-                assert process.poll() is None
-            err = b""
-            while process.returncode is None:
-                process.send_signal(signal.SIGTERM)  # the first may come before it was seen that the payload is gone
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    _, err = process.communicate(timeout=1)
+        with sandbox_cli.popen(*STRICT, "--name", "stuck", "--", "head", "-c", "100000", "/dev/zero", stdout=writer) as process:
+            eventually(lambda: [run for run in sandbox.running() if run.pid == process.pid] != [], "it registers")
+            (run,) = [run for run in sandbox.running() if run.pid == process.pid]
+
+            def is_ending() -> bool:
+                with contextlib.suppress(sandbox.RunUnresponsive):
+                    return run.stats().state is sandbox.RunState.ENDING
+                return False
+
+            eventually(is_ending, "it is seen that the payload is gone")
+            process.send_signal(signal.SIGTERM)
+            _, err = process.communicate(timeout=DEADLINE_S)
         assert process.returncode == 125 and b"standard output was lost" in err
     finally:
         os.close(reader)
         os.close(writer)
-
-
-def children_of(pid: int | str) -> list[str]:
-    try:
-        return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except (FileNotFoundError, ProcessLookupError):
-        return []
 
 
 @pytest.mark.parametrize(
