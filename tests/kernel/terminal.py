@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 import pytest
 
-DEADLINE_S = 20.0
+DEADLINE_S = 90.0  # only where something hangs
 
 
 class Terminal:

@@ -6,7 +6,6 @@ import hashlib
 import os
 import random
 import subprocess
-import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 
 import sandbox
 from sandbox.errors import ExecuteError, SetupError
+from sandbox.plan.build import INIT_GRACE_NS
 from sandbox.result import Verdict
 
 pytestmark = [pytest.mark.userns, pytest.mark.seccomp, pytest.mark.notify]
@@ -49,7 +49,7 @@ def test_exit_codes(launcher: Launcher) -> None:
 def test_deadly_signals_as_a_shell_reports_them(launcher: Launcher) -> None:
     loop = f'ulimit -c 0; for n in {" ".join(map(str, DEADLY))}; do {PYTHON} -I -S -c "$0" $n; echo $n $?; done'
     shell = subprocess.run(
-        ["sh", "-c", loop, SUICIDE], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=60, check=True
+        ["sh", "-c", loop, SUICIDE], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=300, check=True
     )
     expected = {int(line.split()[0]): int(line.split()[1]) for line in shell.stdout.splitlines()}
     assert expected == {number: 128 + number for number in DEADLY}
@@ -82,6 +82,7 @@ ORPHANS = """
 import os, sys, time
 count = int(sys.argv[1]); zombies = int(sys.argv[2])
 hold_r, hold_w = os.pipe()
+ready_r, ready_w = os.pipe()
 middle = os.fork()
 if not middle:
     os.close(hold_w)
@@ -91,17 +92,19 @@ if not middle:
             for _ in range(zombies):
                 if not os.fork():
                     os._exit(7)          # nobody ever waits for this one
+            os.write(ready_w, b"x")
             os.read(hold_r, 1)           # until the payload lets go
             os._exit(0)
         made += 1
     os._exit(made != count)              # leaves `count` orphans to pid 1
 _, status = os.waitpid(middle, 0)
+for _ in range(count): os.read(ready_r, 1)
 own = os.getpid()
 def others():
     return [name for name in os.listdir("/proc") if name.isdigit() and int(name) != own]
 seen = len(others())
 os.close(hold_w)
-deadline = time.monotonic() + 20
+deadline = time.monotonic() + 120
 while others() and time.monotonic() < deadline:
     time.sleep(0.01)
 print(status, seen, len(others()))
@@ -109,28 +112,25 @@ print(status, seen, len(others()))
 
 
 def test_pid_1_reaps_a_thousand_orphans(make_launcher: Callable[..., Launcher]) -> None:
-    launch = make_launcher(limits={"processes": 1100, "memory": "2G", "wall": 40, "cpu": 40})
+    launch = make_launcher(limits={"processes": 1100, "memory": "2G", "wall": 200, "cpu": 100})
     result = launch(ORPHANS, "1000", "0", shell=PYTHON)
     assert result.verdict is Verdict.OK, (result.cause, result.stderr)
     assert result.stdout == b"0 1000 0\n"
 
 
 def test_orphans_that_leave_zombies_of_their_own(make_launcher: Callable[..., Launcher]) -> None:
-    launch = make_launcher(limits={"processes": 400, "memory": "1G", "wall": 30, "cpu": 30})
+    launch = make_launcher(limits={"processes": 400, "memory": "1G", "wall": 200, "cpu": 100})
     result = launch(ORPHANS, "60", "4", shell=PYTHON)
     assert result.verdict is Verdict.OK, (result.cause, result.stderr)
-    status, seen, left = map(int, (result.stdout or b"").split())
-    assert (status, left) == (0, 0)
-    assert 60 < seen <= 300
+    assert result.stdout == b"0 300 0\n"
 
 
-def test_a_daemon_is_dead_at_the_end(launcher: Launcher, find_processes: Callable[[str], dict[int, str]]) -> None:
+def test_a_daemon_is_dead_at_the_end(make_launcher: Callable[..., Launcher], find_processes: Callable[[str], dict[int, str]]) -> None:
     marker = f"daemon-{uuid.uuid4().hex}"
     program = "import os, sys, time\nif os.fork(): os._exit(3)\nos.setsid()\nif os.fork(): os._exit(0)\ntime.sleep(3600)\n"
-    began = time.monotonic()
-    result = launcher(program, marker, shell=PYTHON)
+    result = make_launcher(limits={"wall": 60})(program, marker, shell=PYTHON)
     assert result.exit_code == 3
-    assert time.monotonic() - began < 5, "the run waited for the daemon, which holds the pipes"
+    assert result.verdict is Verdict.NONZERO_EXIT, "the run waited for the daemon, which holds the pipes"
     assert find_processes(marker) == {}
 
 
@@ -143,12 +143,12 @@ def test_ends_while_a_background_process_floods(launcher: Launcher) -> None:
 
 
 def test_wall_limit(make_launcher: Callable[..., Launcher]) -> None:
-    result = make_launcher(limits={"wall": 0.3})("echo before; sleep 60; echo after")
+    result = make_launcher(limits={"wall": 2})("echo before; sleep 600; echo after")
     assert (result.verdict, result.exit_code, result.stdout) == (Verdict.WALL_LIMIT, 137, b"before\n")
-    assert 300_000_000 <= result.usage.wall_ns < 2_000_000_000
-    assert result.cause == f"wall {result.usage.wall_ns} ns, limit 300000000 ns"
+    assert 2_000_000_000 <= result.usage.wall_ns < 2_000_000_000 + INIT_GRACE_NS, "it was the supervisor, not init's own deadline"
+    assert result.cause == f"wall {result.usage.wall_ns} ns, limit 2000000000 ns"
     assert result.limits_hit == ("wall",) and result.near_limits == ()
-    assert facts(result, "wall")["CLOCK_MONOTONIC"].bound == 300_000_000
+    assert facts(result, "wall")["CLOCK_MONOTONIC"].bound == 2_000_000_000
 
 
 def test_usage_of_what_is_known(launcher: Launcher) -> None:
@@ -175,28 +175,28 @@ def test_payload_that_ignores_signals_meets_its_wall_limit(make_launcher: Callab
 @pytest.mark.parametrize("processes", [1, 4])
 def test_cpu_limit_over_all_processes(make_launcher: Callable[..., Launcher], processes: int) -> None:
     program = f"for i in $(seq {processes - 1}); do (while :; do :; done) & done; while :; do :; done"
-    result = make_launcher(limits={"cpu": 0.6, "wall": 20})(program)
+    result = make_launcher(limits={"cpu": 0.6, "wall": 120})(program)
     assert result.verdict is Verdict.CPU_LIMIT, result.cause
     assert result.usage.cpu_ns < 3_000_000_000
 
 
 def test_cpu_limit_over_a_relay_of_short_processes(make_launcher: Callable[..., Launcher]) -> None:
     program = "import os\nwhile True:\n if not os.fork():\n  sum(range(300000)); os._exit(0)\n os.wait()"
-    result = make_launcher(limits={"cpu": 0.6, "wall": 20})(program, shell=PYTHON)
+    result = make_launcher(limits={"cpu": 0.6, "wall": 120})(program, shell=PYTHON)
     assert result.verdict is Verdict.CPU_LIMIT, result.cause
 
 
 def test_idle_limit(make_launcher: Callable[..., Launcher]) -> None:
-    result = make_launcher(limits={"idle": 0.3, "wall": 20})("echo before; sleep 60")
+    result = make_launcher(limits={"idle": 2, "wall": 120})("echo before; sleep 600")
     assert (result.verdict, result.exit_code, result.stdout) == (Verdict.IDLE_LIMIT, 137, b"before\n"), result.cause
     assert result.limits_hit == ("idle",)
-    assert 300_000_000 < result.usage.wall_ns - result.usage.cpu_ns < 3_000_000_000
+    assert 2_000_000_000 < result.usage.wall_ns - result.usage.cpu_ns < 20_000_000_000
 
 
 def test_whoever_works_is_not_idle(make_launcher: Callable[..., Launcher]) -> None:
     """Two processes that spin for a second of CPU time each: on processors that are shared they wait, too, so the limit is wide."""
     program = "import os, time\nos.fork()\nwhile time.process_time() < 0.5: pass\n"
-    result = make_launcher(limits={"idle": 15, "wall": 60, "cpu": 30})(program, shell=PYTHON)
+    result = make_launcher(limits={"idle": 15, "wall": 120, "cpu": 30})(program, shell=PYTHON)
     assert result.verdict is Verdict.OK, result.cause
 
 
@@ -205,11 +205,12 @@ def facts(result: sandbox.Result, limit: str) -> dict[str, sandbox.result.Eviden
     return {fact.counter: fact for fact in result.evidence if fact.limit == limit}
 
 
-EATER = "import time\nkept = []\nwhile True: kept.append(bytearray(b'x') * (1 << 20)); time.sleep(0.001)"
+# Slowly, so that it is looked at many times on the way, and no more than is needed: what no cgroup stops stays until it was seen.
+EATER = "import time\nkept = []\nwhile len(kept) < 96: kept.append(bytearray(b'x') * (1 << 20)); time.sleep(0.02)\ntime.sleep(600)"
 
 
 def test_memory_limit_says_what_proves_it(make_launcher: Callable[..., Launcher]) -> None:
-    result = make_launcher(limits={"memory": "64M", "wall": 20})(EATER, shell=PYTHON)
+    result = make_launcher(limits={"memory": "64M", "wall": 120})(EATER, shell=PYTHON)
     assert result.verdict is Verdict.MEMORY_LIMIT, (result.cause, result.stderr)
     assert (result.exit_code, result.limits_hit) == (137, ("memory",))
     found = facts(result, "memory")
@@ -229,7 +230,7 @@ def test_memory_limit_says_what_proves_it(make_launcher: Callable[..., Launcher]
 def test_memory_that_comes_at_once(make_launcher: Callable[..., Launcher]) -> None:
     """Twice the limit before anybody can look: without a cgroup the allocation is refused, and the peak of the process proves what it had."""
     program = "kept = []\nwhile True: kept.append(bytearray(b'x') * (4 << 20))"
-    result = make_launcher(limits={"memory": "64M", "wall": 20})(program, shell=PYTHON)
+    result = make_launcher(limits={"memory": "64M", "wall": 120})(program, shell=PYTHON)
     assert result.verdict is Verdict.MEMORY_LIMIT, (result.cause, result.stderr, result.usage)
     assert "memory" in result.limits_hit
 
@@ -240,7 +241,7 @@ def test_page_cache_is_not_the_programs_memory(make_launcher: Callable[..., Laun
     with big.open("wb") as file:
         file.truncate(1 << 30)
     tmp_path.chmod(0o755)
-    result = sandbox.run(["dd", f"if={big}", "of=/dev/null", "bs=1M"], volumes=[f"{tmp_path}:ro"], limits={"memory": "64M", "wall": 60, "cpu": 30})
+    result = sandbox.run(["dd", f"if={big}", "of=/dev/null", "bs=1M"], volumes=[f"{tmp_path}:ro"], limits={"memory": "64M", "wall": 300, "cpu": 100})
     assert result.verdict is Verdict.OK, (result.cause, result.stderr)
     assert "memory" not in result.limits_hit
     assert [entry.limit for entry in result.near_limits if entry.limit == "memory"] == []
@@ -249,16 +250,16 @@ def test_page_cache_is_not_the_programs_memory(make_launcher: Callable[..., Laun
 def test_loss_of_a_child_is_the_limit_too(make_launcher: Callable[..., Launcher]) -> None:
     """The first process ends with 0 although the kernel has killed its child, or the supervisor them all."""
     program = f"import os\nif not os.fork():\n exec({EATER!r})\nos.wait()\n"
-    result = make_launcher(limits={"memory": "64M", "wall": 20})(program, shell=PYTHON)
+    result = make_launcher(limits={"memory": "64M", "wall": 120})(program, shell=PYTHON)
     assert result.verdict is Verdict.MEMORY_LIMIT, result.cause
     assert result.exit_code == 137
 
 
 def test_memory_limit_over_all_processes(make_launcher: Callable[..., Launcher]) -> None:
     program = (
-        "import os, time\nfor _ in range(5):\n if not os.fork():\n  kept = bytearray(b'x') * (16 << 20); time.sleep(60)\ntime.sleep(60)\n"
+        "import os, time\nfor _ in range(5):\n if not os.fork():\n  kept = bytearray(b'x') * (16 << 20); time.sleep(600)\ntime.sleep(600)\n"
     )
-    result = make_launcher(limits={"memory": "48M", "wall": 20})(program, shell=PYTHON)
+    result = make_launcher(limits={"memory": "48M", "wall": 120})(program, shell=PYTHON)
     assert result.verdict is Verdict.MEMORY_LIMIT, result.cause
     assert result.exit_code == 137
 
@@ -332,7 +333,7 @@ def test_cli_passes_fifty_megabytes_through_a_slow_reader(sandbox_cli: Any) -> N
         while data := os.read(process.stdout.fileno(), 7777 if got < 1_000_000 else 1 << 20):
             assert not data.strip(b"\0")
             got += len(data)
-        assert process.wait(30) == 0, process.stderr.read()
+        assert process.wait(90) == 0, process.stderr.read()
     assert got == 50_000_000
 
 
@@ -381,7 +382,7 @@ def test_caller_keeps_its_input_offset_and_flags(launcher: Launcher, tmp_path: P
 def test_broken_pipe_reaches_the_payload(sandbox_cli: Any) -> None:
     command = " ".join(sandbox_cli.command)
     script = f"{command} exec -q -p strict -- yes | head -1; echo ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", script], capture_output=True, timeout=30, check=True)
+    done = subprocess.run(["bash", "-c", script], capture_output=True, timeout=300, check=True)
     assert done.stdout == b"y\n141\n", done.stderr
 
 
@@ -450,7 +451,7 @@ def test_missing_interpreter_is_named(sandbox_cli: Any, commands: Path) -> None:
 def test_same_codes_as_the_shell(commands: Path, sandbox_cli: Any) -> None:
     """What `sh -c COMMAND` answers for a command that is missing or may not be executed is what we answer."""
     for command in ("./missing", "./plain", "./directory", "no-such-command"):
-        shell = subprocess.run(["sh", "-c", command], cwd=commands, stderr=subprocess.DEVNULL, check=False, timeout=10)
+        shell = subprocess.run(["sh", "-c", command], cwd=commands, stderr=subprocess.DEVNULL, check=False, timeout=60)
         ours = sandbox_cli("exec", "-q", "-p", "strict", "--", command, cwd=commands)
         assert ours.returncode == shell.returncode, command
 

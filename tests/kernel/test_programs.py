@@ -30,7 +30,7 @@ def work(tmp_path: Path) -> Path:
 
 def check(sandbox_cli: Any, profile: str, script: str, cwd: Path, expected: str, *options: str) -> None:
     """Run a shell script and compare its output; nothing may be denied."""
-    done = sandbox_cli("exec", "-p", profile, *options, "--", "sh", "-ec", script, cwd=cwd, timeout=120)
+    done = sandbox_cli("exec", "-p", profile, *options, "--", "sh", "-ec", script, cwd=cwd, timeout=600)
     errors = done.stderr.decode()
     assert (done.returncode, done.stdout.decode()) == (0, expected), errors
     denied = [line for line in errors.splitlines() if line.startswith("sandbox: ") and "no writable cgroup" not in line]

@@ -55,7 +55,7 @@ def test_mixed_runs(tmp_path: Path, tier: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("plant", "figure"), [("fd", "client fds"), ("process", "processes")])
 def test_growth_is_found(tmp_path: Path, plant: str, figure: str) -> None:
-    code, summary = soak(tmp_path, "--tier", "spawned", "--runs", "250", "--every", "0.5", "--plant", plant)
+    code, summary = soak(tmp_path, "--tier", "spawned", "--runs", "250", "--every", "0.1", "--plant", plant)
     assert [growth["name"] for growth in summary["growth"] if growth["grows"] and growth["name"] == figure] == [figure]
     assert code == 1
 

@@ -255,7 +255,7 @@ class Holder:
 
     def __init__(self, sandbox_cli: Any, store: Path, option: str) -> None:
         self.process: subprocess.Popen[bytes] = sandbox_cli.popen(
-            "exec", "-p", "strict", "-l", "wall=120", "--name", "holder", "-v", option, "--", "sh", "-c", "echo started; exec sleep 600",
+            "exec", "-p", "strict", "-l", "wall=600", "--name", "holder", "-v", option, "--", "sh", "-c", "echo started; exec sleep 600",
             env={"SANDBOX_DATA_DIR": str(store.parent)},
         )  # fmt: skip
         assert self.process.stdout is not None and self.process.stdout.readline() == b"started\n"
@@ -267,13 +267,13 @@ class Holder:
         except ProcessLookupError:
             return
         try:
-            assert select.select([fd], [], [], 20)[0]
+            assert select.select([fd], [], [], 90)[0]
         finally:
             os.close(fd)
 
     def end(self) -> None:
         self.process.kill()
-        self.process.communicate(timeout=20)
+        self.process.communicate(timeout=90)
 
 
 @pytest.mark.orphans
@@ -294,7 +294,7 @@ def test_a_sigkill_of_the_caller_frees_the_lock_when_the_run_is_gone_and_not_ear
             entry.write_bytes(copy)
         os.kill(holder.janitor, signal.SIGSTOP)
         holder.process.kill()
-        holder.process.wait(20)
+        holder.process.wait(90)
         children = Path(f"/proc/{holder.janitor}/task/{holder.janitor}/children").read_text().split()
         assert children  # the run lives: nobody has ended it yet
         if walled:
@@ -319,9 +319,9 @@ def test_a_lock_can_be_waited_for_and_ends_with_the_run(store: Path, sandbox_cli
         assert done.stderr.endswith(b" ends it\n") and b"option `-v v:/v:lock,wait=20ms`" in done.stderr
         done = sandbox_cli("volume", "rm", "v", env=environ)
         assert done.returncode == 125 and b"error: remove volume `v`: run `" in done.stderr
-        waiting = sandbox_cli.popen("exec", "-p", "strict", "-v", "v:/v:lock,wait=60s", "--", "echo", "got it", env=environ)
+        waiting = sandbox_cli.popen("exec", "-p", "strict", "-v", "v:/v:lock,wait=600s", "--", "echo", "got it", env=environ)
         holder.end()
-        assert waiting.communicate(timeout=60)[0] == b"got it\n"
+        assert waiting.communicate(timeout=90)[0] == b"got it\n"
     finally:
         holder.end()
     assert sandbox_cli("volume", "rm", "v", env=environ).returncode == 0
@@ -335,7 +335,7 @@ def test_a_run_that_waits_for_a_lock_can_be_cancelled(store: Path) -> None:
         await asyncio.sleep(0)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(waiting, 15)
+            await asyncio.wait_for(waiting, 90)
 
     with sandbox.Sandbox(resident=False) as box, box.popen(["sh", "-c", "echo here; read line"], stdin=sandbox.PIPE, volumes=["v:/v:lock"]) as first:
         assert first.stdout is not None and first.stdout.readline() == b"here\n"

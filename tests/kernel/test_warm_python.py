@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kernel.running import eventually
 from kernel.warm_programs import PROGRAMS
 
 import sandbox
 from sandbox import DEVNULL, PIPE, Sandbox
+from sandbox.plan.build import INIT_GRACE_NS
 
 pytestmark = [pytest.mark.userns, pytest.mark.seccomp, pytest.mark.notify]
 PYTHON = "/usr/bin/python3"
@@ -39,9 +41,9 @@ def box() -> Iterator[Sandbox]:
     gc.collect()
     for thread in threading.enumerate():
         if thread.name.startswith("sandbox "):
-            thread.join(5)
+            thread.join(90)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("sandbox ")]
-    assert set(os.listdir("/proc/self/fd")) == before
+    eventually(lambda: set(os.listdir("/proc/self/fd")) == before, "everything is let go of")
 
 
 def outcome(result: sandbox.Result) -> tuple[object, ...]:
@@ -157,6 +159,7 @@ def test_what_a_module_prints_or_does_on_import_is_not_the_runs(tmp_path: Path) 
         "import os, sys, time, warnings\nprint('x' * 200_000); print('err', file=sys.stderr); warnings.warn('now')\n"
         "try: os.chroot('/')\nexcept OSError: pass\n"
         "end = time.process_time() + 0.5\nwhile time.process_time() < end: pass\n"
+        "time.sleep(4)\n"
         "[os.waitpid(os.posix_spawn('/bin/true', ['true'], {}), 0) for _ in range(20)]\n"
     )
     settings: dict[str, Any] = {"volumes": [f"{tmp_path}:/lib-of-mine"], "env": {"PYTHONPATH": "/lib-of-mine"}}
@@ -166,7 +169,7 @@ def test_what_a_module_prints_or_does_on_import_is_not_the_runs(tmp_path: Path) 
     assert (result.stdout, result.stderr, result.verdict, result.launched) == (b"out\n", b"", "ok", "interpreter")
     assert result.denials == {}
     assert result.usage.cpu_ns < 300_000_000
-    assert result.usage.wall_ns < 400_000_000
+    assert result.usage.wall_ns < 4_000_000_000
     assert (result.usage.minor_faults or 0) < 1000
     assert result.usage.output_bytes == 4
 
@@ -208,13 +211,13 @@ def test_without_the_baseline_the_warm_up_is_billed(tmp_path: Path, monkeypatch:
 
 # ---- limits begin at the command -------------------------------------------------------------------------------------------
 
-_SPIN = "import time\nend = time.monotonic() + 20\nwhile time.monotonic() < end: pass"
+_SPIN = "while True: pass"
 
 
 def test_limits_of_time_count_from_the_command(box: Sandbox) -> None:
-    late = box.run([PYTHON, "-c", "import time; time.sleep(20)"], timeout=0.3)
+    late = box.run([PYTHON, "-c", "import time; time.sleep(600)"], timeout=0.3)
     assert (late.verdict, late.launched) == ("wall-limit", "interpreter")
-    assert 300_000_000 <= late.usage.wall_ns < 1_500_000_000
+    assert 300_000_000 <= late.usage.wall_ns < 300_000_000 + INIT_GRACE_NS
     flood = box.run([PYTHON, "-c", "while True: print('x' * 1000)"])
     assert (flood.verdict, flood.launched) == ("output-limit", "interpreter")
 
@@ -224,7 +227,7 @@ def test_cpu_limit_counts_from_the_command(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     (tmp_path / "busy.py").write_text("import time\nend = time.process_time() + 2.2\nwhile time.process_time() < end: pass\n")
     code = "import resource; print(resource.getrlimit(resource.RLIMIT_CPU))"
-    settings: dict[str, Any] = {"volumes": [f"{tmp_path}:/lib-of-mine"], "env": {"PYTHONPATH": "/lib-of-mine"}, "limits": {"cpu": "1s"}}
+    settings: dict[str, Any] = {"volumes": [f"{tmp_path}:/lib-of-mine"], "env": {"PYTHONPATH": "/lib-of-mine"}, "limits": {"cpu": "1s", "wall": "300s"}}
     with Sandbox("python", **settings, python={"command": COMMAND, "modules": ["busy"], "size": 1}) as box:
         assert box.warm(60)
         asked = box.run([PYTHON, "-c", code])
@@ -244,7 +247,7 @@ def test_a_warm_up_that_is_denied_thousands_of_calls_goes_on(tmp_path: Path) -> 
     (tmp_path / "many.py").write_text("import ctypes\nmount = ctypes.CDLL(None).mount\nfor _ in range(8000): mount(0, 0, 0, 0, 0)\n")
     settings: dict[str, Any] = {"volumes": [f"{tmp_path}:/lib-of-mine"], "env": {"PYTHONPATH": "/lib-of-mine"}}
     with Sandbox("python", **settings, python={"command": COMMAND, "modules": ["many"], "size": 1}) as box:
-        assert box.warm(20)
+        assert box.warm(60)
         assert box.run([PYTHON, "-c", "pass"]).launched == "interpreter"
 
 
@@ -283,10 +286,10 @@ def test_processes_map_and_coroutines(box: Sandbox) -> None:
             process.stdin.write(word)
             assert process.stdout.readline() == word.upper()
         process.stdin.close()
-        assert process.wait(20).launched == "interpreter"
+        assert process.wait(60).launched == "interpreter"
     with box.popen([PYTHON, "-c", "import time; time.sleep(60)"]) as process:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20).signal == signal.SIGTERM
+        assert process.wait(60).signal == signal.SIGTERM
     found = [result.stdout for result in box.map([PYTHON, "-c", "print(input())"], (str(number) for number in range(12)), workers=3)]
     assert found == [f"{number}\n".encode() for number in range(12)]
 
@@ -536,7 +539,7 @@ def test_a_client_that_is_killed_leaves_no_member() -> None:
         poll.register(fd, select.POLLIN)
     gone: set[int] = set()
     while len(gone) < len(watched):
-        ready = poll.poll(10_000)
+        ready = poll.poll(90_000)
         assert ready, "a member outlives its client"
         for fd, _ in ready:
             gone.add(fd)

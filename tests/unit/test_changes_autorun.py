@@ -65,7 +65,7 @@ def test_other_files_that_something_obeys(path: str) -> None:
 
 
 def _git(where: Path, *words: str) -> None:
-    subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=where, check=True, capture_output=True, timeout=30)
+    subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=where, check=True, capture_output=True, timeout=300)
 
 
 def test_git_executes_through_a_link_and_from_a_directory_called_anything(tmp_path: Path) -> None:

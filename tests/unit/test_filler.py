@@ -46,7 +46,7 @@ def test_it_may_be_closed_by_who_has_just_taken_it(leaving: bool) -> None:
     filler._working = cast("threading.RLock", _Collected(filler._working, lambda: filler.close(lambda: closed.append(True)), leaving=leaving))  # type: ignore[assignment]
     thread = threading.Thread(target=filler.pay, daemon=True)
     thread.start()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive() and closed == [True]
 
 
@@ -63,10 +63,10 @@ def test_an_error_in_the_thread_does_not_end_the_making_for_good() -> None:
 
     filler = Filler(fill, lambda: False)
     filler.owe(*OWED)
-    assert begun.acquire(timeout=10)
+    assert begun.acquire(timeout=60)
     while filler._running:
         with filler._turn:
             filler._turn.wait(0.001)
     filler.owe(*OWED)
-    assert begun.acquire(timeout=10), "nothing is made any more"
+    assert begun.acquire(timeout=60), "nothing is made any more"
     filler.close(lambda: None)

@@ -257,14 +257,14 @@ def test_a_sweep_in_the_midst_of_removing_takes_its_own_find_only(nameless: bool
 
     def remove(at: int, name: str) -> None:
         held.set()
-        go.wait(10)
+        go.wait(60)
         _remove(at, name)
 
     def flock(fd: int, operation: int) -> None:
         if operation & fcntl.LOCK_EX and not sweeps:
             sweeps.append(threading.Thread(target=scan_place, args=(directory, UID)))
             sweeps[0].start()
-            held.wait(1 if nameless else 10)  # nameless, it never comes to that
+            held.wait(1 if nameless else 60)  # nameless, it never comes to that
             threading.Timer(0.05, go.set).start()
         real(fd, operation)
 

@@ -292,7 +292,7 @@ def test_waiting_for_a_lock_is_bounded_and_ends_with_the_lock(store: Path) -> No
     thread.start()
     assert not got
     first.close()
-    thread.join(20)
+    thread.join(60)
     assert [each.run_id for each in find("v").uses] == ["r3"]
     got[0].close()
 
@@ -358,7 +358,7 @@ def test_a_removal_waits_for_whoever_decides_and_a_run_sees_that_it_was_removed(
         place.take_away("v")
     os.close(mutex)
     os.close(fd)
-    thread.join(20)
+    thread.join(60)
     assert not (store / "v/data/old").exists() and [each.run_id for each in find("v").uses] == ["r1"]
     got[0].close()
 
