@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -170,12 +169,7 @@ def test_a_signal_ends_the_wait_for_a_reader_who_does_not_read(sandbox_cli: Any)
             eventually(lambda: [run for run in sandbox.running() if run.pid == process.pid] != [], "it registers")
             (run,) = [run for run in sandbox.running() if run.pid == process.pid]
 
-            def is_ending() -> bool:
-                with contextlib.suppress(sandbox.RunUnresponsive):
-                    return run.stats().state is sandbox.RunState.ENDING
-                return False
-
-            eventually(is_ending, "it is seen that the payload is gone")
+            eventually(lambda: run.stats().state is sandbox.RunState.ENDING, "it is seen that the payload is gone")
             process.send_signal(signal.SIGTERM)
             _, err = process.communicate(timeout=DEADLINE_S)
         assert process.returncode == 125 and b"standard output was lost" in err

@@ -552,8 +552,8 @@ def test_a_client_that_is_killed_leaves_no_member() -> None:
 
 def test_interrupted_run_ends(box: Sandbox) -> None:
     timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
-    timer.start()
     with pytest.raises(KeyboardInterrupt):
+        timer.start()
         box.run([PYTHON, "-c", "import time; time.sleep(60)"])
     timer.join()
     assert box.run([PYTHON, "-c", "print(1)"]).stdout == b"1\n"

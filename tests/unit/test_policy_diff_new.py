@@ -240,7 +240,7 @@ t sandbox policy check judg
 """
     done = subprocess.run(
         ["bash", "-c", script], env={"PATH": os.environ["PATH"], "PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-        timeout=60, check=True,
+        timeout=600, check=True,
     )  # fmt: skip
     assert done.stdout.splitlines() == ["explain", "--arch", "x86_64 x32", "strict", "judge"]
 
@@ -252,7 +252,7 @@ def test_the_tools_add_nothing_to_a_run() -> None:
         "print(*sorted(name for name in sys.modules if name.startswith('sandbox.')))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600, check=True
     )
     tools = {"mistakes", "expectations", "write", "explain", "shape", "lint", "lint_families", "expect", "prove", "check"}
     loaded = {name for name in done.stdout.split() if name.rpartition(".")[2] in tools or ".cli.policy" in name}
@@ -267,6 +267,6 @@ def test_a_reader_that_goes_away_is_no_error_message(words: list[str]) -> None:
     )  # fmt: skip
     os.close(writing)
     os.close(reading)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=600)
     assert err == b""
     assert process.returncode == 125

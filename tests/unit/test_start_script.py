@@ -40,7 +40,7 @@ def prefix(tmp_path: Path) -> Path:
 
 
 def run(*command: str | Path, cwd: Path | None = None, path: str = "/usr/bin:/bin") -> str:
-    done = subprocess.run(list(command), cwd=cwd, env={"PATH": path}, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(list(command), cwd=cwd, env={"PATH": path}, capture_output=True, text=True, timeout=600, check=False)
     assert (done.returncode, done.stderr) == (0, ""), done
     return done.stdout
 
