@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 SETUP_NS = 30_000_000_000
 """How long the set-up of a sandbox may take."""
 
-PATIENCE_NS = 50_000_000
-"""How long init may take to kill everything before it is killed itself."""
+PATIENCE_NS = 500_000_000
+"""How long init may take to kill everything before it is killed itself, and what it would have told of usage is lost: many turns of a busy processor."""
 
 _QUOTA_PERIOD_NS = 100_000_000
 _STEP_NS = 1_000_000  # between two looks at CPU time
