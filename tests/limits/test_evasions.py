@@ -9,7 +9,13 @@ The figures of such runs are in docs/reference/limits-table.md, which `table.py`
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from limits.trial import Limit, Outcome, Watch, Way, attempt
@@ -30,7 +36,8 @@ def every(ways: tuple[Way, ...]) -> pytest.MarkDecorator:
 def test_a_way_comes_to_nothing(way: Way, watch: Watch) -> None:
     limit = LIMITS[way.limit]
     try:
-        outcome = attempt(limit, way, watch)
+        # What has to be ended in time goes on for longer than a busy machine keeps who ends it waiting.
+        outcome = attempt(limit, way, watch, times=5 if limit.name in ("cpu", "wall", "idle") else 1)
     except UnsupportedError as refusal:
         assert limit.controller and os.geteuid(), "only where an ordinary user was given no such controller"
         assert f"`limits.{limit.name}`" in str(refusal) and "hint:" in str(refusal), "refused, with the way to get it"
@@ -46,13 +53,30 @@ def test_a_way_comes_to_nothing(way: Way, watch: Watch) -> None:
 @every(WAYS)
 def test_without_the_limit_it_gets_past(way: Way, watch: Watch) -> None:
     limit = LIMITS[way.limit]
-    outcome = attempt(limit, way, watch, lifted=True)
+    bound: float = limit.bound
+    if limit.name == "cpus":  # what others leave of the machine may be less than that: a plain program, which no limit holds, tells
+        with plain_share() as share:
+            outcome = attempt(limit, way, watch, lifted=True)
+            bound = min(bound, share() / 4)
+    else:
+        outcome = attempt(limit, way, watch, lifted=True)
     result = outcome.run.result
     assert outcome.left == ()
     assert result.verdict not in limit.verdicts, result.cause
     if limit.name == "cpus" and outcome.backend == "fallback" and way.name.startswith("unheeded"):
         pytest.skip("without a cgroup nobody counts the CPU time of children that nobody waits for, and the limit is refused there")
-    assert outcome.got > limit.bound, (result.cause, outcome.run.facts)
+    assert outcome.got > bound, (result.cause, outcome.run.facts)
+
+
+@contextlib.contextmanager
+def plain_share() -> Iterator[Callable[[], float]]:
+    """Run a plain program beside the trial that computes without rest; yield what tells how much of a processor it has got, in per cent."""
+    with subprocess.Popen([sys.executable, "-I", "-S", "-c", "while True: pass"], start_new_session=True) as process:
+        began = time.monotonic_ns()
+        try:
+            yield lambda: 100 * int(Path(f"/proc/{process.pid}/schedstat").read_text().split()[0]) / (time.monotonic_ns() - began)
+        finally:
+            process.kill()
 
 
 def held(limit: Limit, way: Way, outcome: Outcome) -> None:
@@ -81,7 +105,7 @@ def evident(limit: Limit, way: Way, outcome: Outcome) -> None:
                 assert usage.memory_peak_bytes > bound, result.cause
             else:
                 # v1 tells by an event that the limit is met, and the run may be ended before the kernel has counted a kill
-                assert usage.oom_kills or (outcome.backend == "cgroup1" and usage.memory_peak_bytes == bound), result.cause
+                assert usage.oom_kills or (outcome.backend == "cgroup1" and usage.memory_peak_bytes > bound - (64 << 10)), result.cause
                 # What the network brings is charged after it has come: cgroup v2 had 12 KiB of TCP buffers beyond the limit.
                 beyond = 64 << 10 if "tcp" in way.name else 0
                 assert bound - (1 << 20) < usage.memory_peak_bytes <= bound + beyond, "the kernel lets no byte more be charged"

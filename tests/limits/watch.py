@@ -5,7 +5,8 @@
 looks at what PID starts while it is watched. `b` on standard input begins a watch, `e` ends it and answers with one line of JSON:
 
 tasks
-    The most threads of payloads at one moment. A payload's processes are three generations down: janitor, init, payload.
+    The most threads of payloads at one moment: those that one look found and the next one, too, for a look takes time, in which some go and others
+    come. A payload's processes are three generations down: janitor, init, payload.
 memory
     By how many bytes the host's memory in use grew at most, and `source`, which counted it: an ordinary user's memory cgroup, if PID is in one
     (exact, kernel objects included), else MemAvailable of /proc/meminfo, to which everything else on the machine adds.
@@ -63,13 +64,13 @@ def started(pid: int) -> str:
     return "" if len(fields) < 20 or fields[0] in "ZX" else fields[19]
 
 
-def children(pid: int) -> tuple[list[int], int]:
-    """Return the children of a process, and how many threads it has."""
+def children(pid: int) -> tuple[list[int], list[str]]:
+    """Return the children of a process, and its threads."""
     try:
         tasks = os.listdir(f"/proc/{pid}/task")
     except OSError:
-        return [], 0
-    return [int(child) for task in tasks for child in read(f"/proc/{pid}/task/{task}/children").split()], len(tasks)
+        return [], []
+    return [int(child) for task in tasks for child in read(f"/proc/{pid}/task/{task}/children").split()], tasks
 
 
 def main() -> None:
@@ -78,6 +79,7 @@ def main() -> None:
     seen: dict[int, str] = {}
     counter, before, most, tasks = "", 0, 0, 0
     others: set[int] = set()
+    last: set[str] = set()
     pause = PAUSE_S
     while True:
         if select.select([0], [], [], pause if watching else None)[0]:
@@ -85,7 +87,7 @@ def main() -> None:
             if not word:
                 return
             if word == b"b":
-                watching, seen, most, tasks = True, {}, 0, 0
+                watching, seen, most, tasks, last = True, {}, 0, 0, set()
                 counter = accounting(watched)
                 others = {myself, *children(watched)[0]}
                 before = in_use(counter)
@@ -98,19 +100,20 @@ def main() -> None:
             continue
         began = time.monotonic()
         most = max(most, in_use(counter) - before)
-        level, count = [child for child in children(watched)[0] if child not in others], 0
+        level, threads = [child for child in children(watched)[0] if child not in others], set[str]()
         for generation in range(1, 200):
             below = []
             for pid in level:
-                offspring, threads = children(pid)
+                offspring, own = children(pid)
                 below += offspring
-                count += threads if generation > 2 else 0
+                threads.update(own if generation > 2 else ())
                 if pid not in seen:
                     seen[pid] = started(pid)
             level = below
             if not level:
                 break
-        tasks = max(tasks, count)
+        tasks = max(tasks, len(threads & last))
+        last = threads
         pause = max(PAUSE_S, 4 * (time.monotonic() - began))
 
 

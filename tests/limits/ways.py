@@ -22,7 +22,7 @@ ROOMY = {
     "output": "none",
     "cpu": "none",
     "processes": 128,
-    "wall": "20s",
+    "wall": "120s",
 }
 SMALL = {"tmp": "8M", "shm": "8M", "home": "8M"}
 FEW = {"tmp-inodes": 100, "shm-inodes": 100}

@@ -26,7 +26,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MIB = 1 << 20, PAGE = 4096, LIFE_S = 9 };
+enum { MIB = 1 << 20, PAGE = 4096, LIFE_S = 60 };
 static int hold_ms = 50;
 static long first; /* what a payload has from its start */
 

@@ -4,7 +4,7 @@
 #include <spawn.h>
 #include <sys/resource.h>
 
-enum { MAXIMUM = 400, STACK = 16384 };
+enum { MAXIMUM = 400, STACK = 16384, FIRST = 40 };
 static char *program;
 static long wanted;
 
@@ -27,6 +27,13 @@ static int born(pid_t child)
     if (child > 0)
         add(1);
     return child > 0;
+}
+
+/* Others make them: until there are enough, or one was refused. */
+static void grown(long ask)
+{
+    for (int i = 0; i < 4000 && atomic_load(&shared->got) < ask && !atomic_load(&shared->failed); i++)
+        poll(NULL, 0, 1);
 }
 
 static void finish(void)
@@ -133,6 +140,7 @@ static void tree_node(int depth)
 static void tree(long ask)
 {
     tree_node(ask > 60 ? 6 : 3);
+    grown(ask);
     hold();
     finish();
 }
@@ -153,7 +161,7 @@ static void chain(long ask)
         alarm(LIFE_S);
     }
     if (getpid() == first) {
-        poll(NULL, 0, 30);
+        grown(ask);
         finish();
     } else {
         stay();
@@ -237,7 +245,7 @@ static void threads_of_many(long ask)
         }
         add(1);
     }
-    poll(NULL, 0, 30);
+    grown(ask);
     finish();
 }
 
@@ -419,19 +427,21 @@ static void by_timer(long ask)
     signal(SIGUSR2, on_alarm);
     timer_create(CLOCK_MONOTONIC, &event, &timer);
     timer_settime(timer, 0, &each, NULL);
-    long until = milliseconds(CLOCK_MONOTONIC) + 1000;
+    long until = milliseconds(CLOCK_MONOTONIC) + 30000;
     while (shared->got < ask && !shared->failed && milliseconds(CLOCK_MONOTONIC) < until)
         poll(NULL, 0, 5);
     timer_delete(timer);
     finish();
 }
 
-/* Short lives, one after another and many at once: what counts is how many there are at one moment. */
+/* Short lives, one after another and many at once: what counts is how many there are at one moment. The first ones wait for each other. */
 static void churn(long ask)
 {
     for (long i = 0; i < 3 * ask; i++) {
         pid_t child = fork();
         if (child == 0) {
+            for (int j = 0; j < 4000 && i < FIRST && !atomic_load(&shared->arrived) && !atomic_load(&shared->failed); j++)
+                poll(NULL, 0, 1);
             poll(NULL, 0, 60);
             take_back(1);
             _exit(0);
@@ -443,6 +453,8 @@ static void churn(long ask)
             continue;
         }
         add(1);
+        if (i == FIRST)
+            atomic_store(&shared->arrived, 1);
         while (waitpid(-1, NULL, WNOHANG) > 0) {}
     }
     while (wait(NULL) > 0) {}
