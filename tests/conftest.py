@@ -27,8 +27,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-GRACE_S = 3.0
-"""How long what a test started may take to disappear after it, when its end is asynchronous (a killed client)."""
+GRACE_S = 60.0
+"""How long what a test started may take to disappear after it, when its end is asynchronous (a killed client). Only a test that fails waits so long."""
 _KEPT_CGROUP = re.compile(r"/sandbox-(\d+|supervisor)/?$")
 """Directories that stay on purpose: an administrator's base for a user, and where the supervisor of a delegated subtree lives."""
 
@@ -53,7 +53,7 @@ print(json.dumps([found, cgroup.backend, cgroup.reason]))
 @functools.cache
 def _probed() -> tuple[dict[str, tuple[str, str]], str, str]:
     """Return (finding → (status, detail), the chosen cgroup backend, why it was chosen)."""
-    done = subprocess.run([sys.executable, "-c", _PROBE], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", _PROBE], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode:
         raise RuntimeError(f"the capability probe failed:\n{done.stderr}")
     findings, backend, reason = json.loads(done.stdout)
@@ -184,11 +184,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def _children() -> set[int]:
+    """Return this process's children. One that ends while the kernel writes the list may hide others in it, so two lists must agree."""
+    found = _list_children()
+    while (again := _list_children()) != found:
+        found = again
+    return found
+
+
+def _list_children() -> set[int]:
     found: set[int] = set()
     for task in os.listdir("/proc/self/task"):
         try:
             found.update(map(int, Path(f"/proc/self/task/{task}/children").read_text().split()))
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
             continue  # the thread has just ended; its children moved to another one
     return found
 
@@ -211,10 +219,12 @@ def _is_zombie(pid: int) -> bool:
 
 
 def _mounts() -> set[str]:
-    """Return the mounts that this user can have made: an ordinary one only those of FUSE, for what root's session beside us mounts is not ours."""
+    """Return the mounts that this user can have made: an ordinary one only its own of FUSE, root all but those of others."""
     lines = _lines("/proc/self/mountinfo")
     if os.geteuid() != 0:
         lines = [line for line in lines if f"user_id={os.geteuid()}," in line]
+    else:
+        lines = [line for line in lines if " - fuse" not in line or "user_id=0," in line]
     return {f"{line.split()[0]} on {line.split()[4]}" for line in lines}
 
 
@@ -324,6 +334,8 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
         for pid in fresh if time.monotonic() >= deadline else zombies:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
+    while _mounts() - mounts and time.monotonic() < deadline:
+        select.select([], [], [], 0.01)  # somebody else's, with whom this machine is shared, goes as it came
     problems += [f"mount left: {mount}" for mount in sorted(_mounts() - mounts)]
     # A cgroup can be removed only some moments after its last process is gone, and the janitor does that beside us.
     left = _cgroups() - cgroups
@@ -364,7 +376,7 @@ class SandboxCli:
         self,
         *arguments: str | os.PathLike[str],
         input: bytes = b"",
-        timeout: float = 60,
+        timeout: float = 300,
         env: Mapping[str, str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
         pass_fds: Sequence[int] = (),
