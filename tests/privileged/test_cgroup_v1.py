@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import mmap
 import os
 import resource
@@ -24,6 +25,7 @@ from sandbox.policy.profile import IoLimit, Limits
 
 NAME = f"pytest-{os.getpid()}-"
 MEMORY = 48 << 20
+PATIENCE_S = 60.0
 
 
 def ours() -> list[str]:
@@ -56,6 +58,7 @@ def fork_into(made: V1Run, payload: Callable[[], None]) -> int:
     pid = os.fork()
     if pid == 0:
         code = 3
+        gc.disable()  # or it may look at everything that pytest has, which makes it this one's memory
         try:
             for fd in made.join_fds:
                 os.write(fd, b"0")
@@ -88,7 +91,7 @@ def test_memory_bomb_is_killed_and_the_counters_say_so(backend: V1Backend) -> No
         assert wait(fork_into(made, lambda: touch(64 << 20))) == -signal.SIGKILL
         usage = made.usage()
         assert usage.oom_kills == 1
-        assert usage.memory_peak_bytes == MEMORY
+        assert usage.memory_peak_bytes is not None and MEMORY - (1 << 20) < usage.memory_peak_bytes <= MEMORY
         assert usage.memory_source == "memory.max_usage_in_bytes"
         assert made.oom_fd is not None and select.select([made.oom_fd], [], [], 0)[0], "the supervisor is told"
 
@@ -109,7 +112,7 @@ def test_supervisor_is_told_about_a_victim_that_the_kernel_must_not_kill(backend
     with run(backend, Limits(memory_bytes=MEMORY)) as made:
         pid = fork_into(made, payload)
         try:
-            assert made.oom_fd is not None and select.select([made.oom_fd], [], [], 20)[0]
+            assert made.oom_fd is not None and select.select([made.oom_fd], [], [], PATIENCE_S)[0]
             assert made.usage().oom_kills == 0
         finally:
             os.kill(pid, signal.SIGKILL)
@@ -226,10 +229,10 @@ def test_cpu_time_agrees_with_rusage(backend: V1Backend) -> None:
         assert wait(fork_into(made, lambda: spin(0.5))) == 0
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         truth = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        assert made.cpu_ns() / 1e9 == pytest.approx(truth, rel=0.02, abs=0.03)  # the fork itself is before the join
+        assert made.cpu_ns() / 1e9 == pytest.approx(truth, abs=0.15)  # the fork itself is before the join
 
 
-def until(what: Callable[[], object], seconds: float = 10.0) -> None:
+def until(what: Callable[[], object], seconds: float = PATIENCE_S) -> None:
     """Look until it is so; the kernel has no event for it."""
     end = time.monotonic() + seconds
     while not what():
@@ -329,9 +332,11 @@ def test_janitor_thaws_what_its_supervisor_left_frozen(backend: V1Backend) -> No
             import sandbox
 
             def freeze(made: V1Run) -> None:
+                assert made._freezer is not None
+                members = made._freezer
+                until(lambda: len(members.read("cgroup.procs").split()) >= 3)  # init, and what the shell has started
                 made.freeze()
                 until(lambda: made.current().frozen)
-                assert made._freezer is not None
                 os.write(word, made._freezer.path("cgroup.procs").encode())
                 signal.pause()
 
@@ -339,10 +344,10 @@ def test_janitor_thaws_what_its_supervisor_left_frozen(backend: V1Backend) -> No
 
             def make(made: V1Run) -> None:
                 original(made)
-                threading.Timer(0.3, freeze, (made,)).start()
+                threading.Thread(target=freeze, args=(made,)).start()
 
             V1Run.make = make  # type: ignore[method-assign]
-            sandbox.run(["sh", "-c", "sleep 600 & sleep 600"], limits={"wall": "60s"})
+            sandbox.run(["sh", "-c", "sleep 900 & sleep 900"], limits={"wall": "900s"})
         finally:
             os._exit(9)
     os.close(word)
@@ -353,7 +358,7 @@ def test_janitor_thaws_what_its_supervisor_left_frozen(backend: V1Backend) -> No
         ends = [os.pidfd_open(pid) for pid in pids]
         os.kill(supervisor, signal.SIGKILL)
         for end in ends:
-            assert select.select([end], [], [], 10)[0], "still there"
+            assert select.select([end], [], [], PATIENCE_S)[0], "still there"
             os.close(end)
         until(lambda: not frozen.exists())
     finally:
@@ -581,7 +586,7 @@ def test_io_is_held_and_counted(backend: V1Backend, tmp_path: Path) -> None:
     path.write_bytes(os.urandom(3 << 20))
     with open(path, "rb") as file:
         os.fsync(file.fileno())
-    device = IoLimit(device=str(tmp_path), read_bytes=2 << 20, write_bytes=1 << 30)
+    device = IoLimit(device=str(tmp_path), read_bytes=1 << 19, write_bytes=1 << 30)
     took: list[float] = []
 
     def payload() -> None:
@@ -599,5 +604,5 @@ def test_io_is_held_and_counted(backend: V1Backend, tmp_path: Path) -> None:
             assert usage.io_read_bytes is not None and 3 << 20 <= usage.io_read_bytes < 8 << 20
             entry = next(entry for entry in made.enforced if entry.what.startswith("io of"))
             assert "blkio.throttle" in entry.how and "synchronous" in entry.weaker
-    assert took[0] > 1.0, "3 MiB at 2 MiB a second, less what the first slice lets through"
+    assert took[0] > 4.0, "3 MiB at half a MiB a second, less what the first slice lets through"
     assert took[0] > 2 * took[1], "the same with a limit that is out of reach"
