@@ -49,9 +49,9 @@ from sandbox.rootfs.volumes import parse_volume
 from sandbox.supervise.pump import Pump
 
 __all__ = [
-    "ENVIRON", "HOME", "PAYLOADS", "PAYLOAD_ID", "Alteration", "Neighbour", "Run", "Terminal", "Wall", "build_program", "change", "drop", "give", "in_child",
-    "insert", "namespace_members", "neighbour", "no_filter", "one_user_namespace", "open_terminal", "parse_facts", "payload_files", "run_payload", "run_plain",
-    "same_namespaces", "shared_directory",
+    "ENVIRON", "HOME", "PATIENCE_S", "PAYLOADS", "PAYLOAD_ID", "WALL_S", "Alteration", "Neighbour", "Run", "Terminal", "Wall", "build_program",
+    "change", "drop", "give", "in_child", "insert", "namespace_members", "neighbour", "no_filter", "one_user_namespace", "open_terminal",
+    "parse_facts", "payload_files", "run_payload", "run_plain", "same_namespaces", "shared_directory",
 ]  # fmt: skip
 
 PAYLOADS = Path(__file__).resolve().parent.parent / "payloads"
@@ -59,8 +59,10 @@ ENVIRON = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 HOME = "/home/user"
 """The payload's home and, unless a test says otherwise, working directory."""
 PYTHON = ("/usr/bin/python3", "-S", "-B")
-WALL_S = 5.0
-"""Wall limit of a payload, so that an attack that hangs fails its test instead of holding it up."""
+WALL_S = 120.0
+"""Wall limit of a payload, so that an attack that hangs fails its test instead of holding it up; far off, so that a busy machine ends none."""
+PATIENCE_S = 60.0
+"""How long a test waits for what is on its way."""
 
 PAYLOAD_ID = os.geteuid() or 61234
 """The host uid and gid of a payload that runs with `same_user`."""
@@ -171,7 +173,7 @@ def build_program(name: str, static: bool = True) -> bytes:
             [compiler, "-O1", "-Wall", "-pthread", *(["-static"] if static else []), "-o", str(output), str(PAYLOADS / name)],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=False,
         )
         assert done.returncode == 0, f"{name} does not compile:\n{done.stderr}"
@@ -226,7 +228,7 @@ def run_payload(
         files: more files for the payload's working directory.
         environ: the caller's environment.
         cwd: the caller's working directory; None is none. The payload's source is a file of the sandbox's home, so leave it None with a source.
-        limits: as for `sandbox.run`; the wall limit is a few seconds unless given.
+        limits: as for `sandbox.run`; the wall limit is `WALL_S` unless given.
         audit: whether denials are recorded.
         executor: ``auto``, ``native`` or ``python``.
         interactive: gives the payload a terminal of its own; `stdin` and `stdout` do not count then.
@@ -304,7 +306,7 @@ def run_plain(payload: str, *arguments: str, direct: Mapping[int, int] | None = 
         ends = {"stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE}
         ends |= {("stdin", "stdout", "stderr")[number]: fd for number, fd in (direct or {}).items()}
         ids = {"user": PAYLOAD_ID, "group": PAYLOAD_ID, "extra_groups": []} if os.geteuid() == 0 and not as_caller else {}
-        done = subprocess.run([*command, *arguments], stdout=out, timeout=10, check=False, cwd=directory, env=ENVIRON, **ends, **ids)  # type: ignore[call-overload]
+        done = subprocess.run([*command, *arguments], stdout=out, timeout=PATIENCE_S, check=False, cwd=directory, env=ENVIRON, **ends, **ids)  # type: ignore[call-overload]
         out.seek(0)
         words, err = out.read(), done.stderr or b""
     plan = Plan(arch=os.uname().machine, janitor=(), init=(), payload=(), notes=("no sandbox",))
@@ -338,7 +340,7 @@ class Neighbour:
     failure: BaseException | None = None
     _rest: bytes = b""
 
-    def wait_for(self, name: str, timeout_s: float = 5.0) -> str:
+    def wait_for(self, name: str, timeout_s: float = PATIENCE_S) -> str:
         """Read the payload's words until it reports `name`, and return that."""
         while name not in self.facts:
             ready, _, _ = select.select([self._words], [], [], timeout_s)
@@ -358,7 +360,7 @@ class Neighbour:
         if self._feed >= 0:
             os.close(self._feed)
             self._feed = -1
-        self._thread.join(10)
+        self._thread.join(PATIENCE_S)
         assert not self._thread.is_alive(), "the neighbour does not end"
         if self.failure is not None:
             raise self.failure
@@ -389,7 +391,7 @@ def neighbour(payload: str | Sequence[str], *arguments: str, **options: Any) -> 
         if beside._feed >= 0:
             os.close(beside._feed)
             beside._feed = -1
-        beside._thread.join(10)
+        beside._thread.join(PATIENCE_S)
         os.close(feed_r)
         os.close(words_r)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from escape.support import Alteration, drop, in_child, neighbour, no_filter, payload_files, run_payload, shared_directory
+from escape.support import WALL_S, Alteration, drop, in_child, neighbour, no_filter, payload_files, run_payload, shared_directory
 
 import sandbox.api
 from sandbox.plan.steps import NewKeyring
@@ -109,7 +109,7 @@ def test_the_input_is_a_copy() -> None:
     """Rule: input copied in, never bound writable: the first run rewrites its own, the second has the whole one. Removed: the copy, by a writable share."""
     script = "cat input; echo 0 > input; cat input"
     for _ in range(2):
-        result = sandbox.api.run(["sh", "-c", script], files={"input": "6 7\n"}, timeout=5)
+        result = sandbox.api.run(["sh", "-c", script], files={"input": "6 7\n"}, timeout=WALL_S)
         assert result.stdout == b"6 7\n0\n", result.stderr
 
 
@@ -121,7 +121,7 @@ def test_a_shared_input_can_be_rewritten_when_writable(tmp_path: Path) -> None:
         (directory / "input").chmod(0o666)
         for _ in range(2):
             result = sandbox.api.run(
-                ["sh", "-c", "cat /task/input; echo 0 > /task/input"], volumes=[f"{directory}:/task:{mode}"], timeout=5
+                ["sh", "-c", "cat /task/input; echo 0 > /task/input"], volumes=[f"{directory}:/task:{mode}"], timeout=WALL_S
             )
         assert result.stdout == expected
 
@@ -174,12 +174,12 @@ def test_compiling_reads_no_file_of_the_host(tmp_path: Path) -> None:
     shared_directory(tmp_path)
     source = f'#include "{answer}"\n#include "/etc/passwd"\n#include "/etc/hostname"\n'
     command = ["sh", "-c", "gcc -E -P main.c || true"]
-    result = sandbox.api.run(command, profile="build", files={"main.c": source}, timeout=10)
+    result = sandbox.api.run(command, profile="build", files={"main.c": source}, timeout=WALL_S)
     assert result.stdout is not None and b"SECRET_ANSWER" not in result.stdout
     host = Path("/etc/passwd").read_text().splitlines()
     assert not any(line.encode() in result.stdout for line in host if not line.startswith(("root:", "nobody:")))
     result = sandbox.api.run(
-        command, profile="build", files={"main.c": f'#include "{answer}"\n'}, volumes=[f"{tmp_path}:{tmp_path}"], timeout=10
+        command, profile="build", files={"main.c": f'#include "{answer}"\n'}, volumes=[f"{tmp_path}:{tmp_path}"], timeout=WALL_S
     )
     assert result.stdout == b"SECRET_ANSWER\n"
 
@@ -189,7 +189,7 @@ def test_compile_bombs() -> None:
     """Rule: a compile step is a run with limits: the big array, the endless include. Removed: the size; then the array becomes a program of 40 MB."""
     bomb = {"bomb.c": "int main[10000000] = {1};\n"}
     script = "gcc -o program bomb.c && stat -c size=%s program"
-    how: dict[str, Any] = {"profile": "build", "files": bomb, "timeout": 15}
+    how: dict[str, Any] = {"profile": "build", "files": bomb, "timeout": WALL_S}
     result = sandbox.api.run(["sh", "-c", script], limits={"file-size": "8M"}, **how)
     assert not result.ok and b"size" not in (result.stdout or b"")
     result = sandbox.api.run(["sh", "-c", script], **how)
@@ -212,5 +212,5 @@ def test_language_level_tricks_meet_the_same_walls() -> None:
 @pytest.mark.parametrize("bytes_out", [b"\xed\xa0\x80\xff\x00\x1b[2J", b"\xf0\x9f\x98", b"\r\n\x00" * 100])
 def test_output_of_any_bytes_is_kept_as_it_is(bytes_out: bytes) -> None:
     """Rule: lone surrogates, NUL bytes and half characters (snekbox's tests) neither change nor break the record. Compare them with what was sent."""
-    result = sandbox.api.run(["sh", "-c", "cat; cat /dev/null"], stdin=bytes_out, timeout=5)
+    result = sandbox.api.run(["sh", "-c", "cat; cat /dev/null"], stdin=bytes_out, timeout=WALL_S)
     assert result.ok and result.stdout == bytes_out

@@ -128,7 +128,7 @@ def test_what_lies_under_the_runs_own_proc() -> None:
     Removed: filter, capabilities and the user namespace, one after the other; only with all three gone a neighbour is seen.
     """
     how: dict[str, Any] = {"profile": "default", "uid": 0, "gid": 0, **NO_LANDLOCK}
-    with resident("look-proc", **how) as server, server.start(("/bin/sleep", "60")) as other:
+    with resident("look-proc", **how) as server, server.start(("/bin/sleep", "900")) as other:
         other.go()
         for alter in (drop(MaskProc), both(drop(MaskProc), no_filter), both(drop(MaskProc), no_filter, keep_capabilities)):
             run = server.run(alter=alter)
@@ -241,7 +241,7 @@ def test_no_descriptor_of_the_server(executor: str, tmp_path: Path) -> None:
     leaky = drop(("payload", CloexecFrom))
 
     def look(alter: Alteration) -> dict[str, str]:
-        with resident("descriptors", executor=executor) as server, server.start(("/bin/sleep", "60")) as other:
+        with resident("descriptors", executor=executor) as server, server.start(("/bin/sleep", "900")) as other:
             other.go()
             return server.run(alter=alter).facts
 
@@ -261,14 +261,14 @@ def test_no_signal_reaches_another_run() -> None:
         return replace(plan, init=tuple(replace(step, pid_one=False) if isinstance(step, ReportStarted) else step for step in plan.init))
 
     for flags, expected in ((None, True), (uapi.CLONE_NEWNS | uapi.CLONE_NEWIPC | uapi.CLONE_NEWUTS | uapi.CLONE_NEWNET, False)):
-        with resident("kill") as server, server.start(("/bin/sleep", "60")) as other:
+        with resident("kill") as server, server.start(("/bin/sleep", "900")) as other:
             other.go()
             watch = os.pidfd_open(other.pids[Kind.READY])
             run = server.run(flags=flags, alter=in_the_servers if flags else lambda plan: plan)
             if flags is None:
                 # From its own init a signal comes back by Landlock's scope, or is not taken: it is pid 1.
                 assert run.facts == {"kill": "ESRCH", "signal-1": "EPERM" if SCOPES else "ok", "after": "alive"}
-            ready, _, _ = select.select([watch], [], [], 0 if expected else 5)
+            ready, _, _ = select.select([watch], [], [], 0 if expected else 60)
             assert bool(ready) is not expected
             os.close(watch)
             assert server.server.alive and server.run(("/bin/true",)).status == 0

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from escape.support import (
+    PATIENCE_S,
     PAYLOAD_ID,
     Alteration,
     Run,
@@ -225,7 +226,7 @@ def survivors(alter: Sequence[Alteration], wait_s: float, plain: bool = False, *
         os.close(feed_r)
         ready, _, _ = select.select([hold_r], [], [], wait_s)
         os.close(feed_w)  # lets whoever is left end
-        select.select([hold_r], [], [], 10)
+        select.select([hold_r], [], [], PATIENCE_S)
         return run, bool(ready)
 
     return in_child(caller)
@@ -234,7 +235,7 @@ def survivors(alter: Sequence[Alteration], wait_s: float, plain: bool = False, *
 @pytest.mark.parametrize("executor", ["native", "python"])
 def test_nothing_survives_the_run(executor: str) -> None:
     """DMOJ #318. Rule: the end is the death of the pid namespace's init, whatever forked, detached or ignored signals."""
-    run, dead = survivors((), 2.0, executor=executor)
+    run, dead = survivors((), PATIENCE_S, executor=executor)
     assert run["left"] == "3" and dead
 
 
@@ -272,7 +273,7 @@ def test_init_dies_with_the_janitor(walled: bool) -> None:
             os.kill(supervisor, signal.SIGSTOP)
             os.waitpid(supervisor, os.WUNTRACED)
             os.kill(janitor, signal.SIGKILL)
-            dead, _, _ = select.select([pidfd], [], [], 2.0 if walled else 0.3)
+            dead, _, _ = select.select([pidfd], [], [], PATIENCE_S if walled else 0.3)
         assert bool(dead) is walled
     finally:
         os.close(feed_w)
@@ -294,9 +295,9 @@ def test_the_command_line_program_cannot_be_read(sandbox_cli: Any) -> None:
         for name in ("environ", "mem", "maps", "fd", "cwd", "root", "ns/user"):
             with pytest.raises(PermissionError):
                 _open_any(f"/proc/{process.pid}/{name}")
-        process.communicate(b"\n", timeout=10)
+        process.communicate(b"\n", timeout=PATIENCE_S)
     _open_any(f"/proc/{os.getpid()}/environ")
-    assert subprocess.run(["/bin/cat", f"/proc/{os.getpid()}/environ"], capture_output=True, check=False, timeout=10).returncode == 0
+    assert subprocess.run(["/bin/cat", f"/proc/{os.getpid()}/environ"], capture_output=True, check=False, timeout=PATIENCE_S).returncode == 0
 
 
 def _open_any(path: str) -> None:

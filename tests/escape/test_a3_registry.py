@@ -36,7 +36,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.fixture
 def victim(place: Path) -> Iterator[sandbox.Running]:
     """Return a run in that registry."""
-    thread = threading.Thread(target=lambda: sandbox.run(["sleep", "60"], name="victim", timeout=50))
+    thread = threading.Thread(target=lambda: sandbox.run(["sleep", "900"], name="victim", timeout=900))
     thread.start()
     while not (found := [run for run in sandbox.running() if run.stats().state is sandbox.RunState.RUNNING]):
         threading.Event().wait(0.01)

@@ -45,13 +45,13 @@ def test_what_is_left_in_a_volume_harms_nobody(store: Path, tmp_path: Path, sand
     outside.mkdir()
     (outside / "secret").write_text("host")
     environ = volumes_of(store)
-    first = run_payload("a4_volume_litter.py", "/v", str(outside), volumes=["v:/v"], environ=environ, alter=no_filter, limits={"wall": "60s"})
+    first = run_payload("a4_volume_litter.py", "/v", str(outside), volumes=["v:/v"], environ=environ, alter=no_filter)
     assert first["done"] == "yes" and first["set-id"] == "ok" and first["link"] == "ok" and first["nest"] == "ok" and first["closed"] == "ok"
     assert first["device"] in ("EPERM", "EACCES") and first["hard"] == "EXDEV"
     assert first["escape"] in ("EBUSY", "EACCES", "EPERM", "EROFS") and first["above"] == "ENOENT"
     if os.geteuid():
         assert sandbox.volumes.find("v").measure() == (0, 0, False)  # even that it may not be looked at
-    second = run_payload("a4_volume_next.py", "/v", volumes=["v:/v"], environ=environ, alter=no_filter, limits={"wall": "60s"})
+    second = run_payload("a4_volume_next.py", "/v", volumes=["v:/v"], environ=environ, alter=no_filter)
     assert second["set-id-uid"] == second["uid"] and second["read-link"] == second["read-up"] == "ENOENT" and second["connect"] == "ECONNREFUSED"
     # The host's side: nothing is followed, nothing of theirs reaches a terminal, and all of it can be removed.
     found = sandbox.volumes.find("v")
@@ -68,7 +68,7 @@ def test_what_is_left_in_a_volume_harms_nobody(store: Path, tmp_path: Path, sand
 @pytest.mark.parametrize("closed", [True, False], ids=["whole", "store open to others"])
 def test_a_set_id_file_in_a_volume_is_out_of_reach_of_other_users(closed: bool, store: Path, tmp_path: Path) -> None:
     """On the disk it has its bits: who could get there would run it as its owner. The directory of volumes is 0700."""
-    run_payload("a4_volume_litter.py", "/v", "/x", volumes=["v:/v"], environ=volumes_of(store), alter=no_filter, limits={"wall": "60s"})
+    run_payload("a4_volume_litter.py", "/v", "/x", volumes=["v:/v"], environ=volumes_of(store), alter=no_filter)
     program = store / "v/data/set-id"
     (store / "v/data").chmod(0o755)
     above = [tmp_path, *tmp_path.parents[:3]]
@@ -120,7 +120,7 @@ def test_a_program_cannot_let_go_of_the_lock(walled: bool, store: Path) -> None:
     with neighbour(
         "a4_volume_unlock.py", *paths, volumes=["v:/v:lock"], environ=volumes_of(store), alter=[no_filter, *alter]
     ) as program:  # fmt: skip
-        program.wait_for("ready", 20)
+        program.wait_for("ready")
         facts = program.facts
         assert (int(facts["descriptors"]) == 0) == walled
         assert {facts[name] for name in facts if name.startswith("path")} == {"ENOENT"}
@@ -170,7 +170,7 @@ def test_a_tmpfs_holds_no_more_than_its_size(walled: bool) -> None:
     place = parse_tmpfs("/t:size=1M")
     if not walled:
         place = replace_size(place, 64 << 20)
-    run = run_payload("a4_fill_up.py", "/t", str(limit), volumes=[place], alter=[no_filter, no_landlock], limits={"wall": "60s", "file-size": "none"})
+    run = run_payload("a4_fill_up.py", "/t", str(limit), volumes=[place], alter=[no_filter, no_landlock], limits={"file-size": "none"})
     if walled:
         assert {run[name] for name in ("one", "many", "names", "ahead")} == {"ENOSPC"} and run["mapped"] == "killed"
         assert int(run["blocks"]) <= limit

@@ -97,7 +97,7 @@ def test_dirty_upper_bits_change_nothing(policy: str) -> None:
             sharp += [request(key[0], *dirty(arguments, position, bits)) for bits in UPPER.values()]
             names.append((key, arguments))
     first, first_run = calls(*clean, policy=policy)
-    again, run = calls(*sharp, policy=policy, limits={"wall": 20})
+    again, run = calls(*sharp, policy=policy)
     width = len(UPPER)
     for index, (key, arguments) in enumerate(names):
         assert again[width * index : width * (index + 1)] == [first[index]] * width, (key, arguments)

@@ -64,10 +64,13 @@ def limited(run: Run) -> bool:
     return False
 
 
+HOLD_MS = 10_000
+"""What a sample finds is held until one is taken, however busy the machine is; the control holds it a moment only."""
+
 # (what, words, whether sampling sees it) — 64 MiB are allowed, each takes about twice that.
 MEMORY = [
-    ("many processes", ("processes", 8, 20), True),
-    ("page tables", ("tables", 150), True),
+    ("many processes", ("processes", 8, 20, HOLD_MS), True),
+    ("page tables", ("tables", 150, HOLD_MS), True),
     ("memfd", ("memfd", 6, 20), False),
     ("socket buffers", ("sockets", 100, 2), False),
     ("tmpfs", ("fill", 100, "/tmp/load"), False),
@@ -84,8 +87,9 @@ def test_memory_in_every_form(what: str, words: tuple[object, ...], sampled: boo
     caught = limited(run)
     assert caught or not sampled, what
     if caught and any(entry.what == "memory" and entry.how.startswith("cgroup") for entry in run.result.enforced):
-        assert run.result.usage.memory_peak_bytes == 64 << 20  # not a byte more; what sampling overshoots depends on the machine
-    run = load(*words, profile=profile, limits={"memory": "1G", **ROOMY})
+        peak = run.result.usage.memory_peak_bytes  # not a byte more; what sampling overshoots depends on the machine
+        assert peak is not None and 63 << 20 < peak <= 64 << 20
+    run = load(*(400 if word == HOLD_MS else word for word in words), profile=profile, limits={"memory": "1G", **ROOMY})
     assert run.result.ok and int(run["got"]) >= 100, (run.result.cause, run.facts)
 
 

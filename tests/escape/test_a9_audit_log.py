@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from escape.support import PAYLOADS, numbers, run_payload, shared_directory
+from escape.support import PAYLOADS, WALL_S, numbers, run_payload, shared_directory
 
 import sandbox.api
 from sandbox.audit import events
@@ -47,7 +47,7 @@ def forge(log: Path) -> tuple[Any, bytes]:
             "numbers_here.py": numbers(),
         },
         audit=log,
-        timeout=5,
+        timeout=WALL_S,
     )
     assert result.ok, (result.cause, result.stderr)
     return result, log.read_bytes()
@@ -90,7 +90,7 @@ def cli(*words: str | bytes, cwd: Path, before: str = "") -> subprocess.Complete
     """Run the command line in a directory; `before` is Python that runs first and takes a layer away."""
     code = f"import sys; {before}\nfrom sandbox.cli.main import main; sys.exit(main())"
     command = [sys.executable, "-c", code, *words]
-    return subprocess.run(command, cwd=cwd, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, timeout=20, check=False)
+    return subprocess.run(command, cwd=cwd, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, timeout=WALL_S, check=False)
 
 
 UNESCAPED = "import sandbox.audit.events as e; e.escape_untrusted = lambda value, limit=0: str(value)"
@@ -174,7 +174,7 @@ def test_the_log_is_not_in_the_payload(tmp_path: Path, monkeypatch: pytest.Monke
             with pytest.raises(PolicyError, match="shared writable"):
                 sandbox.api.run(attack, volumes=[f"{share}:/share:rw"], audit=log)
             monkeypatch.setattr("sandbox.api.call.check_log_place", lambda prepared, path: None)
-        result = sandbox.api.run(attack, volumes=[f"{share}:/share:rw"], audit=log, timeout=5)
+        result = sandbox.api.run(attack, volumes=[f"{share}:/share:rw"], audit=log, timeout=WALL_S)
         assert result.stdout == expected, result
 
 

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.userns, pytest.mark.seccomp, pytest.mark.notify]
 REFUSED = {"EROFS", "EACCES", "EPERM", "EBUSY", "EXDEV", "ENOENT", "EINVAL", "ENOSYS", "EEXIST"}
 WAYS = ("write", "truncate", "through", "chmod", "unlink", "replace", "umount", "mount", "remount", "make")
 RACES = 400
-LIMITS = {"memory": "192M", "wall": 60}
+LIMITS = {"memory": "192M"}
 
 
 def attack(**how: Any) -> Any:

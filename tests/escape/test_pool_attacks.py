@@ -89,8 +89,8 @@ except MemoryError: pass
 
 @pytest.fixture(params=KINDS)
 def box(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
-    with Sandbox("python", limits={"wall": "60s", "processes": 32}, **KINDS[request.param]) as made:
-        assert made.warm(60)
+    with Sandbox("python", limits={"wall": "600s", "processes": 32}, **KINDS[request.param]) as made:
+        assert made.warm(300)
         yield made
 
 
@@ -101,10 +101,11 @@ def run(box: Sandbox, code: str, *words: str, **options: Any) -> sandbox.Result:
 def unharmed(box: Sandbox) -> None:
     """Several runs, more than wait, each from the pool and with its own output."""
     for number in range(5):
+        assert box.warm(300)  # a new one is ready: what came before may have taken all
         result = run(box, f"print({number})")
         assert (result.stdout, result.stderr, result.verdict) == (f"{number}\n".encode(), b"", "ok")
         assert result.launched in ("pool", "interpreter")
-        assert box.warm(60)
+    assert box.warm(300)
     stats = box.stats().pool or box.stats().python
     assert stats is not None
     assert stats.failed == 0, stats.failure
@@ -127,6 +128,7 @@ def test_nobody_who_waits_is_reached(box: Sandbox) -> None:
     pids = waiting_pids(box)
     assert pids
     for words in ((), [str(pid) for pid in pids]):
+        assert box.warm(300)
         result = run(box, REACH, *words)
         assert (result.stdout, result.launched in ("pool", "interpreter")) == (b"\n", True)
     everything = "import os, signal\nfor n in (0, 19, 18, 15): \n    try: os.kill(-1, n)\n    except OSError: pass"
@@ -149,7 +151,7 @@ def test_no_descriptor_is_found(box: Sandbox) -> None:
 
 def test_pipes_that_nobody_reads_hold_up_nobody_else(box: Sandbox) -> None:
     flood = "import os\nwhile True: os.write(1, b'x' * 65536)"
-    with box.popen([PYTHON, "-c", flood]) as full, box.popen([PYTHON, "-c", "import time; time.sleep(60)"], stdin=PIPE) as deaf:
+    with box.popen([PYTHON, "-c", flood]) as full, box.popen([PYTHON, "-c", "import time; time.sleep(600)"], stdin=PIPE) as deaf:
         assert deaf.stdin is not None
         os.set_blocking(deaf.stdin.fileno(), False)
         written = 0
@@ -204,7 +206,7 @@ def test_a_module_that_is_hostile_harms_its_own_run_only(tmp_path: Path) -> None
         "    for _ in range(50): os.write(1, b'LATE'); time.sleep(0.02)\n"
         "    os._exit(0)\n"
     )
-    settings: dict[str, Any] = {"volumes": [f"{tmp_path}:/m"], "env": {"PYTHONPATH": "/m"}, "limits": {"wall": "20s"}}
+    settings: dict[str, Any] = {"volumes": [f"{tmp_path}:/m"], "env": {"PYTHONPATH": "/m"}, "limits": {"wall": "60s"}}
     with Sandbox("python", **settings, python={"command": (PYTHON,), "modules": ["hostile"], "size": 2}) as box, Sandbox("python", pool=2) as other:
         for _ in range(3):
             run(box, "print('own')")  # whatever comes of it

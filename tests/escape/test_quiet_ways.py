@@ -53,7 +53,7 @@ def test_init_keeps_its_limits(profile: str) -> None:
     """Init has the payload's uid: prlimit(2) asks no more. Removed: the filter; then the payload makes its end look like a failure of the sandbox."""
     run = run_payload((*PYTHON, "-c", STARVE_INIT.replace("WAIT", "0.1")), profile=profile)
     assert (run["refused"], run["alive"], str(run.result.verdict)) == ("yes", "yes", "ok")
-    run = run_payload((*PYTHON, "-c", STARVE_INIT.replace("WAIT", "50")), profile=profile, alter=no_filter, limits={"wall": 60})
+    run = run_payload((*PYTHON, "-c", STARVE_INIT.replace("WAIT", "90")), profile=profile, alter=no_filter)
     assert (run.facts.get("alive"), str(run.result.verdict)) == (None, "setup-failed")
 
 

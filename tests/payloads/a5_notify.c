@@ -1,9 +1,10 @@
 /* Callers of refused system calls that make it hard for whoever answers them.
  *
  *     a5_notify flood PROCESSES MILLISECONDS   each process calls sethostname as fast as it is answered; prints how many answers came
+ *     a5_notify calls PROCESSES TIMES          each process calls it so often; prints how many answers came
  *     a5_notify killed ROUNDS                  each round a child calls it over and over and is killed; prints the rounds
  *     a5_notify storm ROUNDS                   calls it while a timer interrupts every 100 us; prints the rounds that gave EPERM
- *     a5_notify race ROUNDS PATH               calls mkdir(PATH) while a second thread rewrites the path; prints how many succeeded
+ *     a5_notify race ROUNDS PATH               calls mkdir(PATH) while a second thread rewrites the path, until one succeeds; prints how many did
  *     a5_notify once                           calls it once; prints errno
  */
 #define _GNU_SOURCE
@@ -59,13 +60,13 @@ int main(int argc, char **argv)
         return 99;
     if (!strcmp(argv[1], "once")) {
         printf("%d\n", refused());
-    } else if (!strcmp(argv[1], "flood")) {
-        int processes = atoi(argv[2]);
+    } else if (!strcmp(argv[1], "flood") || !strcmp(argv[1], "calls")) {
+        int processes = atoi(argv[2]), timed = argv[1][0] == 'f';
         long *counts = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0), total = 0;
-        long end = now_ms() + atol(argv[3]);
+        long most = atol(argv[3]), end = now_ms() + most;
         for (int i = 0; i < processes; i++)
             if (fork() == 0) {
-                while (now_ms() < end) {
+                while (timed ? now_ms() < end : counts[i] < most) {
                     refused();
                     counts[i]++;
                 }
@@ -106,7 +107,7 @@ int main(int argc, char **argv)
         int rounds = atoi(argv[2]), made = 0;
         strncpy(path, argv[3], sizeof path - 1);
         pthread_create(&thread, NULL, rewrite, NULL);
-        for (int i = 0; i < rounds; i++)
+        for (int i = 0; i < rounds && !made; i++)
             made += mkdir(path, 0755) == 0;
         stop = 1;
         pthread_join(thread, NULL);

@@ -1,16 +1,17 @@
 /* Bounded loads: each takes a number of something and says how much it got (`got=N`), so that a test sees a limit and its absence.
  *
  *     a7_loads forks|threads|zombies N          that many at once
- *     a7_loads processes P MIB                  P processes that touch MIB each and hold it together
+ *     a7_loads processes P MIB [MS]             P processes that touch MIB each and hold it together, for MS when all have it
  *     a7_loads memfd|shm|pipes|sockets N MIB    N objects that hold MIB each without being mapped
- *     a7_loads tables MIB                       so much memory in page tables, a few pages of it data
+ *     a7_loads tables MIB MS                    so much memory in page tables, a few pages of it data, held for MS
  *     a7_loads burn P MS | relay N MS | lost N MS   CPU: at once; one after another; one after another and nobody waits for them
  *     a7_loads stop | vfork | fifo | sleep      waits for ever, each in another way
+ *     a7_loads spent P MS                       ends when P children of its own have used MS of CPU time each; they live on
  *     a7_loads output FD KIB                    writes so much to a stream, or in turn to both for FD 3
  *     a7_loads daemon MS                        ends while a daemon of its own holds the streams
  *     a7_loads inodes|files|inotify|queues N [PATH]
  *
- * What holds something holds it for HOLD_MS and ends.
+ * What holds something holds it for HOLD_MS, where no other time is given, and ends.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -104,7 +105,7 @@ static void many_threads(long n)
     hold(50);
 }
 
-static void many_touch(long processes, long mib)
+static void many_touch(long processes, long mib, int ms)
 {
     for (long i = 0; i < processes; i++)
         if (fork() == 0) {
@@ -114,7 +115,9 @@ static void many_touch(long processes, long mib)
             for (long at = 0; at < mib * MIB; at += 4096)
                 memory[at] = 1;
             atomic_fetch_add(&shared->count, 1);
-            hold(HOLD_MS);
+            while (shared->count < processes)
+                hold(1);
+            hold(ms);
             _exit(0);
         }
     while (wait(NULL) > 0) {}
@@ -163,7 +166,7 @@ static void unmapped(const char *what, long n, long mib)
     hold(HOLD_MS);
 }
 
-static void page_tables(long mib)
+static void page_tables(long mib, int ms)
 {
     /* One page of table for each 2 MiB of addresses; the data page behind it is the kernel's own zero page. */
     unsigned long step = 2ul * MIB, span = (unsigned long)mib * 256 * step;
@@ -176,7 +179,7 @@ static void page_tables(long mib)
     for (unsigned long at = 0; at < span; at += step)
         (void)memory[at];
     report(mib);
-    hold(HOLD_MS);
+    hold(ms);
 }
 
 int main(int argc, char **argv)
@@ -190,11 +193,11 @@ int main(int argc, char **argv)
     else if (!strcmp(what, "threads"))
         many_threads(n);
     else if (!strcmp(what, "processes"))
-        many_touch(n, m);
+        many_touch(n, m, argc > 4 ? atoi(argv[4]) : HOLD_MS);
     else if (!strcmp(what, "memfd") || !strcmp(what, "shm") || !strcmp(what, "pipes") || !strcmp(what, "sockets"))
         unmapped(what, n, m);
     else if (!strcmp(what, "tables"))
-        page_tables(n);
+        page_tables(n, argc > 3 ? (int)m : HOLD_MS);
     else if (!strcmp(what, "burn")) {
         for (long i = 0; i < n; i++)
             if (fork() == 0) {
@@ -213,6 +216,17 @@ int main(int argc, char **argv)
             }
             wait(NULL); /* with SIGCHLD ignored it waits as well, and learns nothing */
         }
+        report(n);
+    } else if (!strcmp(what, "spent")) {
+        for (long i = 0; i < n; i++)
+            if (fork() == 0) {
+                burn(m);
+                atomic_fetch_add(&shared->count, 1);
+                for (;;)
+                    pause();
+            }
+        while (shared->count < n)
+            hold(1);
         report(n);
     } else if (!strcmp(what, "stop"))
         raise(SIGSTOP);
