@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from escape.judging import Package, judge_one, make_package, watch_host, worst_code
+from escape.judging import GENEROUS_S, Package, judge_one, make_package, watch_host, worst_code
 
 import sandbox.judge.cache
 from sandbox.judge.building import Builder
@@ -33,7 +33,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def _judge(package: Package, cache: Path) -> str:
     for host in watch_host(package, cache):
-        code = worst_code(judge_one(package, "accepted/jury.py"))
+        code = worst_code(judge_one(package, "accepted/jury.py", time_limit=GENEROUS_S))
         host.check()
     return code
 
@@ -68,7 +68,7 @@ def test_an_entry_that_others_can_write_is_not_run(what: str, cache: Path, tmp_p
     entry = next((cache / "sandbox/judge/compiled").glob("*/files/jury.py")).parent.parent
     path = {"entry": entry, "files": entry / "files", "program": entry / "files/jury.py", "manifest": entry / "entry.json"}[what]
     path.chmod(0o777)
-    result = judge_one(package, "accepted/jury.py")
+    result = judge_one(package, "accepted/jury.py", time_limit=GENEROUS_S)
     assert worst_code(result) == "AC" and result.built is not None and not result.built.cached
     assert path.stat().st_mode & 0o022 == 0
 

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable, Iterator
 
 import pytest
-from escape.judging import Package, judge, watch_host, worst_code
+from escape.judging import GENEROUS_S, Package, judge, watch_host, worst_code
 
 from sandbox.judge.model import SubmissionResult
 
@@ -129,7 +129,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judged]:
             if where == kind:
                 package.submit(f"wrong_answer/{name}.py", f"import sys\nsys.stdout.buffer.write({expression})\n".encode())
         for host in watch_host(package, cache):
-            found = judge(package, time_limit=2)
+            found = judge(package, time_limit=GENEROUS_S)
             host.check()
         return {each.name.removeprefix("wrong_answer/").removesuffix(".py"): each for each in found.submissions}
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from escape.judging import HONEST, Package, judge, make_package, watch_host, worst_code
+from escape.judging import GENEROUS_S, HONEST, Package, judge, make_package, watch_host, worst_code
 
 from sandbox.judge.errors import PackageError
 
@@ -46,7 +46,7 @@ def _attempt(package: Package, cache: Path, path: Path | None = None) -> tuple[s
     """Judge a package; return ``refused`` and the message, or ``judged`` and everything that was said. Neither has the secret in it, and the host is whole."""
     for host in watch_host(package, cache):
         try:
-            result = judge(Package(root=path) if path else package, time_limit=1)
+            result = judge(Package(root=path) if path else package, time_limit=GENEROUS_S)
             found = "judged", repr(result)
         except PackageError as error:
             found = "refused", f"{error.origin}: {error}"
@@ -396,5 +396,5 @@ def test_a_whole_archive_is_judged_like_its_directory(cache: Path, tmp_path: Pat
     package.submit("wrong_answer/x.py", HONEST.encode())
     path = tmp_path / "plain.zip"
     path.write_bytes(_zip(package, lambda archive, package: None))
-    codes = {each.name: worst_code(each) for each in judge(Package(root=path), time_limit=1).submissions}
+    codes = {each.name: worst_code(each) for each in judge(Package(root=path), time_limit=GENEROUS_S).submissions}
     assert codes == {"accepted/echo.py": "AC", "wrong_answer/x.py": "WA"}

@@ -17,11 +17,13 @@ from pathlib import Path
 
 import pytest
 from escape.judging import (
+    GENEROUS_S,
     HONEST,
     Attack,
     Package,
     judge_naively,
     judge_one,
+    let_compute,
     load_attacks,
     make_package,
     require,
@@ -29,7 +31,7 @@ from escape.judging import (
     watch_host,
     worst_code,
 )
-from escape.support import shared_directory
+from escape.support import WALL_S, shared_directory
 
 import sandbox
 from sandbox.judge.model import SubmissionResult
@@ -65,8 +67,10 @@ def test_a_hostile_submission_is_judged_right(attack: Attack, cache: Path, tmp_p
     require(attack)
     package = _submit(attack, tmp_path)
     monkeypatch.setenv("JUDGE_SECRET", package.canary)
+    options = {} if "TLE" in attack.expect else {"time_limit": GENEROUS_S}
+    let_compute(monkeypatch)
     for host in watch_host(package, cache):
-        result = judge_one(package, f"wrong_answer/{attack.path.name}")
+        result = judge_one(package, f"wrong_answer/{attack.path.name}", **options)
         host.check()
     _check(attack, result, package)
 
@@ -129,9 +133,9 @@ def test_an_honest_wrong_answer_and_the_jurys(problem: str, cache: Path, tmp_pat
     """The packages can tell: who prints nonsense is wrong, and who knows the answers is right, so `AC` means that an attack got through."""
     package = make_package(problem, tmp_path)
     package.submit("wrong_answer/honest.py", HONEST.encode())
-    assert worst_code(judge_one(package, "wrong_answer/honest.py")) == "WA"
+    assert worst_code(judge_one(package, "wrong_answer/honest.py", time_limit=GENEROUS_S)) == "WA"
     if package.tokens:
-        assert worst_code(judge_one(package, "accepted/jury.py")) == "AC"
+        assert worst_code(judge_one(package, "accepted/jury.py", time_limit=GENEROUS_S)) == "AC"
 
 
 @pytest.mark.parametrize("problem", ["secret", "custom"])
@@ -162,7 +166,7 @@ def test_a_writable_mount_carries_access_times(tmp_path: Path) -> None:
     script = "import os; s = os.stat('/program/note.txt'); open('/program/note.txt').read(); print(s.st_atime_ns > s.st_mtime_ns)"
     for mode, seen in (("ro", [b"False\n", b"False\n"]), ("rw", [b"False\n", b"True\n"])):
         os.utime(place / "note.txt", ns=(10**18, 10**18))
-        results = [sandbox.run(["/usr/bin/python3", "-c", script], volumes=[f"{place}:/program:{mode}"], timeout=10) for _ in range(2)]
+        results = [sandbox.run(["/usr/bin/python3", "-c", script], volumes=[f"{place}:/program:{mode}"], timeout=WALL_S) for _ in range(2)]
         assert [result.stdout for result in results] == seen, [result.stderr for result in results]
 
 

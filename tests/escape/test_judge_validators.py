@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from escape.judging import Package, judge_one, make_package, watch_host, worst_code
+from escape.judging import GENEROUS_S, Package, judge_one, make_package, watch_host, worst_code
 from escape.support import PAYLOAD_ID
 
 from sandbox.judge.errors import PackageError
@@ -23,7 +23,7 @@ from sandbox.judge.model import SubmissionResult
 RIGHT = b"import sys\nprint(sys.stdin.readline())\n"
 LIMITS = """\
 limits:
-  time_limit: 0.5
+  time_limit: 5
   time_resolution: 0.5
   memory: 128
   output: 1
@@ -239,7 +239,7 @@ def graded(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[]
         scripts = {name: package.fill(text.encode()).decode() for name, text, _ in GRADERS}
         start = f"import os, sys, time\nsys.stdin.read()\nSCRIPTS = {scripts!r}\n"
         package.write("graders/grade.py", start + "exec(compile(SCRIPTS[sys.argv[1]], 'grader', 'exec'))\n")
-        return _judge(package, cache, jobs=2, time_limit=1)
+        return _judge(package, cache, jobs=2, time_limit=GENEROUS_S)
 
     return judge
 
@@ -336,6 +336,6 @@ def test_a_validator_without_a_sandbox(tmp_path: Path) -> None:
             )
             command = ["/usr/bin/python3", "-c", source, str(place / "input"), str(place / "answer"), f"{place}/"]
             env = {"PATH": "/usr/bin:/bin", "JUDGE_SECRET": package.canary}
-            codes[row] = subprocess.run(command, input=b"", env=env, timeout=20, check=False, **ids).returncode  # type: ignore[call-overload]
+            codes[row] = subprocess.run(command, input=b"", env=env, timeout=120, check=False, **ids).returncode  # type: ignore[call-overload]
         assert (place / "input").read_text() == "x"
     assert codes == {"reads-the-host": 43, "reads-the-environment": 43, "writes-the-input": 42, "sees-processes": 43}

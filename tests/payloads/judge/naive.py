@@ -3,7 +3,8 @@
 naive.py SUBMISSION    judges it on /package (copied to where it can be written), prints `verdict=CODE` and, for a package with scores, `score=N`
 
 Everything that the real judge keeps apart shares one tree, one user, one pid namespace, one scratch directory and one network here, and one compile step
-without a sandbox of its own. Compilation and each run have a time limit, and that is all.
+without a sandbox of its own. Compilation and each run have a time limit, and that is all. The limits are generous: where an attack has to be quicker than the
+judge, the judge waits for it (`let_them_work`), since a control that has to win a race shows nothing when it loses.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 PACKAGE = Path("/tmp/judge/package")
@@ -60,12 +62,34 @@ def build(submission):
         return [sys.executable, str(submission)]
     try:
         done = subprocess.run(
-            [*COMPILERS[submission.suffix], str(submission)], cwd=WORK, stdin=subprocess.DEVNULL, capture_output=True, timeout=10
+            [*COMPILERS[submission.suffix], str(submission)], cwd=WORK, stdin=subprocess.DEVNULL, capture_output=True, timeout=60
         )
     except subprocess.TimeoutExpired:
         return None
     sys.stdout.write(done.stderr.decode(errors="replace"))
     return [str(WORK / "program")] if done.returncode == 0 else None
+
+
+def survivors(validator):
+    """Return the processes that a submission has left."""
+    known = {1, os.getpid(), validator}
+    return [pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if pid not in known and not is_dead(pid)]
+
+
+def is_dead(pid):
+    try:
+        return open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+def let_them_work(validator):
+    """Give a validator, which waits for its input, to whatever the submission has left, until that has ended or stopped it, or has gone."""
+    end = time.monotonic() + 60
+    while survivors(validator) and time.monotonic() < end:
+        if os.waitid(os.P_PID, validator, os.WEXITED | os.WSTOPPED | os.WNOHANG | os.WNOWAIT):
+            return
+        time.sleep(0.01)
 
 
 def accept(path, output):
@@ -75,14 +99,17 @@ def accept(path, output):
         return "AC" if output.decode(errors="replace").split() == path.with_suffix(".ans").read_text().split() else "WA"
     FEEDBACK.mkdir(exist_ok=True)
     command = [sys.executable, str(validator), str(path), str(path.with_suffix(".ans")), f"{FEEDBACK}/"]
-    try:
-        done = subprocess.run(command, input=output, capture_output=True, timeout=5)
-    except subprocess.TimeoutExpired:
-        return "JE"
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        let_them_work(process.pid)
+        try:
+            process.communicate(output, timeout=8)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return "JE"
     score = FEEDBACK / "score.txt"
-    if done.returncode in (42, 43) and score.exists():
+    if process.returncode in (42, 43) and score.exists():
         return "AC" if float(score.read_text()) > 0 else "WA"
-    return {42: "AC", 43: "WA"}.get(done.returncode, "JE")
+    return {42: "AC", 43: "WA"}.get(process.returncode, "JE")
 
 
 def run_case(command, path):
@@ -94,7 +121,7 @@ def run_case(command, path):
             command, cwd=WORK, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, close_fds=False, env=environ
         )
         try:
-            output, _ = process.communicate(timeout=3)
+            output, _ = process.communicate(timeout=60)
         except subprocess.TimeoutExpired:
             process.kill()
             return "TLE"
@@ -117,7 +144,7 @@ def main():
     serve(answers)
     share(answers)
     command = build(copied)
-    codes = [run_case(command, path) for path in sorted((PACKAGE / "data/secret").glob("*.in"))] if command else ["CE"]
+    codes = (run_case(command, path) for path in sorted((PACKAGE / "data/secret").glob("*.in"))) if command else ["CE"]
     worst = next((code for code in codes if code != "AC"), "AC")
     print(f"verdict={worst}", flush=True)
     print(f"digest={hashlib.sha256(b''.join(in_memory)).hexdigest()}", flush=True)

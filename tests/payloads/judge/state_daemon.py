@@ -15,6 +15,7 @@ try:
 except OSError:
     pass
 print("first", flush=True)
+ready, told = os.pipe()
 if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
@@ -24,9 +25,10 @@ if os.fork() == 0:
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(where)
         listener.listen()
-        listener.settimeout(10)
+        os.write(told, b"x")
+        listener.settimeout(60)
         listener.accept()
         time.sleep(1)
     os._exit(0)
-os.wait()
-time.sleep(0.2)
+os.close(told)
+os.read(ready, 1)

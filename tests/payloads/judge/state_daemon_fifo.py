@@ -17,13 +17,16 @@ if not seen:
         os.mkfifo(path)
     except OSError:
         pass
+    ready, told = os.pipe()
     if os.fork() == 0:
         os.setsid()
         null = os.open("/dev/null", os.O_RDWR)
         for number in (0, 1, 2):
             os.dup2(null, number)
         reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        time.sleep(6)
+        os.write(told, b"x")
+        time.sleep(60)
         os._exit(0)
-    time.sleep(0.2)
+    os.close(told)
+    os.read(ready, 1)
 print("second" if seen else "first")

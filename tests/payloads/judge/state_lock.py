@@ -4,26 +4,42 @@
 # naive: AC
 import fcntl
 import os
+import struct
 import time
 
-seen = False
-held = []
-for path in (__file__, os.__file__, "/etc/passwd"):
-    for take in (fcntl.flock, fcntl.lockf):
-        try:
-            file = open(path, "rb")
-            take(file, (fcntl.LOCK_EX if take is fcntl.flock else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-            held.append(file)
-        except BlockingIOError:
-            seen = True
-        except OSError:
-            pass
+# The program is the judge's; the other files are the machine's, where others may have locks: nobody else has one on this byte.
+OWN, SHARED, BYTE = __file__, (__file__, os.__file__, "/etc/passwd"), int("@NUMBER@")
+LAYOUT = "@hhqqi0q"
+
+
+def ask(file, command, kind):
+    return struct.unpack(LAYOUT, fcntl.fcntl(file, command, struct.pack(LAYOUT, kind, os.SEEK_SET, BYTE, 1, 0)))[0]
+
+
+def attempt(function, *arguments):
+    try:
+        return function(*arguments)
+    except BlockingIOError:
+        return "locked"
+    except OSError:
+        return None
+
+
+files = [file for file in (attempt(open, path, "rb") for path in SHARED) if file]
+own = attempt(open, OWN, "rb")
+seen = attempt(fcntl.flock, own, fcntl.LOCK_EX | fcntl.LOCK_NB) == "locked"
+seen = any(attempt(ask, file, fcntl.F_GETLK, fcntl.F_WRLCK) == fcntl.F_RDLCK for file in files) or seen
 print("second" if seen else "first", flush=True)
+ready, told = os.pipe()
 if os.fork() == 0:
     os.setsid()
     null = os.open("/dev/null", os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(null, number)
-    time.sleep(6)
+    for file in files:
+        attempt(ask, file, fcntl.F_SETLK, fcntl.F_RDLCK)
+    os.write(told, b"x")
+    time.sleep(60)
     os._exit(0)
-time.sleep(0.2)
+os.close(told)
+os.read(ready, 1)
