@@ -39,6 +39,7 @@ def victim(place: Path) -> Iterator[sandbox.Running]:
     thread = threading.Thread(target=lambda: sandbox.run(["sleep", "900"], name="victim", timeout=900))
     thread.start()
     while not (found := [run for run in sandbox.running() if run.stats().state is sandbox.RunState.RUNNING]):
+        assert thread.is_alive(), "the victim has not started"
         threading.Event().wait(0.01)
     yield found[0]
     found[0].kill()
