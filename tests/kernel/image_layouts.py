@@ -187,7 +187,7 @@ print(json.dumps(found))
 def tree_of(path: str | Path) -> dict[str, list[Any]]:
     """Return everything below a directory: type, mode, time, content, target, user xattrs, and which names are one file."""
     done = subprocess.run(
-        ["unshare", "-Ur", sys.executable, "-I", "-c", _WALK, str(path)], capture_output=True, text=True, check=True, timeout=60
+        ["unshare", "-Ur", sys.executable, "-I", "-c", _WALK, str(path)], capture_output=True, text=True, check=True, timeout=240
     )
     found: dict[str, list[Any]] = json.loads(done.stdout)
     return found
@@ -201,7 +201,7 @@ def merged_tree(layers: Sequence[str], tmp_path: Path) -> dict[str, list[Any]]:
     lowers = ":".join([*(os.path.relpath(layer, top) for layer in layers), str(tmp_path / "empty")])
     script = 'cd "$5" && mount -t overlay -o "userxattr,lowerdir=$1" overlay "$2" && exec "$3" -I -c "$4" "$2"'
     words = [lowers, str(tmp_path / "mnt"), sys.executable, _WALK, top]
-    done = subprocess.run(["unshare", "-Urm", "sh", "-c", script, "sh", *words], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["unshare", "-Urm", "sh", "-c", script, "sh", *words], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     found: dict[str, list[Any]] = json.loads(done.stdout)
     return found

@@ -17,7 +17,7 @@ from sandbox.images.model import Image
 from sandbox.images.pulling import pull_image
 from sandbox.images.store import open_store
 
-STALL_NS = 20_000_000_000
+STALL_NS = 120_000_000_000
 MIB = 1 << 20
 
 

@@ -35,7 +35,7 @@ from sandbox.policy.profile_load import load_profile, override_profile
 from sandbox.record import replace
 from sandbox.seccomp.initfilter import build_init_filter
 
-PATIENCE_S = 20.0
+PATIENCE_S = 120.0
 Alteration = Callable[[Plan], Plan]
 
 

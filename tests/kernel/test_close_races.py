@@ -66,7 +66,7 @@ def test_what_a_run_uses_stays_until_it_is_given_back(monkeypatch: pytest.Monkey
     def begin_late(start: Served, *rest: Any) -> Any:
         houses.append(start.house)
         begun.set()
-        assert closed.wait(10)
+        assert closed.wait(120)
         return begin(start, *rest)
 
     box = sandbox.Sandbox("judge")
@@ -82,7 +82,7 @@ def test_what_a_run_uses_stays_until_it_is_given_back(monkeypatch: pytest.Monkey
 
     thread = threading.Thread(target=run)
     thread.start()
-    assert begun.wait(10)
+    assert begun.wait(120)
     box.close()
     (house,) = houses
     directory = house._directory

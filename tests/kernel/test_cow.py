@@ -48,7 +48,7 @@ def cli(state: Path, tree: Path) -> Cli:
     def call(*words: str, **more: object) -> subprocess.CompletedProcess[str]:
         environ = {**os.environ, "PYTHONPATH": str(ROOT)}
         return subprocess.run(
-            [sys.executable, "-m", "sandbox", *words], cwd=tree, env=environ, capture_output=True, text=True, timeout=60, check=False, **more,  # type: ignore[call-overload]
+            [sys.executable, "-m", "sandbox", *words], cwd=tree, env=environ, capture_output=True, text=True, timeout=240, check=False, **more,  # type: ignore[call-overload]
         )  # fmt: skip
 
     return call
@@ -161,7 +161,7 @@ def test_a_killed_caller_leaves_an_interrupted_run(tree: Path, state: Path) -> N
     caller = subprocess.Popen([sys.executable, "-c", code], stdout=writer, cwd=ROOT)
     os.close(writer)
     try:
-        assert select.select([reader], [], [], 30)[0] and os.read(reader, 64) == b"ready\n"
+        assert select.select([reader], [], [], 120)[0] and os.read(reader, 64) == b"ready\n"
         (running,) = kept_runs()
         assert running.record.state is State.RUNNING
         with pytest.raises(sandbox.PolicyError, match="still running"):
@@ -261,7 +261,7 @@ def test_as_many_runs_are_kept_as_may_be(tree: Path, state: Path, monkeypatch: p
 
 def test_a_run_that_writes_too_much_is_ended(tree: Path, state: Path) -> None:
     """In pieces of which each is within the limit of one file; what ends it is named, and what it wrote is kept until it is let go."""
-    result = run(tree, "i=0; while :; do dd if=/dev/zero of=f$i bs=1M count=8 2>/dev/null; i=$((i+1)); done", cow_size="48M", timeout=60)
+    result = run(tree, "i=0; while :; do dd if=/dev/zero of=f$i bs=1M count=8 2>/dev/null; i=$((i+1)); sleep 0.02; done", cow_size="48M", timeout=240)
     assert str(result.verdict) == "signaled" and "--cow-size" in result.cause, result.cause
     assert result.changes is not None and 48 << 20 < result.changes.record.bytes < 3 << 30
     assert result.changes.discard()

@@ -47,7 +47,7 @@ def inside_and_outside(tree: Path, command: list[str], *, volatile: tuple[str, .
 
     def run(*more: str) -> sandbox.Result:
         return sandbox.run(
-            [*command], profile="build", cow=[tree], cwd=tree, env=STAMPED, volumes=[*volumes, *more], limits={"wall": "120s"}
+            [*command], profile="build", cow=[tree], cwd=tree, env=STAMPED, volumes=[*volumes, *more], limits={"wall": "600s"}
         )  # fmt: skip
 
     result = run()
@@ -141,7 +141,7 @@ def test_make_builds_a_project(tree: Path) -> None:
     assert os.readlink(tree / "run") == "prog"
     assert subprocess.run(["make", "-q"], cwd=tree, check=False).returncode == 0, "times are applied: make has nothing to do"
     shutil.rmtree(tree.parent / "applied")
-    again = sandbox.run(["make", "-s", "clean"], profile="build", cow=[tree], cwd=tree, limits={"wall": "120s"})
+    again = sandbox.run(["make", "-s", "clean"], profile="build", cow=[tree], cwd=tree, limits={"wall": "600s"})
     assert again.ok and again.changes is not None
     assert {str(change.kind) for change in again.changes.list()} == {"deleted"} and (tree / "prog").exists()
     again.changes.apply()
@@ -202,7 +202,7 @@ def test_an_overlay_is_not_forged_from_within(tree: Path) -> None:
     (tree / "gone-and-back").mkdir()
     (tree / "gone-and-back/hidden").write_text("x")
     (tree / "forge.py").write_text("import os, shutil; shutil.rmtree('gone-and-back'); os.mkdir('gone-and-back')\n" + FORGE)
-    result = sandbox.run(["python3", "forge.py"], profile="default", cow=[tree], cwd=tree, limits={"wall": "60s"})
+    result = sandbox.run(["python3", "forge.py"], profile="default", cow=[tree], cwd=tree, limits={"wall": "240s"})
     assert result.ok, result.stderr
     found = json.loads(result.stdout or b"")
     assert found["whiteout"] != "done" and found["device"] != "done" and found["trusted"] != "done"
@@ -222,9 +222,9 @@ def test_control_written_into_the_upper_itself_the_same_attribute_hides(tree: Pa
     """What the program could not do through the overlay does its work where it is done beneath it."""
     (tree / "sub").mkdir()
     (tree / "sub/below").write_text("x")
-    first = sandbox.run(["sh", "-c", "echo x >sub/new"], profile="default", cow=[tree], cwd=tree, limits={"wall": "60s"})
+    first = sandbox.run(["sh", "-c", "echo x >sub/new"], profile="default", cow=[tree], cwd=tree, limits={"wall": "240s"})
     assert first.changes is not None
     upper = Path(os.environ["SANDBOX_STATE_DIR"]) / "changes" / first.changes.run_id / "trees/0/upper"
     os.setxattr(upper / "sub", "user.overlay.opaque", b"y")
-    seen = sandbox.run(["ls", "sub"], profile="default", resume=first.changes, cwd=tree, limits={"wall": "60s"})
+    seen = sandbox.run(["ls", "sub"], profile="default", resume=first.changes, cwd=tree, limits={"wall": "240s"})
     assert seen.stdout == b"new\n"

@@ -37,7 +37,7 @@ class Pipes:
             os.close(self.stdout)
 
     def read(self) -> bytes:
-        assert select.select([self.reader], [], [], 20.0)[0]
+        assert select.select([self.reader], [], [], 120.0)[0]
         return os.read(self.reader, 4096)
 
     def close(self) -> None:
@@ -63,7 +63,7 @@ def test_the_payload_has_the_pipes_themselves(pipes: Pipes, resident: bool) -> N
         said = b""
         while data := pipes.read():
             said += data
-        result = direct.run.wait(20)
+        result = direct.run.wait(120)
         direct.close()
     assert said.decode().split() == wanted
     assert (result.exit_code, result.stderr, result.stdout or b"") == (7, b"said five\n", b"")
@@ -77,14 +77,14 @@ def test_the_pipes_are_taken_at_once(pipes: Pipes, tmp_path: Path, monkeypatch: 
     def make_late(asked: Streams) -> Any:
         if asked.made is not None:
             arrived.set()
-            assert closed.wait(20)
+            assert closed.wait(120)
         return make(asked)
 
     monkeypatch.setattr(streams, "_open_streams", make_late)
     (tmp_path / "secret").write_text("another's\n")
     with sandbox.Sandbox() as box:
         direct = DirectRun(box, ("sh", "-c", "cat; echo said"), stdin=pipes.stdin, stdout=pipes.stdout, options={})
-        assert arrived.wait(20)  # from here on no other thread opens anything
+        assert arrived.wait(120)  # from here on no other thread opens anything
         for fd in (pipes.stdin, pipes.stdout):
             os.close(fd)
         others = [os.open(tmp_path / "secret", os.O_RDONLY), os.open(tmp_path, os.O_DIRECTORY)]
@@ -98,7 +98,7 @@ def test_the_pipes_are_taken_at_once(pipes: Pipes, tmp_path: Path, monkeypatch: 
         said = b""
         while data := pipes.read():
             said += data
-        assert direct.run.wait(20).ok and said == b"ours\nsaid\n"
+        assert direct.run.wait(120).ok and said == b"ours\nsaid\n"
         direct.close()
         assert os.fstat(others[1]).st_uid == owner
         for fd in others:
@@ -108,7 +108,7 @@ def test_the_pipes_are_taken_at_once(pipes: Pipes, tmp_path: Path, monkeypatch: 
 def test_one_that_is_let_go_before_it_begins(pipes: Pipes, monkeypatch: pytest.MonkeyPatch) -> None:
     let_go = threading.Event()
     make = streams._open_streams
-    monkeypatch.setattr(streams, "_open_streams", lambda asked: make(asked) if asked.made is None or let_go.wait(20) else None)
+    monkeypatch.setattr(streams, "_open_streams", lambda asked: make(asked) if asked.made is None or let_go.wait(120) else None)
     with sandbox.Sandbox() as box:
         direct = DirectRun(box, ("true",), stdin=pipes.stdin, stdout=pipes.stdout, options={})
         direct.close()
@@ -139,7 +139,7 @@ def test_its_end_is_seen_on_both_pipes(pipes: Pipes) -> None:
         assert pipes.read() == b""
         poll = select.poll()
         poll.register(pipes.writer, 0)
-        assert poll.poll(20_000)[0][1] & select.POLLERR
+        assert poll.poll(120_000)[0][1] & select.POLLERR
         direct.run.join()
         direct.close()
 

@@ -123,7 +123,7 @@ def run_table(
             os.close(holding.pop())
 
     watched = Watched(
-        limits=Limits(wall_ns=30_000_000_000), started=started, needs_word=prepared.external_map, explain=explain, pumps=pumps,
+        limits=Limits(wall_ns=240_000_000_000), started=started, needs_word=prepared.external_map, explain=explain, pumps=pumps,
         watches=((always, on_wake),) if look is not None else (),
     )  # fmt: skip
     try:

@@ -71,7 +71,7 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if compiler is None:
         pytest.skip("no C compiler")
     program = tmp_path_factory.mktemp("filter_calls") / "filter_calls"
-    subprocess.run([compiler, "-O2", "-Wall", "-Werror", "-pthread", "-o", str(program), str(SOURCE)], check=True, timeout=60)
+    subprocess.run([compiler, "-O2", "-Wall", "-Werror", "-pthread", "-o", str(program), str(SOURCE)], check=True, timeout=240)
     return program
 
 
@@ -86,7 +86,7 @@ def in_kernel(harness: Path, directory: Path, program: Sequence[Instruction], ca
     path.write_bytes(encode(program))
     table = b"".join(struct.pack("<8Q", entry, number & (1 << 64) - 1, *arguments) for entry, number, arguments in calls)
     done = subprocess.run(
-        [str(harness), str(path), "listener" if notify else "alone"], input=table, capture_output=True, timeout=120, check=False
+        [str(harness), str(path), "listener" if notify else "alone"], input=table, capture_output=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr.decode()
     kinds = ("nothing", "errno", "passed", "notified", "trapped", "killed", "ended")

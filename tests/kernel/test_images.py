@@ -103,7 +103,7 @@ def test_a_layout_is_what_umoci_unpacks(environ: dict[str, str], layout: Layout,
     bring(environ, layout.path)
     mine = seen(environ, tmp_path)
     rootless = [] if os.geteuid() == 0 else ["--rootless"]
-    subprocess.run(["umoci", "unpack", *rootless, "--image", f"{layout.path}:latest", tmp_path / "bundle"], check=True, capture_output=True, timeout=60)
+    subprocess.run(["umoci", "unpack", *rootless, "--image", f"{layout.path}:latest", tmp_path / "bundle"], check=True, capture_output=True, timeout=240)
     theirs = tree_of(tmp_path / "bundle" / "rootfs")
     for name, facts in theirs.items():
         if facts[2] > MTIME + 10_000_000:  # the time of unpacking: umoci's, for a directory that the archive only implies
@@ -220,7 +220,7 @@ def test_an_archive_of_a_root_file_system(environ: dict[str, str], tmp_path: Pat
     if pack == "zstd":
         if shutil.which("zstd") is None:
             pytest.skip("there is no program `zstd`")
-        content = subprocess.run(["zstd", "-qc"], input=content, capture_output=True, check=True, timeout=60).stdout
+        content = subprocess.run(["zstd", "-qc"], input=content, capture_output=True, check=True, timeout=240).stdout
     else:
         content = pack(content)
     (tmp_path / "root_FS.2.tar.gz").write_bytes(content)

@@ -98,7 +98,7 @@ class Child:
 
     def wait_exit(self) -> None:
         """Wait for the end without reaping."""
-        assert select.select([self.pidfd], [], [], 10)[0]
+        assert select.select([self.pidfd], [], [], 120)[0]
 
     def reap(self) -> int:
         """Wait for the end; return the exit code or minus the signal."""
@@ -181,8 +181,8 @@ def serve(listener: NotifyListener, child: Child) -> int:
     poll.register(listener.fileno(), select.POLLIN)
     poll.register(child.pidfd, select.POLLIN)
     while True:
-        ready = dict(poll.poll(10_000))
-        assert ready, "nothing happened for 10 s"
+        ready = dict(poll.poll(120_000))
+        assert ready, "nothing happened for 120 s"
         handled += listener.handle_ready(64)
         if listener.hung_up and listener.fileno() in ready:
             poll.unregister(listener.fileno())
@@ -226,7 +226,7 @@ def test_listener_is_not_inherited(start: Start) -> None:
 def test_caller_killed_before_its_call_is_fetched(start: Start) -> None:
     child = start(lambda: raw_call(GETPPID))
     listener = listen(child, MemorySink())
-    assert select.select([listener], [], [], 10)[0]
+    assert select.select([listener], [], [], 120)[0]
     os.kill(child.pid, signal.SIGKILL)
     child.wait_exit()
     # As if it died between poll and RECV; then as it is.
@@ -272,7 +272,7 @@ def test_caller_interrupted_by_a_signal_loses_its_answer_only(start: Start) -> N
     def interrupt(number: int, args: tuple[int, ...]) -> Decision:
         if number == GETPPID:
             os.kill(child.pid, signal.SIGUSR1)
-            assert select.select([told], [], [], 10)[0]
+            assert select.select([told], [], [], 120)[0]
         return decide(number, args)
 
     listener = listen(child, MemorySink(), Options(decide=interrupt))
@@ -307,11 +307,11 @@ def test_suppressed_records_come_once_a_second(start: Start) -> None:
     listener = listen(child, sink, Options(monotonic=clock))
     handled = 0
     while handled < 60:
-        assert select.select([listener], [], [], 10)[0]
+        assert select.select([listener], [], [], 120)[0]
         handled += listener.handle_ready(1)
     assert not any(isinstance(event, Suppressed) for event in sink.events)
     clock.now += SECOND
-    assert select.select([listener], [], [], 10)[0]
+    assert select.select([listener], [], [], 120)[0]
     listener.handle_ready(1)  # a second later one record may be written again
     serve(listener, child)
     listener.close()
@@ -328,11 +328,11 @@ def test_flood_is_answered_at_a_rate_and_callers_wait(start: Start) -> None:
     assert listener.arm(loop) is None
     handled = 0
     while listener.resume_at_ns() is None:
-        assert select.select([listener], [], [], 10)[0]
+        assert select.select([listener], [], [], 120)[0]
         handled += listener.handle_ready(100)
     assert handled == 5
     assert listener.resume_at_ns() == clock.now + SECOND // 100
-    assert select.select([listener], [], [], 10)[0]  # the sixth waits
+    assert select.select([listener], [], [], 120)[0]  # the sixth waits
     assert listener.handle_ready(100) == 0
     assert listener.arm(loop) == clock.now + SECOND // 100 and loop.poll.poll(0) == []  # nor does it wake the supervisor
     clock.now += SECOND // 100
@@ -351,7 +351,7 @@ def test_flood_is_answered_at_a_rate_and_callers_wait(start: Start) -> None:
 def test_closing_fails_closed(start: Start, fetched: bool) -> None:
     child = start(lambda: 0 if (raw_call(GETPPID), raw_call(CLOCK_SETTIME)) == (errno.ENOSYS, errno.ENOSYS) else 1)
     listener = listen(child, MemorySink())
-    assert select.select([listener], [], [], 10)[0]
+    assert select.select([listener], [], [], 120)[0]
     if fetched:
         assert seccomp_notify.receive_notification(listener.fileno(), seccomp_notify.notification_buffer()) is not None
     listener.close()
@@ -365,7 +365,7 @@ def test_a_supervisor_that_dies_fails_closed(start: Start) -> None:
     supervisor = os.fork()
     if supervisor == 0:
         listener = listen(child, MemorySink(), Options(decide=lambda number, args: os._exit(3)))
-        select.select([listener], [], [], 10)
+        select.select([listener], [], [], 120)
         listener.handle_ready(1)
         os._exit(4)
     os.close(child.listener)
