@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from kernel.image_bytes import Built, digest_of
 
-DEADLINE_S = 60.0
+DEADLINE_S = 240.0
 needs_skopeo = pytest.mark.skipif(shutil.which("skopeo") is None, reason="skopeo is not installed (apt install skopeo)")
 needs_registry = pytest.mark.skipif(
     shutil.which("docker-registry") is None, reason="docker-registry is not installed (apt install docker-registry)"
@@ -144,7 +144,7 @@ class Handler(BaseHTTPRequestHandler):
             if over:
                 registry.reached.set()
                 if registry.hold_after is not None:
-                    registry.ended.wait(DEADLINE_S)
+                    registry.ended.wait(2 * DEADLINE_S)
                 with contextlib.suppress(OSError):
                     self.connection.shutdown(socket.SHUT_RDWR)
                 self.close_connection = True
@@ -172,9 +172,11 @@ class DebianRegistry:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        # Held, and never listened on: nobody else is given the number before the registry listens there, nor after it has ended.
+        self.place = socket.socket()
+        self.place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.place.bind(("127.0.0.1", 0))
+        self.port = self.place.getsockname()[1]
         self.host = f"127.0.0.1:{self.port}"
         (directory / "files").mkdir(parents=True, exist_ok=True)
         # JSON is YAML.
@@ -232,8 +234,9 @@ class DebianRegistry:
 def debian_registry(directory: Path) -> Iterator[DebianRegistry]:
     """Run Debian's registry until the block ends."""
     registry = DebianRegistry(directory)
-    registry.start()
     try:
+        registry.start()
         yield registry
     finally:
         registry.kill(signal.SIGTERM)
+        registry.place.close()
