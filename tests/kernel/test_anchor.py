@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -119,7 +120,7 @@ def test_it_ends_with_a_killed_client() -> None:
     os.kill(client, signal.SIGKILL)
     os.waitpid(client, 0)
     try:
-        assert select.select([pidfd], [], [], 10)[0], "the fork of the client does not keep it alive"
+        assert select.select([pidfd], [], [], 120)[0], "the fork of the client does not keep it alive"
     finally:
         os.kill(fork, signal.SIGKILL)
         os.close(pidfd)
@@ -142,10 +143,11 @@ def test_while_it_is_being_moved_it_outlives_a_killed_client(monkeypatch: pytest
     os.close(word)
     pidfd = os.pidfd_open(int(os.read(ready, 20)))
     try:
+        began = time.monotonic()
         os.kill(client, signal.SIGKILL)
         os.waitpid(client, 0)
-        assert not select.select([pidfd], [], [], 0.3)[0], "it waits"
-        assert select.select([pidfd], [], [], 20)[0], "and ends"
+        assert select.select([pidfd], [], [], 120)[0], "it ends"
+        assert time.monotonic() - began >= 1, "having waited"
     finally:
         build_waiting_table.cache_clear()
         os.close(pidfd)
@@ -165,7 +167,7 @@ def test_a_killed_anchor_is_an_error_and_harms_no_run(anchor: Anchor, through: C
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spawned, "spawn", spawn)
         assert sandbox.run(["echo", "x"]).stdout == b"x\n"
-    assert not anchor.alive() or select.select([anchor._pidfd], [], [], 10)[0]
+    assert not anchor.alive() or select.select([anchor._pidfd], [], [], 120)[0]
     with pytest.raises(SetupError, match="through the anchor"):
         sandbox.run(["true"])
 
@@ -197,7 +199,7 @@ def test_a_clone_that_is_refused_to_it_is_told_with_the_cause(executor: str) -> 
 
     def words(how: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-c", REFUSED, executor, how], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=True
+            [sys.executable, "-c", REFUSED, executor, how], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240, check=True
         )
         return done.stdout
 
