@@ -14,7 +14,9 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError
+from fcntl import ioctl
 from pathlib import Path
+from termios import FIONREAD
 from typing import Any
 
 import pytest
@@ -42,7 +44,7 @@ def open_files() -> set[str]:
     return found
 
 
-def run_apart(program: str, *words: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+def run_apart(program: str, *words: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
     """Run a Python program that imports `sandbox` in a process of its own."""
     command = [sys.executable, "-I", "-c", program, *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
@@ -57,9 +59,9 @@ def test_two_hundred_runs_from_fifty_threads() -> None:
     gate = threading.Barrier(50)
 
     def work(number: int) -> list[sandbox.Result]:
-        gate.wait(30)
+        gate.wait(240)
         return [
-            sandbox.run(["sh", "-c", "cat; echo $0 >&2; exit $0", str(number)], stdin=f"{number} {turn}", timeout=50, limits={"cpu": 20})
+            sandbox.run(["sh", "-c", "cat; echo $0 >&2; exit $0", str(number)], stdin=f"{number} {turn}", timeout=240, limits={"cpu": 60})
             for turn in range(4)
         ]
 
@@ -107,7 +109,7 @@ os.kill(here, 9)
     with done:
         assert done.stdout is not None
         janitor, child = map(int, done.stdout.readline().split())
-        done.wait(10)
+        done.wait(120)
         assert os.waitpid(janitor, 0)[0] == janitor  # ours now: we are a subreaper
         assert os.waitpid(child, os.WNOHANG) == (0, 0), "the forked child is still there"
         os.kill(child, signal.SIGKILL)
@@ -167,42 +169,53 @@ def test_from_coroutines() -> None:
 
 
 def test_event_loop_is_not_held_up() -> None:
-    async def main() -> tuple[int, sandbox.Result]:
-        task = asyncio.create_task(asyncio.to_thread(sandbox.run, ["sleep", "0.3"]))
-        ticks = 0
-        while not task.done():
-            ticks += 1
-            await asyncio.sleep(0.01)
-        return ticks, await task
+    """The run goes on until the loop has come round a few times: one that is held up never does."""
 
-    ticks, result = asyncio.run(main())
-    assert result.ok
-    assert ticks >= 10
+    async def main() -> sandbox.Result:
+        reader, writer = os.pipe()
+        try:
+            os.write(writer, b"begun, ")
+            task = asyncio.create_task(asyncio.to_thread(sandbox.run, ["cat"], stdin=reader, timeout=120))
+            while ioctl(reader, FIONREAD, bytes(4)) != bytes(4) and not task.done():
+                await asyncio.sleep(0.001)
+            for _ in range(10):
+                await asyncio.sleep(0.001)
+            assert not task.done()
+            os.write(writer, b"ended by the loop")
+            os.close(writer)
+            return await task
+        finally:
+            os.close(reader)
+
+    result = asyncio.run(main())
+    assert result.ok and result.stdout == b"begun, ended by the loop"
 
 
 INTERRUPTED = """
 import os, signal, sys, threading, time, sandbox
 def children(pid):
     found = []
-    for task in os.listdir(f"/proc/{pid}/task"):
-        found += open(f"/proc/{pid}/task/{task}/children").read().split()
+    try: tasks = os.listdir(f"/proc/{pid}/task")
+    except OSError: return found  # it has just ended
+    for task in tasks:
+        try: found += open(f"/proc/{pid}/task/{task}/children").read().split()
+        except OSError: pass
     return found
-def interrupt():
+def below(depth):
     level = [os.getpid()]
-    depth = int(sys.argv[1])             # janitor, init, shell, sleep
-    while depth and level:
-        deeper = [child for pid in level for child in children(pid)]
-        if deeper: level, depth = deeper, depth - 1
-        else: time.sleep(0.001)
+    for _ in range(depth): level = [child for pid in level for child in children(pid)]
+    return level
+def interrupt():
+    while not below(int(sys.argv[1])): time.sleep(0.001)  # janitor, init, shell, sleep
     time.sleep(float(sys.argv[2]))
     os.kill(os.getpid(), signal.SIGINT)
 before = set(os.listdir("/proc/self/fd"))
-threading.Thread(target=interrupt).start()
 began = time.monotonic()
 try:
+    threading.Thread(target=interrupt).start()
     sandbox.run(["sh", "-c", "trap '' INT TERM; sleep 600"], timeout=500)
 except KeyboardInterrupt:
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 120
     assert not children(os.getpid()), children(os.getpid())
     after = set(os.listdir("/proc/self/fd"))
     assert sandbox.run(["true"]).ok
@@ -315,7 +328,7 @@ def test_timeout_is_the_wall_limit() -> None:
     began = time.monotonic()
     result = sandbox.run(["sleep", "60"], timeout=0.2)
     assert (result.verdict, result.exit_code, result.ok) == (Verdict.WALL_LIMIT, 137, False)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 def test_limits_given_as_in_a_profile() -> None:
