@@ -7,6 +7,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -120,8 +121,15 @@ CONFLICTS: list[tuple[str, Callable[[Path], object], str]] = [
 def _sly(path: Path) -> None:
     """Write a file and put its time back: its ctime tells."""
     status = path.stat()
-    path.write_bytes(b"x" * status.st_size)
+    _write_later(path, b"x" * status.st_size)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _write_later(path: Path, content: bytes) -> None:
+    """Write a file, so that its times are later than this moment: a file system's clock may go by ticks of some milliseconds."""
+    now = time.time_ns()
+    while path.stat().st_ctime_ns <= now:
+        path.write_bytes(content)
 
 
 @pytest.mark.parametrize(("meanwhile", "where"), [item[1:] for item in CONFLICTS], ids=[item[0] for item in CONFLICTS])
@@ -154,7 +162,7 @@ def test_what_changed_while_the_run_went_on_is_a_conflict(tree: Path) -> None:
     def act(top: Path) -> None:
         with (top / "a").open("a") as file:
             file.write("theirs\n")
-        (tree / "a").write_text("mine, meanwhile\n")
+        _write_later(tree / "a", b"mine, meanwhile\n")
 
     run = left(tree, act)
     with pytest.raises(ConflictError) as caught:
