@@ -137,7 +137,7 @@ def test_working_directory_that_is_gone(sandbox_cli: Any, place: Path) -> None:
     gone.mkdir()
     script = 'cd "$1" && rmdir "$1" && shift && exec "$@"'
     done = subprocess.run(
-        ["sh", "-c", script, "sh", gone, *sandbox_cli.command, *STRICT, "--", "true"], capture_output=True, timeout=30, check=False
+        ["sh", "-c", script, "sh", gone, *sandbox_cli.command, *STRICT, "--", "true"], capture_output=True, timeout=120, check=False
     )
     assert done.returncode == 125
     assert done.stderr.startswith(b"error: the working directory does not exist any more")
@@ -152,7 +152,7 @@ def test_closed_streams_are_not_taken_for_files_of_ours(sandbox_cli: Any, place:
     program = "echo to-out; echo to-err >&2; cat; unshare -U true; exit 6"
     words = " ".join(sandbox_cli.command)
     script = f"exec {words} exec -p strict --audit {audit} -- sh -c '{program}' {closing}"
-    done = subprocess.run(["sh", "-c", script], stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=False)
+    done = subprocess.run(["sh", "-c", script], stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=False)
     assert done.returncode == 6
     assert done.stdout == (b"to-out\n" if closing in ("<&-", "2>&-") else b"")
     assert (b"to-err\n" in done.stderr) is ("2>&-" not in closing)
@@ -164,7 +164,7 @@ def test_closed_streams_are_not_taken_for_files_of_ours(sandbox_cli: Any, place:
 def test_output_that_cannot_be_written_is_an_error(sandbox_cli: Any) -> None:
     with open("/dev/full", "wb") as full:
         process = sandbox_cli.popen(*STRICT, "--", "echo", "lost", stdout=full)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=120)
     assert process.returncode == 125
     assert errors == b"sandbox: standard output was lost: No space left on device (ENOSPC)\n"
 
@@ -174,7 +174,7 @@ def test_output_appended_to_a_file(sandbox_cli: Any, place: Path) -> None:
     path.write_text("before\n")
     with path.open("ab") as file:
         process = sandbox_cli.popen(*STRICT, "--", "sh", "-c", "echo one; echo two", stdout=file)
-        process.communicate(timeout=30)
+        process.communicate(timeout=120)
     assert path.read_text() == "before\none\ntwo\n"
 
 
@@ -227,13 +227,14 @@ def check_schema(document: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("script", "verdict", "code", "number"), [
-    ("exit 0", "ok", 0, None), ("exit 3", "nonzero-exit", 3, None), ("kill -9 $$", "signaled", 137, 9), ("sleep 9", "wall-limit", 137, 9),
+    ("exit 0", "ok", 0, None), ("exit 3", "nonzero-exit", 3, None), ("kill -9 $$", "signaled", 137, 9), ("sleep 600", "wall-limit", 137, 9),
     ("yes", "output-limit", 137, 9),
 ])  # fmt: skip
 def test_result_file(sandbox_cli: Any, place: Path, script: str, verdict: str, code: int, number: int | None) -> None:
     path = place / "result.json"
     path.write_text("what was here before")
-    done = sandbox_cli(*STRICT, "-l", "wall=1500ms", "-l", "output=1M", "--result", path, "--", "sh", "-c", script)
+    wall = "500ms" if verdict == "wall-limit" else "100s"
+    done = sandbox_cli(*STRICT, "-l", f"wall={wall}", "-l", "output=1M", "--result", path, "--", "sh", "-c", script, timeout=240)
     document = json.loads(path.read_text())
     check_schema(document)
     assert done.returncode == code
@@ -276,7 +277,7 @@ def test_result_to_a_descriptor_and_a_fifo(sandbox_cli: Any, place: Path) -> Non
     os.mkfifo(fifo)
     with sandbox_cli.popen(*STRICT, "--result", fifo, "--", "true", stdout=subprocess.DEVNULL) as process:
         check_schema(json.loads(fifo.read_text()))
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
 
 
 def test_no_result_when_nothing_ran(sandbox_cli: Any, place: Path) -> None:
@@ -299,7 +300,7 @@ def test_denials_are_summarised(sandbox_cli: Any) -> None:
 
 
 def test_limit_is_told(sandbox_cli: Any) -> None:
-    done = sandbox_cli("exec", "-p", "strict", "-l", "wall=200ms", "--", "sleep", "9")
+    done = sandbox_cli("exec", "-p", "strict", "-l", "wall=200ms", "--", "sleep", "600")
     assert re.search(rb"^sandbox: wall-limit: wall \d+ ns, limit 200000000 ns$", done.stderr, re.MULTILINE)
 
 
@@ -368,8 +369,8 @@ def complete(sandbox_cli: Any, place: Path, *words: str) -> list[str]:
         tool.chmod(0o755)
     script = 'eval "$(sandbox completion bash)"\nCOMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _sandbox; printf "%s\\n" "${COMPREPLY[@]}"'
     done = subprocess.run(
-        ["bash", "--norc", "-c", script, "bash", "sandbox", *words], cwd=place, capture_output=True, text=True, timeout=30, check=True,
-        env={"PATH": f"{tool.parent}:/usr/bin:/bin", "HOME": str(place)},
+        ["bash", "--norc", "-c", script, "bash", "sandbox", *words], cwd=place, capture_output=True, text=True, timeout=120, check=True,
+        env={"PATH": f"{tool.parent}:/usr/bin:/bin", "HOME": str(place), "SANDBOX_RUNTIME_DIR": str(place / "runs")},
     )  # fmt: skip
     assert done.stderr == ""
     return done.stdout.split()
@@ -429,7 +430,7 @@ def test_environment_options(sandbox_cli: Any) -> None:
 
 def test_runs_as_a_module() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "sandbox", *STRICT, "--", "sh", "-c", "exit 9"], capture_output=True, timeout=30, check=False
+        [sys.executable, "-m", "sandbox", *STRICT, "--", "sh", "-c", "exit 9"], capture_output=True, timeout=120, check=False
     )
     assert done.returncode == 9, done.stderr
 
@@ -439,6 +440,6 @@ def test_interrupt_before_the_start(sandbox_cli: Any) -> None:
     with sandbox_cli.popen(*STRICT, "--", "sleep", "60") as process:
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(2)
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=120)
     assert out == b""
     assert process.returncode in (130, -2, 1)

@@ -128,8 +128,8 @@ class TestRuns:
         assert "files" not in result.to_dict()
 
     def test_files_of_a_run_that_was_killed(self) -> None:
-        result = sandbox.run(["sh", "-c", "echo partial > log; sleep 60"], timeout=0.5, collect=["log"])
-        assert result.verdict == "wall-limit" and dict(result.files) == {"log": b"partial\n"}
+        result = sandbox.run(["sh", "-c", "echo partial > log; exec yes"], limits={"output": "1M"}, collect=["log"])
+        assert result.verdict == "output-limit" and dict(result.files) == {"log": b"partial\n"}
 
     def test_a_survivor_writes_nothing_any_more(self) -> None:
         script = "echo one > log; (while :; do echo more >> log; done) & while [ ! -s log ]; do :; done; exit 0"
