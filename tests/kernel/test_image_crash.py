@@ -51,9 +51,23 @@ def start(reference: str, tmp_path: Path) -> subprocess.Popen[bytes]:
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill a pull, and nothing of what it started; that has to go by itself."""
+    """Kill a pull, and nothing of what it started; that goes by itself, and has gone when this returns."""
+    os.kill(process.pid, signal.SIGSTOP)  # so that the list is whole
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    started = [os.pidfd_open(pid) for pid in children_of(process)]
     process.kill()
     process.communicate(timeout=DEADLINE_S)
+    for pidfd in started:
+        assert select.select([pidfd], [], [], DEADLINE_S)[0], "what a killed pull has started outlives it"
+        os.close(pidfd)
+
+
+def children_of(process: subprocess.Popen[bytes]) -> list[int]:
+    """Return what a process has started, zombies included; none where it has ended."""
+    try:
+        return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 def eventually(holds: Callable[[], bool], what: str) -> None:
@@ -67,8 +81,7 @@ def eventually(holds: Callable[[], bool], what: str) -> None:
 def client_of(process: subprocess.Popen[bytes]) -> int | None:
     """Return the skopeo that a pull has started, if it has."""
     try:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        return next((int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text() == "skopeo\n"), None)
+        return next((pid for pid in children_of(process) if Path(f"/proc/{pid}/comm").read_text() == "skopeo\n"), None)
     except (FileNotFoundError, ProcessLookupError):
         return None
 
