@@ -49,7 +49,7 @@ def difference(place: Path, before: dict[str, str | None], after: dict[str, str 
 
 
 @pytest.mark.skipif(PATCH is None, reason="patch is not installed")
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(before=st.dictionaries(st.sampled_from(["one", "two"]), texts), after=st.dictionaries(st.sampled_from(["one", "two", "three"]), texts, min_size=1))
 def test_patch_makes_the_same(
     tmp_path: Path, monkeypatch_module: pytest.MonkeyPatch, before: dict[str, str], after: dict[str, str]

@@ -172,7 +172,7 @@ def _in_and_out(steps: list[tuple[object, ...]]) -> Callable[[Path], object]:
     return act
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(before=operations, steps=operations)
 def test_changes_equal_a_comparison_and_applied_they_equal_running_outside(
     tmp_path: Path, before: list[tuple[object, ...]], steps: list[tuple[object, ...]]
@@ -211,7 +211,7 @@ def test_changes_equal_a_comparison_and_applied_they_equal_running_outside(
     assert sorted(os.listdir(state)) == ["lock"]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(before=operations, one=operations, two=operations)
 def test_a_run_on_top_of_another_is_compared_with_the_original(
     tmp_path: Path, before: list[tuple[object, ...]], one: list[tuple[object, ...]], two: list[tuple[object, ...]]
@@ -234,7 +234,7 @@ def test_a_run_on_top_of_another_is_compared_with_the_original(
     assert view(tree) == first
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(before=operations, steps=operations)
 def test_discarded_changes_were_never_there(tmp_path: Path, before: list[tuple[object, ...]], steps: list[tuple[object, ...]]) -> None:
     tree, outside, state = _fresh(tmp_path)

@@ -180,7 +180,7 @@ class Watched(Text):
         return super().read(start, stop)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(output=PARTS, answer=PARTS, flags=FLAGS, window=st.integers(1, 4))
 def test_pieces_make_no_difference(monkeypatch: pytest.MonkeyPatch, output: bytes, answer: bytes, flags: tuple[str, ...], window: int) -> None:
     """In windows of a few bytes the same difference is found, in the same place, as at once."""
@@ -223,7 +223,7 @@ def test_a_file_that_was_cut_short_meanwhile_is_no_answer(tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(not REFERENCE.exists(), reason=f"problemtools' default validator is not at {REFERENCE}")
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(output=PARTS, answer=PARTS, flags=FLAGS, near=st.booleans(), data=st.data())
 def test_same_as_problemtools(tmp_path: Path, output: bytes, answer: bytes, flags: tuple[str, ...], near: bool, data: st.DataObject) -> None:
     """It says what the reference tool's validator says."""
