@@ -12,7 +12,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,6 @@ from sandbox.judge.model import Code, Program
 from sandbox.judge.pipeline.settle import under
 from sandbox.judge.problem import Case, Submission
 from sandbox.judge.running import Runner
-from sandbox.record import replace
 from sandbox.result import Verdict
 from sandbox.supervise.reins import Reins
 
@@ -50,7 +50,9 @@ def table(tmp_path: Path) -> Iterator[Table]:
 
 
 @pytest.mark.parametrize("edge", EDGES.values(), ids=EDGES)
-def test_the_right_party_is_blamed(table: Table, edge: Edge) -> None:
+def test_the_right_party_is_blamed(table: Table, edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    if edge.flags == (Code.NZE, Code.WA):  # it ends by itself, if a busy host lets it
+        monkeypatch.setattr(playing, "_HEARING_NS", LONG_MS * MS)
     result = table.play(edge)
     assert not faults(edge, result)
 
@@ -61,17 +63,26 @@ def test_the_right_party_is_blamed(table: Table, edge: Edge) -> None:
 TIMED = ["a thread speaks later", "a poll with a time-out goes on", "a timer in epoll goes on", "a thread of the validator speaks later"]
 
 
+def after_an_hour(name: str) -> Edge:
+    """Return a dialogue in which what comes later comes so late that whoever does not count on it has looked long before."""
+    edge = EDGES[name]
+    later = [words.replace(":400", ":3600000").replace("alarm:1", "alarm:3600") for words in (edge.submission, edge.validator)]
+    assert later != [edge.submission, edge.validator]
+    return replace(edge, submission=later[0], validator=later[1])
+
+
 @pytest.mark.parametrize("name", TIMED)
 def test_taking_a_time_out_for_a_wait_would_blame_the_innocent(table: Table, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "_open", calls._own)
-    assert table.play(EDGES[name]).code is not Code.AC
+    result = table.play(after_an_hour(name))
+    assert result.code in (Code.WTL, Code.JE) and "deadlock" in result.cause, result
 
 
 @pytest.mark.parametrize(("name", "rule"), [("a timer speaks later", "timers"), ("an alarm speaks later", "SIGALRM")])
 def test_overlooking_a_signal_that_will_come_would_blame_the_innocent(table: Table, name: str, rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waits, "_own_timers", lambda pid: "")
     monkeypatch.setattr(waits, "_SIGALRM_BIT", 0)
-    result = table.play(EDGES[name])
+    result = table.play(after_an_hour(name))
     assert (result.code, result.cause) == (Code.WTL, READS), rule
 
 
@@ -84,7 +95,7 @@ class SlowStart:
         let_go, look = Reins.let_go, playing.Seat.look
 
         def let_go_late(reins: Reins, words: bytes) -> None:
-            assert self._over.wait(30)
+            assert self._over.wait(120)
             let_go(reins, words)
 
         def count(seat: playing.Seat) -> Look:
@@ -136,14 +147,25 @@ def test_a_party_that_is_slow_to_die_is_no_second_deadlock(table: Table, monkeyp
 
 def test_telling_of_an_end_before_it_has_its_place_would_blame_the_consequence(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(playing, "is_ending", lambda pid: False)
-    edge = EDGES["the validator ends first, 43, and the submission falls over that"]
-    # Where the validator is dead before anybody looks, nothing is told early; a busy machine is as quick as that now and then.
-    assert any(table.play(edge).code is Code.NZE for _ in range(20))
+    over, begin = threading.Event(), playing.Seat.begin
+
+    def begin_and_hear_of_the_validator_last(seat: playing.Seat, stdin: int, stdout: int, wall_ns: int, on_end: Callable[[], object]) -> None:
+        def end() -> None:
+            if seat.name == V:
+                assert over.wait(60)
+            on_end()
+            over.set()
+
+        begin(seat, stdin, stdout, wall_ns, end)
+
+    monkeypatch.setattr(playing.Seat, "begin", begin_and_hear_of_the_validator_last)
+    assert table.play(EDGES["the validator ends first, 43, and the submission falls over that"]).code is Code.NZE
 
 
 def test_without_a_hearing_the_order_of_two_ends_would_be_chance(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(playing, "_HEARING_NS", 0)
-    assert table.play(EDGES["a wrong answer, some work, and an end of its own with 3"]).code is Code.WA
+    edge = EDGES["a wrong answer, some work, and an end of its own with 3"]
+    assert table.play(replace(edge, submission="line say:9 burn:5000 exit:3")).code is Code.WA
 
 
 def test_closing_what_nobody_reads_would_kill_the_writer(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,20 +183,20 @@ def test_closing_what_nobody_reads_would_kill_the_writer(table: Table, monkeypat
 def test_time_before_the_validators_word_counts(table: Table) -> None:
     """A wrong answer that came too late is late, however far the program was let run; waiting for the validator is not its time."""
     early = table.play(Edge(submission="line say:9 line", validator=f"{ASKS} exit:42", code=Code.WA))
-    late = table.play(Edge(submission="line burn:150 sleep:150 say:9 line", validator="sleep:100 say:5 expect:10 exit:42", code=Code.WA))
+    late = table.play(Edge(submission="line burn:300 sleep:1000 say:9 line", validator="sleep:100 say:5 expect:10 exit:42", code=Code.WA))
     assert early.code is late.code is Code.WA
-    assert late.cpu_ns >= 150 * MS and late.own_ns is not None and 250 * MS < late.own_ns < late.wall_ns
-    assert under(late, 100 * MS).code is Code.TLE and under(late, 2000 * MS).code is under(early, 100 * MS).code is Code.WA
+    assert late.cpu_ns >= 300 * MS and late.own_ns is not None and 350 * MS < late.own_ns < late.wall_ns
+    assert under(late, 200 * MS).code is Code.TLE and under(late, 5000 * MS).code is under(early, 200 * MS).code is Code.WA
 
 
 def test_time_after_the_validators_word_does_not_count(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(playing, "_HEARING_CPU_NS", 300 * MS)
+    monkeypatch.setattr(playing, "_HEARING_CPU_NS", 1500 * MS)
     monkeypatch.setattr(playing, "_HEARING_NS", LONG_MS * MS)
     edge = EDGES["the validator ends first, 43, and the submission loops"]
     result = table.play(edge)
-    assert not faults(edge, result) and under(result, 150 * MS).code is Code.WA
+    assert not faults(edge, result) and under(result, 1000 * MS).code is Code.WA
     monkeypatch.setattr(playing.Seat, "at_word", property(lambda seat: None, lambda seat, used: None), raising=False)
-    assert under(table.play(edge), 150 * MS).code is Code.TLE
+    assert under(table.play(edge), 1000 * MS).code is Code.TLE
 
 
 def test_passing_a_closed_output_on_at_once_would_make_a_wrong_answer_of_a_loop(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +208,7 @@ def test_passing_a_closed_output_on_at_once_would_make_a_wrong_answer_of_a_loop(
         return Graph(parties=graph.parties, pipes=pipes, referee=graph.referee, accepts=graph.accepts, hearing=graph.hearing)
 
     monkeypatch.setattr(case, "pair", pair_at_once)
-    assert table.play(EDGES["the submission closes its output and loops"]).code is Code.WA
+    assert table.play(replace(EDGES["the submission closes its output and loops"], cpu_ms=10_000)).code is Code.WA
 
 
 # ---- ordinary programs ------------------------------------------------------------------------------------------
@@ -312,5 +334,5 @@ def test_nothing_is_left_when_the_judge_is_killed(tmp_path: Path) -> None:
         judge.send_signal(signal.SIGKILL)
     assert len(pids) >= 4
     for end in ends:
-        assert select.select([end], [], [], 10.0)[0], "a party outlives the judge"
+        assert select.select([end], [], [], 60.0)[0], "a party outlives the judge"
         os.close(end)

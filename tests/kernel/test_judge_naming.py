@@ -35,8 +35,8 @@ def test_names() -> None:
 
 def test_what_ends_one_judging_ends_no_other(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
-    program = bench.program("import time\ntime.sleep(600)\n")
-    limits = replace(LIMITS, wall_ns=120_000_000_000, idle_ns=None)
+    program = bench.program("import time\ntime.sleep(6000)\n")
+    limits = replace(LIMITS, wall_ns=600_000_000_000, idle_ns=None)
     ended: dict[str, Any] = {}
 
     def run(name: str) -> None:
@@ -49,16 +49,16 @@ def test_what_ends_one_judging_ends_no_other(tmp_path: Path) -> None:
     threads = [threading.Thread(target=run, args=(name,)) for name in names]
     for thread in threads:
         thread.start()
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while not {run.name for run in running()} >= set(names):
         assert time.monotonic() < until, "they do not begin"
         threads[0].join(0.01)
     tools: Any = SimpleNamespace(name=names[0])
     RealTools.stop(tools)
-    threads[0].join(30)
+    threads[0].join(120)
     assert code_of(ended[names[0]], limits)[0] is Code.JE, "a run that was ended from outside is nobody's verdict"
     assert names[1] in {run.name for run in running()} and names[1] not in ended
     tools.name = names[1]
     RealTools.stop(tools)
-    threads[1].join(30)
+    threads[1].join(120)
     assert not any(thread.is_alive() for thread in threads)

@@ -37,9 +37,9 @@ def _task(*tests: Test, **settings: object) -> Task:
     return Task(tests, **{"language": "python3", "time_limit": 2.0, "wall_limit": LONG, **settings})  # type: ignore[arg-type]
 
 
-def _wall(code: Code | None) -> float:
-    """A wall limit: short where it is to be met."""
-    return 2.0 if code is Code.WTL else LONG
+def _limits(code: Code | None) -> dict[str, float]:
+    """Limits of time: short where they are to be met."""
+    return {"time_limit": 0.5 if code is Code.TLE else 10.0, "wall_limit": 2.0 if code is Code.WTL else LONG}
 
 
 def _codes(result: judge.TaskResult) -> list[Code]:
@@ -106,7 +106,7 @@ open(sys.argv[2], "w").writelines(sorted(open(sys.argv[1])))
     ],
 )
 def test_how_programs_fail(source: str, code: Code) -> None:
-    task = _task(Test(), time_limit=0.5, wall_limit=_wall(code), output_limit="64K")
+    task = _task(Test(), **_limits(code), output_limit="64K")
     result = task.grade(source)
     if source.startswith("x ="):  # without a counting cgroup the allocation is refused, and Python says so; with one it may be killed
         assert result.code in (Code.NZE, Code.MLE)
@@ -248,7 +248,7 @@ CHEATS = {
 @pytest.mark.parametrize("name", CHEATS)
 def test_units_and_those_who_cheat_at_them(name: str, way: str) -> None:
     source, code = CHEATS[name]
-    result = _task(Test(call=_units) if way == "call" else Test(code=UNITS), time_limit=0.5, wall_limit=_wall(code)).grade(source)
+    result = _task(Test(call=_units) if way == "call" else Test(code=UNITS), **_limits(code)).grade(source)
     if code is None:  # how a sandbox words it whose processes kill each other differs; nobody is accepted, and the judge has not failed
         assert result.code not in (Code.AC, Code.JE), result.render(private=True)
     else:
@@ -285,7 +285,7 @@ def test_text_that_is_not_all_characters_keeps_no_other_from_being_graded() -> N
 
 
 def test_tests_that_loop_are_not_the_submissions_fault() -> None:
-    result = _task(Test(code="while True: pass"), time_limit=0.2, wall_limit=1).grade(ADD)
+    result = _task(Test(code="while True: pass"), time_limit=0.2, wall_limit=30).grade(ADD)
     assert result.code is Code.JE and not result.complete, result.render(private=True)
 
 
@@ -347,7 +347,7 @@ while True:
     ],
 )
 def test_a_dialogue(source: str, code: Code) -> None:
-    result = _task(Test(talk=_guess), time_limit=0.5, wall_limit=_wall(code), output_limit="1M").grade(source)
+    result = _task(Test(talk=_guess), **_limits(code), output_limit="1M").grade(source)
     assert result.code is code, result.render(private=True)
     if code is Code.AC:
         assert result.tests[0].transcript[:2] == ("< 500", "> less")
@@ -386,7 +386,7 @@ def test_two_runs_of_a_submission_with_a_pipe(source: str, code: Code, who: str)
         Test("hello\n", "hello\n"),
         parts={"sender": Part(args=["encode"]), "receiver": Part(args=["decode"])},
         pipes=[("sender", "receiver")],
-        time_limit=0.5,
+        **_limits(code),
     )
     result = task.grade(source)
     assert result.code is code, result.render(private=True)
@@ -532,7 +532,7 @@ def test_a_class_is_graded_whatever_one_of_it_hands_in(tmp_path: Path) -> None:
     }
     submissions |= {"last": ADD}
     steps: list[judge.Step] = []
-    task = _task(Test("1 2", "3"), Test("2 2", "4", hidden=True), time_limit=0.3)
+    task = _task(Test("1 2", "3"), Test("2 2", "4", hidden=True), time_limit=1)
     results = list(task.grade_all(submissions, jobs=2, progress=steps.append))  # type: ignore[arg-type]
     assert [result.name for result in results] == list(submissions)
     found = {result.name: result.code for result in results}
@@ -568,7 +568,7 @@ for result in task.grade_all({"quick": "print(3)", "a": "while True: pass", "b":
         try:
             assert grader.stdout.readline() == "quick AC\n"
             grader.send_signal(signal.SIGINT)
-            assert grader.wait(60) == -signal.SIGINT
+            assert grader.wait(120) == -signal.SIGINT
             assert grader.stdout.read() == ""
             assert grader.stderr.read().rstrip().endswith("KeyboardInterrupt")
         finally:
@@ -657,16 +657,16 @@ def test_a_busy_host_makes_no_program_slow(monkeypatch: pytest.MonkeyPatch) -> N
     """What ended for wall time where everybody waits for a processor gets a second run, and no third."""
     from sandbox.judge import task_work
 
-    source = "import time\nstart = time.monotonic()\nwhile time.monotonic() < start + 4: time.sleep(0.1)\nprint('late')"
+    source = "import time\ntime.sleep(4)\nprint('late')"
     monkeypatch.setattr(task_work, "is_busy", lambda: False)
-    quiet = _task(Test(expected="late"), time_limit=0.1, wall_limit=None).grade(source).tests[0]
+    quiet = _task(Test(expected="late"), time_limit=0.5, wall_limit=None).grade(source).tests[0]
     assert quiet.code is Code.WTL and quiet.case is not None and quiet.case.reruns == ()
     monkeypatch.setattr(task_work, "is_busy", lambda: True)
-    busy = _task(Test(expected="late"), time_limit=0.1, wall_limit=None).grade(source).tests[0]
+    busy = _task(Test(expected="late"), time_limit=0.5, wall_limit=None).grade(source).tests[0]
     assert busy.ok and busy.case is not None and [code for code, _ in busy.case.reruns] == [Code.WTL]
     assert "second run" in busy.case.notes[-1]
     # A limit that the author stated is meant.
-    assert _task(Test(expected="late"), time_limit=0.1, wall_limit=1).grade(source).code is Code.WTL
+    assert _task(Test(expected="late"), time_limit=0.5, wall_limit=1).grade(source).code is Code.WTL
 
 
 # ---- generated programs -----------------------------------------------------------------------------------------
@@ -729,7 +729,7 @@ def test_the_example_grades_a_class(tmp_path: Path) -> None:
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
         "LANG": "C.UTF-8",
     }
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=120, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     rows = [line.split(",")[:4] for line in (tmp_path / "results" / "grades.csv").read_text().splitlines()]
     assert rows == [
@@ -742,6 +742,6 @@ def test_the_example_grades_a_class(tmp_path: Path) -> None:
     assert SECRET not in shown and "what if it is no number?" in shown
     assert "ada: 10 of 10 points" in done.stderr
     nothing = subprocess.run(
-        [*words[:3], str(tmp_path / "none"), words[4]], capture_output=True, text=True, env=environment, timeout=60, check=False
+        [*words[:3], str(tmp_path / "none"), words[4]], capture_output=True, text=True, env=environment, timeout=600, check=False
     )
     assert nothing.returncode == 2 and "no upload found" in nothing.stderr

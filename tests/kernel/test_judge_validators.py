@@ -79,12 +79,13 @@ def check(bench: Bench, *sources: str, output: bytes = b"3\n", flags: tuple[str,
 ])  # fmt: skip
 def test_what_a_validator_may_do(bench: Bench, source: str, accepted: bool | None, code: int | None, cause: str) -> None:
     """42 and 43 are answers; anything else is a judge's error that says what happened, and never AC or WA."""
-    limits = {"validation_time_ns": 2 * S, "validation_memory_bytes": 100 * MB} if "(" not in cause else {"validation_time_ns": 300 * MS}
+    met = cause in ("(cpu-limit)", "(wall-limit)")
+    limits = {"validation_time_ns": 300 * MS if met else 20 * S, "validation_memory_bytes": 100 * MB}
     if "Permission denied" in cause and os.geteuid() == 0:
         accepted, cause = True, ""  # root's supervisor reads it all the same
     found = check(bench, source, limits=limits)
     assert found.accepted is accepted, found
-    assert cause not in ("(cpu-limit)", "(wall-limit)") or found.cause.endswith("; `limits.validation_time` says how much")
+    assert not met or found.cause.endswith("; `limits.validation_time` says how much")
     assert found.failed == (cause == "(wall-limit)"), "for that alone a busy host may be the reason"
     if code is not None:
         assert found.exit == code, found
@@ -236,7 +237,7 @@ def test_the_largest_pass_counts(bench: Bench) -> None:
     source = """
     import sys, time
     number = int(sys.stdin.read().split()[0])
-    while time.process_time() < [0, 0.3, 0.1][number]: pass
+    while time.process_time() < [0, 1, 0.9][number]: pass
     print(number)
     """
     validator = "number = int(sys.stdin.read())\nif number < 2: open(feedback + 'nextpass.in', 'w').write(str(number + 1))\nsys.exit(42)"
@@ -244,8 +245,8 @@ def test_the_largest_pass_counts(bench: Bench) -> None:
     problem = bench.problem([case], multi_pass=True, limits={"validation_passes": 5})
     with Runner(bench.program(source)) as runner, open_checker(problem, [bench.validator(validator)]) as checker:
         found = judge_case(runner, checker, problem, case, replace(LIMITS, cpu_ns=5 * S))
-        assert found.code is Code.AC and found.passes == 3 and 300 * MS <= found.cpu_ns < 450 * MS, found
-        found = judge_case(runner, checker, problem, case, replace(LIMITS, cpu_ns=250 * MS))
+        assert found.code is Code.AC and found.passes == 3 and S <= found.cpu_ns < 1900 * MS, found
+        found = judge_case(runner, checker, problem, case, replace(LIMITS, cpu_ns=700 * MS))
         assert (found.code, found.passes) == (Code.TLE, 2) and found.cause.startswith("pass 2: CPU time"), found
 
 
@@ -270,7 +271,7 @@ def test_input_validators(bench: Bench) -> None:
         bench.program("import sys; assert int(input().split()[0]) < 10; sys.exit(42)", profile="judge-validate"),
     ]
     good, bad = bench.case(1), bench.case(2, input=b"11 2\n")
-    problem = bench.problem([good, bad], limits={"validation_time_ns": 300 * MS})
+    problem = bench.problem([good, bad])
     with InputChecker(programs, problem) as checker:
         assert [each.accepted for each in checker.check(good)] == [True, True]
         found = checker.check(bad)
@@ -279,7 +280,7 @@ def test_input_validators(bench: Bench) -> None:
     with InputChecker([bench.program("import sys; sys.exit(0)", profile="judge-validate")], problem) as checker:
         assert checker.check(good)[0].cause == "exit 0, and only 42 accepts"
     spin = bench.program("while True: pass", profile="judge-validate")
-    with InputChecker([spin], problem) as checker:
+    with InputChecker([spin], bench.problem([good, bad], limits={"validation_time_ns": 300 * MS})) as checker:
         found = checker.check(good)
         assert found[0].accepted is None and "cpu-limit" in found[0].cause and all_accept(found) is None
     words = bench.program("import sys, os; print(sys.argv[1:], sorted(os.listdir('.'))); sys.exit(42)", profile="judge-validate", name="words.py")
@@ -311,7 +312,8 @@ def test_static_validators(bench: Bench, source: str, code: Code, told: str) -> 
     """They see the submission's files in their working directory, say what output validators say, and get no feedback from the submission."""
     program = bench.program("import os, sys\nlanguage, entry, feedback = sys.argv[1:4]\n" + source, profile="judge-validate")
     files = {"main.py": b"eval(input())", "score.txt": b"100", "judgemessage.txt": b"forged", "nextpass.in": b"", f"{FEEDBACK}/score.txt": b"100"}
-    problem = bench.problem([], limits={"validation_time_ns": S}, scoring=True, custom_score=True, format=Format.V2025_09)
+    limits = {"validation_time_ns": 300 * MS if told == "(cpu-limit)" else 20 * S}
+    problem = bench.problem([], limits=limits, scoring=True, custom_score=True, format=Format.V2025_09)
     group = Group(name="secret", grading=Grading(aggregation="sum", static_validation_score=20.0, static_validator_args=("a b",)), children=())
     with StaticChecker(program, problem) as checker:
         found = checker.check(Submission(name="x", files=files), "python3", "main.py", group)
@@ -338,7 +340,7 @@ def test_static_validators(bench: Bench, source: str, code: Code, told: str) -> 
 ])  # fmt: skip
 def test_graders(bench: Bench, source: str, code: Code, score: float | None, cause: str) -> None:
     """One line comes back, or it is a judge's error; a score counts only with AC."""
-    problem = bench.problem([], limits={"validation_time_ns": S})
+    problem = bench.problem([], limits={"validation_time_ns": 300 * MS if cause == "(cpu-limit)" else 20 * S})
     with GraderProgram(bench.program(source, profile="judge-validate"), problem) as grader:
         found = grader.grade([(Code.AC, 1.5), (Code.NZE, None), (Code.WTL, 2.0)], ("60",))
     assert (found.code, found.score) == (code, score) and cause in found.cause, found

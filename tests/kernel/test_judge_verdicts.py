@@ -80,8 +80,8 @@ def test_verdicts(bench: Bench, source: str, limits: dict[str, Any], flags: tupl
 
 def test_figures(bench: Bench) -> None:
     """CPU time is that of all processes and of them alone; wall time has the sleep in it; memory names what counted."""
-    found = judge(bench, "import time\n" + SPIN.format(0.3) + "time.sleep(0.3)\nprint(3)\nimport sys; sys.stderr.write('said\\x1b')")
-    assert found.code is Code.AC and 300 * MS <= found.cpu_ns < 600 * MS <= found.wall_ns + 1, found
+    found = judge(bench, "import time\n" + SPIN.format(0.3) + "time.sleep(2)\nprint(3)\nimport sys; sys.stderr.write('said\\x1b')")
+    assert found.code is Code.AC and 300 * MS <= found.cpu_ns < 2000 * MS < 2300 * MS <= found.wall_ns + 1, found
     assert found.memory_bytes is not None and found.memory_source and found.exit_code == 0 and found.signal is None
     assert (found.stdout_bytes, found.stderr, found.validator_exit, found.passes) == (2, "said\\x1b", 42, 1)
     assert {fact.limit for fact in found.evidence} == {"wall", "cpu", "memory", "output", "processes"}
@@ -89,12 +89,10 @@ def test_figures(bench: Bench) -> None:
 
 def test_near_the_time_limit(bench: Bench) -> None:
     """A time that chance could have moved over the limit is said to be near, on either side."""
-    program = bench.program(SPIN.format(0.4) + "print(3)")
-    spent = judge(bench, program).cpu_ns
-    assert judge(bench, program, cpu_ns=4 * spent).near == ()
-    for share in (0.97, 1.03):
-        runs = [judge(bench, program, cpu_ns=int(spent * share)) for _ in range(3)]
-        assert any("cpu" in found.near for found in runs), runs
+    assert judge(bench, SPIN.format(0.4) + "print(3)", cpu_ns=2 * S).near == ()
+    for spent in (1.95, 2.01):  # and what its end takes
+        found = judge(bench, SPIN.format(spent) + "print(3)", cpu_ns=2 * S)
+        assert "cpu" in found.near, found
 
 
 def test_denials_are_evidence_and_no_verdict(bench: Bench) -> None:

@@ -56,7 +56,7 @@ def test_nothing_is_left_of_a_report_that_was_not_written(tmp_path: Path) -> Non
 
 def test_nothing_is_left_after_a_kill(tmp_path: Path) -> None:
     code = "import os, sys\nfrom sandbox.cli import judge\nwith judge._Output(sys.argv[1]):\n    os.kill(os.getpid(), 9)"
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "report")], timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "report")], timeout=120, check=False)
     assert done.returncode == -9 and list(tmp_path.iterdir()) == []
 
 

@@ -361,9 +361,9 @@ class FakeHandle:
             fakes.running += 1
             fakes.most = max(fakes.most, fakes.running)
         if fakes.meet is not None:
-            fakes.meet.wait(30)
+            fakes.meet.wait(300)
         if fakes.hold is not None:
-            fakes.hold.wait(30)
+            fakes.hold.wait(300)
         try:
             return fakes.answers[self.program.name](case.name, before)
         finally:
@@ -431,7 +431,7 @@ def test_what_was_run_ahead_for_nothing_is_thrown_away() -> None:
 
     def answer(name: str, before: int) -> CaseResult:
         if name == "sample/00":
-            assert ahead.wait(30), "nothing was run ahead"
+            assert ahead.wait(300), "nothing was run ahead"
             return result(name, Code.WA)
         ahead.set()
         return result(name)
@@ -448,7 +448,7 @@ def test_a_run_ahead_that_fails_after_all_was_decided_is_nobodys_concern() -> No
     def answer(name: str, before: int) -> CaseResult:
         if name == "secret/00":
             return result(name, Code.WA)
-        decided.wait(30)
+        decided.wait(300)
         raise RuntimeError("its sandbox was ended")
 
     def told(step: Step) -> None:
@@ -791,7 +791,7 @@ def test_a_signal_that_another_thread_got_ends_the_wait() -> None:
 
     def act(work: Work) -> None:
         signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
-        in_time.append(asked.wait(10))
+        in_time.append(asked.wait(60))
 
     board = Board(1)
     before = signal.signal(signal.SIGUSR1, ask)
@@ -801,5 +801,5 @@ def test_a_signal_that_another_thread_got_ends_the_wait() -> None:
     finally:
         signal.signal(signal.SIGUSR1, before)
         asked.set()
-    assert board.join(10)
+    assert board.join(60)
     assert in_time == [True]

@@ -60,7 +60,7 @@ def _driven(tmp_path: Path, source: str, stdin: bytes = b"") -> Iterator[tuple[S
             process.stdin.close()
             yield Student(begin(talk, stdin)), process
             talk.close_input()
-            assert process.wait(10) == 0, process.stderr.read()
+            assert process.wait(120) == 0, process.stderr.read()
     finally:
         process.kill()
         process.wait()
@@ -243,8 +243,8 @@ def test_tests_as_text(tmp_path: Path, tests: str, status: int, said: str) -> No
     harness = subprocess.Popen([sys.executable, "-c", TESTS], cwd=work, stdin=from_driver[0], stdout=to_driver[1], stderr=subprocess.PIPE)
     for fd in (*to_driver, *from_driver):
         os.close(fd)
-    _, stderr = harness.communicate(timeout=20)
-    assert driver.wait(10) == 0
+    _, stderr = harness.communicate(timeout=120)
+    assert driver.wait(120) == 0
     assert harness.returncode == status, stderr.decode()
     assert said in stderr.decode()
 

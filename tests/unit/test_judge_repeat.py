@@ -7,7 +7,7 @@ import json
 import statistics
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox.judge.model import CaseResult, Code, SubmissionResult
@@ -26,6 +26,7 @@ def test_spread_of_a_hundred() -> None:
     assert spread.to_dict() == {"count": 101, "minimum": 100, "median": 150, "p95": 195, "maximum": 200, "ratio": 1.3}
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 10**12), min_size=2, max_size=60))
 def test_percentiles_are_those_of_the_standard_library(values: list[int]) -> None:
     ordered = sorted(values)
@@ -100,6 +101,7 @@ def test_determinism_of_nothing() -> None:
     assert (found.cases, found.flips, found.widest, found.ratio) == ((), (), "", 1.0)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 12), st.data())
 def test_pass_at_k_is_the_share_of_draws_with_a_pass(samples: int, data: st.DataObject) -> None:
     passed, k = data.draw(st.integers(0, samples)), data.draw(st.integers(1, samples))
