@@ -213,7 +213,7 @@ def test_a_bomb_for_the_compiler_ends_at_the_limits_as_a_compile_error(builder: 
     assert len(built.output) <= 64 << 10
     usage = built.result.usage
     # What passes a limit is ended at the next look, which a busy machine may delay.
-    assert usage.cpu_ns < 8 * SECOND and usage.wall_ns < 60 * SECOND
+    assert usage.cpu_ns < 20 * SECOND and usage.wall_ns < 120 * SECOND
 
 
 @pytest.mark.parametrize(
