@@ -569,6 +569,33 @@ def test_a_wall_time_on_a_busy_host_is_doubted(busy: bool, monkeypatch: pytest.M
     assert not stuck.cases[0].notes, "a deadlock is proved, and no host's doing"
 
 
+@pytest.mark.parametrize("busy", [False, True])
+def test_what_computes_on_a_busy_host_is_given_the_time_to_show_that(busy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a twelfth of a processor an endless loop meets the wall limit first; more of that makes TLE of it, and nothing better of a program that sleeps."""
+    monkeypatch.setattr("sandbox.judge.pipeline.entry.is_busy", lambda: busy)
+    problem = problem_of({"loops": label("t", "TLE"), "sleeps": label("w", "WTL"), "dozes": label("w", "WTL")}, group("", *names(1, "x")))
+    given: list[tuple[str, int]] = []
+
+    class Waits(Fakes):
+        @contextmanager
+        def open(self, program: Program) -> Iterator[Handle]:
+            def judge(case: Case, limits: RunLimits) -> CaseResult:
+                given.append((program.name, limits.wall_ns // S))
+                share, cpu_ns = {"loops": (12, 20 * S), "sleeps": (9999, S // 100), "dozes": (40, S // 2)}[program.name]
+                used = min(cpu_ns, limits.wall_ns // share)
+                if used >= limits.cpu_cut_ns:
+                    return replace(result(case.name, Code.TLE, limits.cpu_cut_ns), wall_ns=share * limits.cpu_cut_ns)
+                return replace(result(case.name, Code.AC if used == cpu_ns else Code.WTL, used), wall_ns=share * used)
+
+            yield cast("Handle", SimpleNamespace(judge=judge))
+
+    loops, sleeps, dozes = Judging(problem, Waits(problem, {}), Options()).run().submissions
+    assert (loops.code, sleeps.code, dozes.code) == (Code.TLE if busy else Code.WTL, Code.WTL, Code.WTL)
+    assert sorted(given) == sorted([("loops", 6), ("loops", 24 if busy else 6), ("sleeps", 6), ("sleeps", 6), ("dozes", 6), ("dozes", 24 if busy else 6)])
+    if busy:
+        assert loops.cases[0].notes == ("WTL beside other runs (500 ms of CPU time), TLE alone",)
+
+
 def test_what_waits_is_too_slow() -> None:
     problem = problem_of({"a": label("a", "AC"), "w": label("w", "WTL")}, group("", *names(2, "x")))
     fakes = Fakes(problem, {"a": accepts, "w": lambda name, before: result(name, Code.WTL, 5)})

@@ -60,6 +60,9 @@ class Limits:
 UNKNOWN = Limits(limit_ns=300_000_000_000, upper_ns=300_000_000_000)
 """How long a program may compute while its time is what the limit is to be made of; what the reference tool allows."""
 
+_PATIENCE = 4
+"""What the wall limit is multiplied with for a second run of a program that may have waited for a processor."""
+
 
 class Entry:
     """A submission with what is known of it so far.
@@ -178,8 +181,10 @@ class Entry:
         repeated = [self._under(self._run(case), limit_ns) for _ in range(self._repeat - 1)]
         runs = [first]
         while wants_reruns(first) and not is_enough(runs):
+            starved = _is_starved(first, limit_ns)
             with self._board.gate.alone():
-                runs.append(self._under(self._measure(case, alone=True), limit_ns))
+                again = self._measure(case, alone=True, patience=_PATIENCE if starved else 1)
+            runs.append(under(again, limit_ns) if starved else self._under(again, limit_ns))
         result = settle(runs)
         if repeated:
             result = replace(result, reruns=(*((run.code, run.cpu_ns) for run in repeated), *result.reruns))
@@ -204,7 +209,7 @@ class Entry:
             again = self._measure(case, alone=True)
         return replace(again, notes=(*again.notes, f"the judge failed beside other runs: {result.cause}"))
 
-    def _measure(self, case: Case, *, alone: bool) -> CaseResult:
+    def _measure(self, case: Case, *, alone: bool, patience: int = 1) -> CaseResult:
         self._board.check()
         program = self.program
         assert program is not None
@@ -215,12 +220,18 @@ class Entry:
                 self._open = self._tools.open(program)
                 self._handle = self._open.__enter__()
             handle = self._handle
-        result = handle.judge(case, self._tools.limits(program, self._allowed.upper_ns))
+        limits = self._tools.limits(program, self._allowed.upper_ns)
+        result = handle.judge(case, limits if patience == 1 else replace(limits, wall_ns=limits.wall_ns * patience))
         self._board.check()
         if handle is not self._handle:
             raise Stopped  # it was closed meanwhile: what came of that says nothing of the program
         self._told(case.name, alone)
         return result
+
+
+def _is_starved(result: CaseResult, limit_ns: int) -> bool:
+    """Whether wall time ended a program that was computing, where others want the processors: with more of it, it may show that it computes too long."""
+    return result.code is Code.WTL and result.own_ns is None and result.cpu_ns > limit_ns // 10 and is_busy()
 
 
 def not_run(problem: Problem, reason: str) -> tuple[CaseResult, ...]:

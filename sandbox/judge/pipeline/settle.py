@@ -79,12 +79,13 @@ def settle(runs: Sequence[CaseResult]) -> CaseResult:
     """Return what stands for several runs of a case, the first of which was beside others.
 
     Noise only ever adds to a time. So a limit is passed when every run alone passed it, too; of those that did not, the first stands. A first run
-    that kept its limits stands. The others are its `reruns`.
+    that kept its limits stands. One that was ended for wall time, and for CPU time alone, computed too long. The others are its `reruns`.
     """
     first, *alone = runs
     chosen = first
     if first.code in _LIMITS:
-        chosen = next((run for run in alone if run.code not in _LIMITS), first)
+        weaker = _LIMITS if first.code is not Code.WTL else _LIMITS - {Code.TLE}
+        chosen = next((run for run in alone if run.code not in weaker), first)
     others = tuple((run.code, run.cpu_ns) for run in runs if run is not chosen)
     notes = chosen.notes
     if chosen is not first:
