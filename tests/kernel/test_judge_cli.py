@@ -262,10 +262,18 @@ def test_mistakes_on_the_command_line(sandbox_cli: Any, words: list[str], messag
 def test_a_signal_ends_all_and_leaves_nothing(place: Place, number: int, code: int) -> None:
     place.write("submissions/accepted/adds.py", ADDS)
     place.write("submissions/time_limit_exceeded/late.py", LATE)
-    with place.cli.popen("judge", "-t", "60", "-j", "2", str(place.package), env=place.env) as process:
-        told = _read_until(process, b"1/2 accepted/adds.py")
-        process.send_signal(number)
-        out, err = process.communicate(timeout=120)
+    before = signal.signal(number, signal.SIG_DFL)  # who runs the tests may ignore it, and the judge would
+    try:
+        process = place.cli.popen("judge", "-t", "60", "-j", "2", str(place.package), env=place.env)
+    finally:
+        signal.signal(number, before)
+    with process:
+        try:
+            told = _read_until(process, b"1/2 accepted/adds.py")
+            process.send_signal(number)
+            out, err = process.communicate(timeout=120)
+        finally:
+            process.kill()
     assert process.returncode == code, (told, err)
     assert b"0 of 1 packages are judged, and of the next 1 of 2 submissions:\n  accepted/adds.py: AC, label holds\n" in err and out == b""
     assert place.left() == []
