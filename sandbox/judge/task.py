@@ -122,7 +122,7 @@ class Task:
     ) -> Iterator[TaskResult]:
         """Grade many submissions, several at a time, and yield the results in their order. What is wrong with one keeps none of the others from being graded.
 
-        Closing the iterator, or an exception, ends what still runs; a function of the author's that does not return is left in its daemon thread.
+        Closing the iterator, or an exception, ends what still runs; a function of the author's that does not return by then is left in its daemon thread.
 
         Args:
             submissions: by name, as for `grade`.

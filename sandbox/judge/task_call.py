@@ -102,16 +102,23 @@ class Calls:
 
     def _work(self, todo: SimpleQueue[_Call | None]) -> None:
         while (call := todo.get()) is not None:
-            try:
-                call.value = call.function()
-            except BaseException as error:
-                call.error = error
-            with self._turn:
-                call.done = True
-                self._turn.notify_all()
+            if self._may_begin(call):
+                try:
+                    call.value = call.function()
+                except BaseException as error:
+                    call.error = error
+                with self._turn:
+                    call.done = True
+                    self._turn.notify_all()
             if call.left:  # set only before it was done
                 call.if_left()
             del call
+
+    def _may_begin(self, call: _Call) -> bool:
+        """Leave it if the end has come since it was given to a thread; whoever waits for it does, too."""
+        with self._turn:
+            call.left = self._ended
+            return not call.left
 
 
 __all__ = ["Caller", "Calls", "Left", "call_here"]

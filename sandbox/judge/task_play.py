@@ -113,7 +113,7 @@ def run_parts(test: Test, rules: Rules, seats: Mapping[str, Runner]) -> TestResu
     if not isinstance(answer, tuple):
         return answer
     played = answer[0]
-    code, cause, who = _first_cause(played, rules, limits)
+    code, cause, who = first_cause(played, rules, limits)
     said = (played.parties[who].result.stderr or b"").decode("utf-8", "replace")[-_SHOWN:] if code is Code.JE and who in played.parties else ""
     if said.strip():
         cause = f"{cause}: {_last_line(said)}"
@@ -131,7 +131,7 @@ def run_parts(test: Test, rules: Rules, seats: Mapping[str, Runner]) -> TestResu
     return replace(made, private=said) if said else made
 
 
-def _first_cause(played: Played, rules: Rules, limits: Mapping[str, RunLimits]) -> tuple[Code, str, str]:
+def first_cause(played: Played, rules: Rules, limits: Mapping[str, RunLimits]) -> tuple[Code, str, str]:
     """Return the verdict, why, and which part's doing it was: of all that went wrong what came first."""
     found: list[tuple[int, Code, str, str]] = []
     for name, ended in played.parties.items():
@@ -151,6 +151,8 @@ def _first_cause(played: Played, rules: Rules, limits: Mapping[str, RunLimits]) 
     if played.deadlock:
         theirs = [each.name for each in played.deadlock if rules.parts[each.name].program is None]
         return (Code.WTL, played.deadlock_words, theirs[0]) if theirs else (Code.JE, played.deadlock_words, played.deadlock[0].name)
+    if rules.referee and played.parties[rules.referee].ending is not Ending.ITSELF:  # nothing is accepted without its word
+        return Code.JE, "the referee was ended before it came to its word", rules.referee
     return Code.AC, "", ""
 
 
@@ -205,4 +207,4 @@ def _last_line(text: str) -> str:
     return lines[-1][:400] if lines else "no word of why"
 
 
-__all__ = ["ACCEPT", "REJECT", "run_code", "run_parts", "tests_program"]
+__all__ = ["ACCEPT", "REJECT", "first_cause", "run_code", "run_parts", "tests_program"]

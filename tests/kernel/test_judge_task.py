@@ -449,6 +449,21 @@ def test_without_an_end_with_its_reader_it_would_have_failed(monkeypatch: pytest
     assert result.code is Code.JE and "feeder: wrote more than" in result.tests[0].cause and "nobody read" in result.tests[0].cause
 
 
+LATE_REFEREE = "import sys, time\nwords = sys.stdin.read().split()\ntime.sleep(3)\nsys.exit(42 if words == ['8'] else 43)\n"  # later than the feeder's end
+DEAF = "import os, time\nprint({answer}, flush=True)\nos.close(0)\ntime.sleep(5)\n"
+
+
+@pytest.mark.parametrize(("answer", "code"), [(8, Code.AC), (9, Code.WA)])
+def test_the_end_of_a_part_with_its_reader_takes_no_time_from_the_referee(answer: int, code: Code) -> None:
+    parts = {
+        "feeder": Part(program={"main.py": YES}, language="python3"), "solver": Part(),
+        "referee": Part(program={"main.py": LATE_REFEREE}, language="python3"),
+    }  # fmt: skip
+    task = _task(Test(), parts=parts, pipes=[("feeder", "solver"), ("solver", "referee")], referee="referee", wall_limit=60)
+    result = task.grade(DEAF.format(answer=answer))
+    assert result.code is code, result.render(private=True)
+
+
 def test_a_submissions_part_that_writes_for_ever_to_one_that_ends_is_to_blame() -> None:
     source = "import os, sys\nif sys.argv[1] == 'encode':\n    while True: os.write(1, bytes(65536))\n"
     parts = {"sender": Part(args=["encode"]), "receiver": Part(args=["decode"])}

@@ -19,6 +19,7 @@ JAVA = [
     ("public enum E { A { public void f() {} } }", "E"),
     ("public @interface Marker {}", "Marker"),
     ('@SuppressWarnings({"public class Wrong {", "}"}) @A(B.class)\npublic class Right {}', "Right"),
+    ("public @A({1}) @B(c = {}) class Right {}", "Right"),
     ("public\n// public class Wrong\nclass/* x */Right{}", "Right"),
     ("class A { String s = \"} } public class Wrong {\"; char c = '}', d = '\\'', e = '\"'; }\npublic class Right {}", "Right"),
     ('class A { String s = """\n  } public class Wrong { \\""" "" \n"""; }\npublic class Right {}', "Right"),

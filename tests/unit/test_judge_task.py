@@ -18,11 +18,13 @@ from sandbox.errors import SandboxError
 from sandbox.judge import Outcome, Output, Part, Task, TaskResult, Test, TestResult
 from sandbox.judge.environment import read_facts
 from sandbox.judge.host import Tree
-from sandbox.judge.model import Built, CaseResult, Code
+from sandbox.judge.interactive.played import Ended, Ending, Played
+from sandbox.judge.model import Built, CaseResult, Code, RunLimits
 from sandbox.judge.task_check import call_checker
 from sandbox.judge.task_parts import MAXIMUM_FILES, SubmissionError, read_contents, read_submission, settle_test
+from sandbox.judge.task_play import first_cause
 from sandbox.judge.task_result import GroupPoints, plain_record, sum_up
-from sandbox.judge.task_run import compare_output, settle_exit
+from sandbox.judge.task_run import Rules, compare_output, settle_exit
 from sandbox.result import Evidence, Result, Usage, Verdict
 
 SECRET = "ecclesia-7781"
@@ -328,6 +330,20 @@ def test_points_of_a_task() -> None:
 
 
 # ---- results ----------------------------------------------------------------------------------------------------
+
+
+def test_without_the_referees_word_nothing_is_accepted() -> None:
+    killed, parts = _result(Verdict.SIGNALED, -1, 9), {"feeder": Part({"f": ""}), "solver": Part(), "referee": Part({"r": ""})}
+    rules = Rules(
+        time_limit=1, wall_limit=None, memory_bytes=1 << 26, output_bytes=1 << 16, processes=None, checker=None, flags="", parts=parts,
+        pipes=(("feeder", "solver"), ("solver", "referee")), referee="referee",
+    )  # fmt: skip
+    endings = {"feeder": Ending.LINGERED, "solver": Ending.DECIDED, "referee": Ending.LINGERED}
+    limits = dict.fromkeys(parts, RunLimits(cpu_ns=10**9, cpu_cut_ns=10**9, wall_ns=10**10, memory_bytes=1 << 26, output_bytes=1 << 16))
+    ended = {name: Ended(name=name, result=killed, place=place, ending=endings[name]) for place, name in enumerate(parts)}
+    assert first_cause(Played(parties=ended), rules, limits)[::2] == (Code.JE, "referee")
+    ended["referee"] = Ended(name="referee", result=_result(Verdict.NONZERO_EXIT, 42), place=2)
+    assert first_cause(Played(parties=ended), rules, limits) == (Code.AC, "", "")
 
 
 def _test(name: str, code: Code = Code.AC, **more: object) -> TestResult:

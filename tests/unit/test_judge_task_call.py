@@ -79,6 +79,22 @@ def test_nothing_is_called_after_the_end(calls: Calls) -> None:
     assert called == ["if left"]
 
 
+def test_nothing_is_called_that_the_end_overtakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, begin = Calls(), threading.Thread.start
+    called: list[str] = []
+    over = threading.Event()
+
+    def start_late(thread: threading.Thread) -> None:
+        begin(thread)
+        calls.end()
+
+    monkeypatch.setattr(threading.Thread, "start", start_late)
+    with pytest.raises(Left):
+        calls(lambda: called.append("function"), over.set)
+    assert over.wait(60) and not called
+    calls.close()
+
+
 def test_where_there_is_no_thread_to_be_had_it_is_called_all_the_same(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")

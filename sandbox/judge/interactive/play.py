@@ -290,7 +290,8 @@ class _Game:
             return
         if seat.out is not None:
             self._tell(seat)
-        failed = seat.ending is not Ending.ITSELF or result.verdict is not Verdict.OK
+        # Of any but the referee, that it was ended for writing on is no failure that the referee would have to answer.
+        failed = seat.ending is not Ending.LINGERED and (seat.ending is not Ending.ITSELF or result.verdict is not Verdict.OK)
         if failed and self._graph.referee and self._linger_at is None and self._hearing is None:
             self._linger_at = now + self._graph.linger_ns
 

@@ -43,7 +43,7 @@ def _public_class(text: str) -> str:
             depth += 1
         elif token in (")", "}"):
             depth -= 1
-            public = public and token == ")"
+            public = public and (token == ")" or depth > 0)
         elif depth:
             continue
         elif token == ";":
