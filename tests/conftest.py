@@ -27,8 +27,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-GRACE_S = 60.0
-"""How long what a test started may take to disappear after it, when its end is asynchronous (a killed client). Only a test that fails waits so long."""
+GRACE_S = 30.0
+"""How long what a test started may take to disappear after it, when its end is asynchronous (a killed client): less than what payloads sleep."""
+_SOON_S = 3.0
+_late: list[str] = []
+"""Tests after which something was there for longer than `_SOON_S`; the summary names them."""
 _KEPT_CGROUP = re.compile(r"/sandbox-(\d+|supervisor)/?$")
 """Directories that stay on purpose: an administrator's base for a user, and where the supervisor of a delegated subtree lives."""
 
@@ -312,6 +315,14 @@ def _wait_for_end(pids: set[int], deadline: float) -> None:
             select.select([pidfd], [], [], max(0.0, deadline - time.monotonic()))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which tests left something that went by itself, but not soon: on a quiet machine there should be none."""
+    if _late:
+        terminalreporter.section("what was left went late")
+        for line in _late:
+            terminalreporter.write_line(line)
+
+
 @pytest.fixture(autouse=True)
 def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail the test that leaves a process, mount, cgroup, entry of a run or file descriptor behind."""
@@ -357,6 +368,8 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     while (after := _descriptors()).keys() - descriptors.keys() and time.monotonic() < deadline:
         select.select([], [], [], 0.01)
     problems += [f"fd left: {fd} → {after[fd]}" for fd in sorted(after.keys() - descriptors.keys())]
+    if (took := time.monotonic() - deadline + GRACE_S) > _SOON_S:
+        _late.append(f"{request.node.nodeid}: {took:.1f} s")
     if problems and not _interruptions:
         pytest.fail("left behind by this test:\n  " + "\n  ".join(problems), pytrace=False)
 

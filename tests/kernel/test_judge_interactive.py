@@ -163,9 +163,13 @@ def test_telling_of_an_end_before_it_has_its_place_would_blame_the_consequence(t
 
 
 def test_without_a_hearing_the_order_of_two_ends_would_be_chance(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(playing, "_HEARING_NS", 0)
     edge = EDGES["a wrong answer, some work, and an end of its own with 3"]
-    assert table.play(replace(edge, submission="line say:9 burn:5000 exit:3")).code is Code.WA
+    edge = replace(edge, submission="line say:9 burn:1000 exit:3")
+    monkeypatch.setattr(playing, "_HEARING_CPU_NS", LONG_MS * MS)
+    monkeypatch.setattr(playing, "_HEARING_NS", LONG_MS * MS)
+    assert table.play(edge).code is Code.NZE
+    monkeypatch.setattr(playing, "_HEARING_NS", 0)
+    assert table.play(edge).code is Code.WA
 
 
 def test_closing_what_nobody_reads_would_kill_the_writer(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,7 +323,8 @@ def say(seat):
     kept(seat)
     print(*seat._direct.run.pids(), flush=True)
 playing.Seat.wait_for_start = say
-Table(Path({directory!r})).play(Edge(submission="spin sleep:60000", validator="spin sleep:60000", code=Code.JE))
+long = dict(cpu_ms=900_000, own_ms=900_000, validation_ms=900_000)
+Table(Path({directory!r})).play(Edge(submission="spin sleep:900000", validator="spin sleep:900000", code=Code.JE, **long))
 """
 
 

@@ -181,7 +181,7 @@ def test_killed_supervisor_of_a_paused_run_leaves_nothing(run: Run) -> None:
                 os.write(theirs, f"{monitor.snapshot().init_pid}\n".encode())
 
             script = Script((printed(1), lambda monitor: monitor.pause()), (100, tell))
-            run("sleep 60 & echo started; sleep 60", script)
+            run("sleep 600 & echo started; sleep 600", script)
         finally:
             os._exit(1)
     os.close(theirs)
