@@ -263,7 +263,8 @@ def test_a_run_that_writes_too_much_is_ended(tree: Path, state: Path) -> None:
     """In pieces of which each is within the limit of one file; what ends it is named, and what it wrote is kept until it is let go."""
     result = run(tree, "i=0; while :; do dd if=/dev/zero of=f$i bs=1M count=8 2>/dev/null; i=$((i+1)); sleep 0.02; done", cow_size="48M", timeout=240)
     assert str(result.verdict) == "signaled" and "--cow-size" in result.cause, result.cause
-    assert result.changes is not None and 48 << 20 < result.changes.record.bytes < 3 << 30
+    # What is measured has directories in it, too, and what is kept is counted by files: a little less may be more than the limit.
+    assert result.changes is not None and 47 << 20 < result.changes.record.bytes < 3 << 30
     assert result.changes.discard()
 
 
