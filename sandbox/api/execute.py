@@ -261,6 +261,10 @@ def _run(make: Callable[[Prepared, bool], Start], prepared: Prepared, streams: S
                     pump.close()
                 if monitor is None or launched.pids:
                     launched.close()
+            except BaseException:  # an interrupt, before the janitor was seen to
+                if monitor is None or launched.pids:
+                    launched.close()
+                raise
             finally:
                 if start is not None:
                     start.close()

@@ -89,7 +89,17 @@ class Launched:
         self.close()
 
     def close(self) -> None:
-        """Let go of everything, which kills what still runs, and reap the janitor; signals wait meanwhile, or an interrupt would leave a part of it."""
+        """Let go of everything, which kills what still runs, and reap the janitor; signals wait meanwhile, or an interrupt would leave a part of it.
+
+        Idempotent: what an interrupt raises before they wait, at the entrance, leaves all of it, and it is done then.
+        """
+        try:
+            self._close()
+        except BaseException:
+            self._close()
+            raise
+
+    def _close(self) -> None:
         with Shield():
             if self.pidfd < 0 and self.descriptors.go >= 0:
                 try:

@@ -17,9 +17,12 @@ import pytest
 from kernel.running import DEADLINE_S, eventually
 
 import sandbox
+from sandbox.api import execute
 from sandbox.cgroup.find import find_backend
 from sandbox.cgroup.v1 import V1Run
 from sandbox.cgroup.v2 import V2Run
+from sandbox.launch import spawn
+from sandbox.launch.shield import Shield
 from sandbox.plan.render import render_text
 from sandbox.plan.steps import MakeDirectory, Plan
 from sandbox.supervise.sampling import Sampling
@@ -129,6 +132,26 @@ print(children(), others)
 """
     )
     assert (done.stdout, done.stderr) == ("[] {}\n", "")
+
+
+@pytest.mark.parametrize("entrance", [(spawn.Launched, "close"), (Shield, "__enter__")], ids=["close", "shield"])
+def test_an_interrupt_before_signals_wait_leaves_no_process(entrance: tuple[type, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Python looks for signals as it enters a function, an exception of a handler comes before anything in there."""
+    owner, name = entrance
+    real, entered = getattr(owner, name), list[int]()
+    before = os.listdir("/proc/self/fd")
+
+    def enter(self: object) -> object:
+        if not entered and sys._getframe(1).f_code is ending:
+            entered.append(1)
+            raise KeyboardInterrupt
+        return real(self)
+
+    ending = execute._run.__code__ if owner is spawn.Launched else spawn.Launched._close.__code__
+    monkeypatch.setattr(owner, name, enter)
+    with pytest.raises(KeyboardInterrupt):
+        sandbox.run(["true"])
+    assert entered and os.listdir("/proc/self/fd") == before
 
 
 def test_the_janitor_is_waited_for_and_no_other_child() -> None:
