@@ -255,6 +255,10 @@ def _run(make: Callable[[Prepared, bool], Start], prepared: Prepared, streams: S
         try:
             if monitor is not None:
                 monitor.close()  # an interrupt may have come before it ran
+        except BaseException:  # another may have come as it was entered; what was done is not done again
+            if monitor is not None:
+                monitor.close()
+            raise
         finally:
             try:
                 for pump in pumps:

@@ -25,6 +25,7 @@ from sandbox.launch import spawn
 from sandbox.launch.shield import Shield
 from sandbox.plan.render import render_text
 from sandbox.plan.steps import MakeDirectory, Plan
+from sandbox.supervise.monitor import Monitor
 from sandbox.supervise.sampling import Sampling
 
 pytestmark = [pytest.mark.userns, pytest.mark.seccomp, pytest.mark.notify]
@@ -134,7 +135,7 @@ print(children(), others)
     assert (done.stdout, done.stderr) == ("[] {}\n", "")
 
 
-@pytest.mark.parametrize("entrance", [(spawn.Launched, "close"), (Shield, "__enter__")], ids=["close", "shield"])
+@pytest.mark.parametrize("entrance", [(Monitor, "close"), (spawn.Launched, "close"), (Shield, "__enter__")], ids=["monitor", "close", "shield"])
 def test_an_interrupt_before_signals_wait_leaves_no_process(entrance: tuple[type, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Where Python looks for signals as it enters a function, an exception of a handler comes before anything in there."""
     owner, name = entrance
@@ -147,7 +148,7 @@ def test_an_interrupt_before_signals_wait_leaves_no_process(entrance: tuple[type
             raise KeyboardInterrupt
         return real(self)
 
-    ending = execute._run.__code__ if owner is spawn.Launched else spawn.Launched._close.__code__
+    ending = spawn.Launched._close.__code__ if owner is Shield else execute._run.__code__
     monkeypatch.setattr(owner, name, enter)
     with pytest.raises(KeyboardInterrupt):
         sandbox.run(["true"])
